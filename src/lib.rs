@@ -1,0 +1,8 @@
+//! pointsman: one fixed address in front of a Redis that Sentinel fails over.
+//!
+//! The life of a command and of a failover, file by file, is told in `docs/architecture.md`. Modules are listed here in
+//! layer order: each imports only from those above it (`tests/architecture.rs` holds the table).
+
+pub mod addr;
+pub mod clock;
+pub mod shutdown;
