@@ -5,4 +5,5 @@
 
 pub mod addr;
 pub mod clock;
+pub mod resp;
 pub mod shutdown;

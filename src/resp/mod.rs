@@ -1,0 +1,29 @@
+//! RESP as a forwarder needs it: where frames end, which command it is, what kind of reply it is.
+//!
+//! The hot half ([`RequestScanner`], [`ReplyScanner`], [`lookup`], [`classify`]) looks at headers only and allocates
+//! nothing. The cold half ([`decode`], [`inline_to_command`], [`args`]) takes whole frames apart, and is given only
+//! frames that the hot half has accepted.
+
+mod command;
+mod command_set;
+mod command_table;
+mod errors;
+mod frame;
+mod inline;
+mod number;
+mod protocol_error;
+mod reply;
+mod reply_scan;
+mod scan;
+mod value;
+
+pub use command::{COMMAND_COUNT, CommandId, CommandInfo, Kind, lookup};
+pub use command_set::CommandSet;
+pub use errors::{ErrorInfo, OwnError};
+pub use frame::{Args, args, encode_command};
+pub use inline::inline_to_command;
+pub use protocol_error::ProtocolError;
+pub use reply::{Refusal, classify, is_push};
+pub use reply_scan::{Progress, ReplyScanner};
+pub use scan::{Pending, RequestScanner, Scan};
+pub use value::{DecodeError, Value, decode};

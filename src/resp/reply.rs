@@ -1,0 +1,159 @@
+//! What a reply says about the fate of its command.
+
+use memchr::memmem;
+
+/// An error reply that proves that its command did not run.
+///
+/// It proves it only for the whole frame, never for an element of an `EXEC` reply: there the block has run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// A write sent to a replica.
+    ReadOnly,
+    /// The server is still reading its data set.
+    Loading,
+    /// A replica without a master, that does not serve stale data.
+    MasterDown,
+    /// Fewer replicas than `min-replicas-to-write`.
+    NoReplicas,
+    /// A blocked command was sent away with nothing popped. No proof for `WAIT`.
+    Unblocked,
+    /// The server does not know the script.
+    NoScript,
+}
+
+/// The exact texts, old ones included. A script can answer with any text after it has written something, so that a
+/// mere prefix proves nothing.
+const REFUSALS: &[(&[u8], Refusal)] = &[
+    (b"READONLY You can't write against a read only replica.", Refusal::ReadOnly),
+    (b"READONLY You can't write against a read only slave.", Refusal::ReadOnly),
+    (b"LOADING Redis is loading the dataset in memory", Refusal::Loading),
+    (b"LOADING Valkey is loading the dataset in memory", Refusal::Loading),
+    (b"MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.", Refusal::MasterDown),
+    (b"MASTERDOWN Link with MASTER is down and slave-serve-stale-data is set to 'no'.", Refusal::MasterDown),
+    (b"NOREPLICAS Not enough good replicas to write.", Refusal::NoReplicas),
+    (b"NOREPLICAS Not enough good slaves to write.", Refusal::NoReplicas),
+    (
+        b"UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)",
+        Refusal::Unblocked,
+    ),
+    (b"UNBLOCKED client unblocked via CLIENT UNBLOCK", Refusal::Unblocked),
+    (b"NOSCRIPT No matching script. Please use EVAL.", Refusal::NoScript),
+    (b"NOSCRIPT No matching script.", Refusal::NoScript),
+];
+
+/// How an `EXEC` is refused, in front of the reason: nothing of the block ran.
+const EXECABORT: &[u8] = b"EXECABORT Transaction discarded because of: ";
+
+/// Which refusal `reply` is, if it is one. `reply` is a whole frame.
+#[inline]
+pub fn classify(reply: &[u8]) -> Option<Refusal> {
+    if *reply.first()? != b'-' { None } else { classify_error(reply) }
+}
+
+#[cold]
+fn classify_error(reply: &[u8]) -> Option<Refusal> {
+    let line = reply.strip_prefix(b"-")?.strip_suffix(b"\r\n")?;
+    let line = line.strip_prefix(EXECABORT).unwrap_or(line);
+    let (text, refusal) = REFUSALS.iter().find(|(text, _)| line.starts_with(text))?;
+    match &line[text.len()..] {
+        [] => Some(*refusal),
+        // A write refused inside a script. The script has not written before either: a replica refuses every write.
+        // The other refusals can come after a write of the same script.
+        rest if *refusal == Refusal::ReadOnly && rest.starts_with(b" script: ") => Some(*refusal),
+        _ => None,
+    }
+}
+
+/// Whether `frame` is a message rather than the reply to a command: a RESP3 push, or, for a RESP2 connection that has
+/// subscriptions, a message or confirmation.
+pub fn is_push(frame: &[u8], resp2_subscriber: bool) -> bool {
+    match frame.first() {
+        Some(b'>') => true,
+        Some(b'*') if resp2_subscriber => first_bulk(frame).is_some_and(|kind| {
+            matches!(
+                kind,
+                b"message"
+                    | b"pmessage"
+                    | b"smessage"
+                    | b"subscribe"
+                    | b"psubscribe"
+                    | b"ssubscribe"
+                    | b"unsubscribe"
+                    | b"punsubscribe"
+                    | b"sunsubscribe"
+            )
+        }),
+        _ => false,
+    }
+}
+
+/// The first element of an array, if it is a bulk string.
+fn first_bulk(frame: &[u8]) -> Option<&[u8]> {
+    let bulk = &frame[memmem::find(frame, b"\r\n")? + 2..];
+    let header_end = memmem::find(bulk, b"\r\n")?;
+    let len: usize = std::str::from_utf8(bulk[..header_end].strip_prefix(b"$")?).ok()?.parse().ok()?;
+    bulk[header_end + 2..].get(..len)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_recognised() {
+        for (reply, expected) in [
+            ("-READONLY You can't write against a read only replica.\r\n", Refusal::ReadOnly),
+            (
+                "-READONLY You can't write against a read only replica. script: 8f3, on @user_script:1.\r\n",
+                Refusal::ReadOnly,
+            ),
+            (
+                "-EXECABORT Transaction discarded because of: READONLY You can't write against a read only replica.\r\n",
+                Refusal::ReadOnly,
+            ),
+            ("-LOADING Redis is loading the dataset in memory\r\n", Refusal::Loading),
+            (
+                "-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
+                Refusal::MasterDown,
+            ),
+            ("-NOREPLICAS Not enough good replicas to write.\r\n", Refusal::NoReplicas),
+            ("-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n", Refusal::Unblocked),
+            ("-NOSCRIPT No matching script. Please use EVAL.\r\n", Refusal::NoScript),
+            ("-NOSCRIPT No matching script.\r\n", Refusal::NoScript),
+        ] {
+            assert_eq!(classify(reply.as_bytes()), Some(expected), "{reply}");
+        }
+    }
+
+    #[test]
+    fn what_a_script_can_say_proves_nothing() {
+        for reply in [
+            "-READONLY x\r\n",
+            "-READONLY You can't write against a read only replica. Or can you?\r\n",
+            "-LOADING Redis is loading the dataset in memory script: 8f3, on @user_script:1.\r\n",
+            "-NOREPLICAS Not enough good replicas to write. script: 8f3, on @user_script:1.\r\n",
+            "-EXECABORT Transaction discarded because of previous errors.\r\n",
+            "-ERR unknown command 'x'\r\n",
+            "+READONLY You can't write against a read only replica.\r\n",
+            "$3\r\n-RE\r\n",
+            "*1\r\n-READONLY You can't write against a read only replica.\r\n",
+            "-READONLY You can't write against a read only replica.",
+            "",
+        ] {
+            assert_eq!(classify(reply.as_bytes()), None, "{reply}");
+        }
+    }
+
+    #[test]
+    fn messages_are_told_from_replies() {
+        assert!(is_push(b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n", false));
+        assert!(is_push(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n", true));
+        assert!(is_push(b"*3\r\n$12\r\nsunsubscribe\r\n$-1\r\n:0\r\n", true));
+        assert!(!is_push(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n", false));
+        assert!(!is_push(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n", true));
+        assert!(!is_push(b"+OK\r\n", true));
+        assert!(!is_push(b"*0\r\n", true));
+        assert!(!is_push(b"*1\r\n$-1\r\n", true));
+        assert!(!is_push(b"*1\r\n$99\r\nmessage\r\n", true));
+    }
+}
