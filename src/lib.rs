@@ -7,3 +7,6 @@ pub mod addr;
 pub mod clock;
 pub mod resp;
 pub mod shutdown;
+
+pub mod config;
+pub mod metrics;

@@ -1,0 +1,285 @@
+//! The TOML file. Read by walking the parsed document rather than through serde, for three reasons: all mistakes are
+//! reported at once, each with its place; unknown keys get a hint; and no message quotes the file, whose lines hold
+//! passwords (serde's and toml's own messages repeat the offending value and its line).
+
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::credentials::is_world_readable;
+use super::error::{Place, Problem, Problems};
+use super::keys::{self, KEYS, Table};
+use super::settings::{Given, GivenCredentials, GivenLimits, GivenService, Settings};
+use super::{Secret, values};
+
+/// Largest file that is read: a mistaken path (a device, a dump) must not fill the memory.
+const MAX_FILE_BYTES: u64 = 1 << 20;
+
+/// Reads the file and checks its shape. The second part are warnings.
+pub fn load(path: &Path) -> Result<(Settings, Vec<Problem>), Problems> {
+    let whole = Place::File(path.to_owned());
+    let unreadable = |e: std::io::Error| Problem::new(&whole, format!("cannot be read: {e}; expected a TOML file"));
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(unreadable)?;
+    (&file).take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(Problem::new(&whole, "expected a TOML file, found more than 1 MiB").into());
+    }
+    let text = String::from_utf8(bytes).map_err(|e| {
+        let valid = String::from_utf8_lossy(&e.as_bytes()[..e.utf8_error().valid_up_to()]).into_owned();
+        Problem::new(&position(path.into(), &valid, valid.len()), "expected UTF-8 text, found something else")
+    })?;
+    let settings = parse(path, &text)?;
+    let mut warnings = Vec::new();
+    if is_world_readable(&file) {
+        for service in &settings.services {
+            for password in [&service.backend.password, &service.sentinel.password].into_iter().flatten() {
+                let advice = "chmod 640, or move the password to a file of its own";
+                warnings.push(Problem::new(
+                    &password.place,
+                    format!("a password in a file that every user of this machine can read: {advice}"),
+                ));
+            }
+        }
+    }
+    Ok((settings, warnings))
+}
+
+/// Checks the shape of a text; `path` is for messages, and relative paths within are relative to its directory.
+pub(super) fn parse(path: &Path, text: &str) -> Result<Settings, Problems> {
+    let mut reader = Reader { path: path.into(), text, problems: Vec::new() };
+    let document = DeTable::parse(text).map_err(|e| {
+        // `message` alone: the whole error would print the source line.
+        let at = e.span().map_or(text.len(), |span| span.start);
+        Problem::new(&reader.place(at), format!("not TOML: {}", e.message()))
+    })?;
+    let settings = reader.root(document.get_ref());
+    Problems::none_of(reader.problems)?;
+    Ok(settings)
+}
+
+fn position(path: Arc<Path>, text: &str, offset: usize) -> Place {
+    let before = &text[..offset.min(text.len())];
+    let line_start = before.rfind('\n').map_or(0, |i| i + 1);
+    Place::Position { path, line: before.matches('\n').count() + 1, column: before[line_start..].chars().count() + 1 }
+}
+
+type Value<'a> = Spanned<DeValue<'a>>;
+
+struct Reader<'a> {
+    path: Arc<Path>,
+    text: &'a str,
+    problems: Vec<Problem>,
+}
+
+impl Reader<'_> {
+    fn place(&self, offset: usize) -> Place {
+        position(self.path.clone(), self.text, offset)
+    }
+
+    fn complain(&mut self, offset: usize, message: String) {
+        let place = self.place(offset);
+        self.problems.push(Problem { place, message });
+    }
+
+    fn root(&mut self, root: &DeTable<'_>) -> Settings {
+        self.refuse_unknown(root, Table::Root, &["log", "service"]);
+        let mut settings = Settings {
+            workers: self.take(root, "workers", |v| match v {
+                DeValue::Integer(_) => count(v).map(Some),
+                _ => values::workers(string(v)?),
+            }),
+            admin: self.take(root, "admin", |v| {
+                let text = string(v)?;
+                text.parse::<SocketAddr>().map_err(|_| format!("expected IP:PORT, found `{text}`"))
+            }),
+            drain_timeout: self.take(root, "drain_timeout", duration),
+            state_dir: self.take(root, "state_dir", |v| match string(v)? {
+                "" => Err("expected the path of a directory".to_owned()),
+                path => Ok(PathBuf::from(path)),
+            }),
+            ..Settings::default()
+        };
+        if let Some(log) = self.table(root, "log") {
+            self.refuse_unknown(log, Table::Log, &[]);
+            settings.log_level = self.take(log, "level", |v| values::log_level(string(v)?));
+            settings.log_format = self.take(log, "format", |v| values::choice(string(v)?, values::LOG_FORMAT));
+        }
+        let none = "no service: expected at least one [[service]] block";
+        match root.get("service").map(|v| (v.span().start, v.get_ref())) {
+            None => self.complain(0, none.into()),
+            Some((at, DeValue::Array(blocks))) if blocks.is_empty() => self.complain(at, none.into()),
+            Some((_, DeValue::Array(blocks))) if blocks.iter().all(|b| matches!(b.get_ref(), DeValue::Table(_))) => {
+                for block in blocks {
+                    if let DeValue::Table(table) = block.get_ref() {
+                        let service = self.service(self.place(block.span().start), table);
+                        settings.services.push(service);
+                    }
+                }
+            }
+            Some((at, DeValue::Table(_))) => {
+                self.complain(at, "expected [[service]], in double brackets since there may be several".into());
+            }
+            Some((at, other)) => {
+                self.complain(at, format!("`service`: expected [[service]] blocks, found {}", kind(other)));
+            }
+        }
+        settings
+    }
+
+    fn service(&mut self, place: Place, t: &DeTable<'_>) -> GivenService {
+        self.refuse_unknown(t, Table::Service, &["limits"]);
+        GivenService {
+            place,
+            name: self.take(t, "name", |v| string(v).map(str::to_owned)),
+            listen: self.list(t, "listen", values::listen_addr),
+            sentinels: self.list(t, "sentinels", values::endpoint),
+            master: self.take(t, "master", |v| values::endpoint(string(v)?)),
+            backend: self.credentials(t, ["backend_user", "backend_password", "backend_password_file"]),
+            sentinel: self.credentials(t, ["sentinel_user", "sentinel_password", "sentinel_password_file"]),
+            client_auth: self.take(t, "client_auth", |v| values::choice(string(v)?, values::CLIENT_AUTH)),
+            commit: self.take(t, "commit", |v| values::choice(string(v)?, values::COMMIT)),
+            hold_timeout: self.take(t, "hold_timeout", duration),
+            confirm_timeout: self.take(t, "confirm_timeout", duration),
+            silence_threshold: self.take(t, "silence_threshold", duration),
+            connect_timeout: self.take(t, "connect_timeout", duration),
+            reissue_pops: self.take(t, "reissue_pops", |v| match v {
+                DeValue::Boolean(b) => Ok(*b),
+                other => Err(format!("expected true or false, found {}", kind(other))),
+            }),
+            refuse: self.take(t, "refuse", |v| {
+                let DeValue::Array(items) = v else {
+                    return Err(format!("expected an array of commands, [\"…\", \"…\"], found {}", kind(v)));
+                };
+                items.iter().map(|item| values::command(string(item.get_ref())?)).collect()
+            }),
+            limits: self.limits(t),
+        }
+    }
+
+    fn limits(&mut self, service: &DeTable<'_>) -> GivenLimits {
+        let Some(t) = self.table(service, "limits") else { return GivenLimits::default() };
+        self.refuse_unknown(t, Table::Limits, &[]);
+        GivenLimits {
+            max_clients: self.take(t, "max_clients", count),
+            outstanding_bytes: self.take(t, "outstanding_bytes", size),
+            output_bytes: self.take(t, "output_bytes", size),
+            pinned: self.take(t, "pinned", count),
+            pin_timeout: self.take(t, "pin_timeout", duration),
+            bulk_bytes: self.take(t, "bulk_bytes", size),
+        }
+    }
+
+    fn credentials(&mut self, t: &DeTable<'_>, [user, password, file]: [&str; 3]) -> GivenCredentials {
+        let directory = self.path.parent().map(Path::to_owned).unwrap_or_default();
+        GivenCredentials {
+            user: self.take(t, user, |v| string(v).map(str::to_owned)),
+            // `string` names the kind of value it found, never the value.
+            password: self.take(t, password, |v| string(v).map(Secret::new)),
+            password_file: self.take(t, file, |v| string(v).map(|path| directory.join(PathBuf::from(path)))),
+        }
+    }
+
+    /// The value of a key, if it is there and right. The place is that of the value.
+    fn take<T>(
+        &mut self,
+        table: &DeTable<'_>,
+        name: &str,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
+    ) -> Option<Given<T>> {
+        let value: &Value<'_> = table.get(name)?;
+        let at = value.span().start;
+        match read(value.get_ref()) {
+            Ok(value) => Some(Given::new(value, self.place(at))),
+            Err(message) => {
+                self.complain(at, format!("`{name}`: {message}"));
+                None
+            }
+        }
+    }
+
+    /// The strings of an array, each with its place.
+    fn list<T>(&mut self, table: &DeTable<'_>, name: &str, read: impl Fn(&str) -> Result<T, String>) -> Vec<Given<T>> {
+        let Some(value) = table.get(name) else { return Vec::new() };
+        let at = value.span().start;
+        let DeValue::Array(items) = value.get_ref() else {
+            let found = kind(value.get_ref());
+            self.complain(at, format!("`{name}`: expected an array of strings, [\"…\", \"…\"], found {found}"));
+            return Vec::new();
+        };
+        if items.is_empty() {
+            self.complain(at, format!("`{name}`: expected at least one address, found none"));
+        }
+        let mut list = Vec::new();
+        for item in items {
+            match string(item.get_ref()).and_then(&read) {
+                Ok(value) => list.push(Given::new(value, self.place(item.span().start))),
+                Err(message) => self.complain(item.span().start, format!("`{name}`: {message}")),
+            }
+        }
+        list
+    }
+
+    fn table<'t, 'i>(&mut self, parent: &'t DeTable<'i>, name: &str) -> Option<&'t DeTable<'i>> {
+        let value = parent.get(name)?;
+        match value.get_ref() {
+            DeValue::Table(table) => Some(table),
+            other => {
+                self.complain(value.span().start, format!("`{name}`: expected a table, found {}", kind(other)));
+                None
+            }
+        }
+    }
+
+    fn refuse_unknown(&mut self, table: &DeTable<'_>, here: Table, subtables: &[&str]) {
+        for (name, _) in table.iter() {
+            let known = KEYS.iter().any(|k| k.table == here && k.name == name.get_ref())
+                || subtables.contains(&name.get_ref().as_ref());
+            if !known {
+                self.complain(name.span().start, keys::unknown(here, name.get_ref()));
+            }
+        }
+    }
+}
+
+/// The kind of a value, for messages; never the value itself.
+fn kind(value: &DeValue<'_>) -> &'static str {
+    match value {
+        DeValue::String(_) => "a string",
+        DeValue::Integer(_) => "a number",
+        DeValue::Float(_) => "a fraction",
+        DeValue::Boolean(_) => "true or false",
+        DeValue::Datetime(_) => "a date",
+        DeValue::Array(_) => "an array",
+        DeValue::Table(_) => "a table",
+    }
+}
+
+fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
+    value.as_str().ok_or_else(|| format!("expected a string in quotes, found {}", kind(value)))
+}
+
+fn count(value: &DeValue<'_>) -> Result<usize, String> {
+    let wrong = |found: &str| format!("expected a whole number, found {found}");
+    let number = value.as_integer().ok_or_else(|| wrong(kind(value)))?;
+    usize::from_str_radix(number.as_str(), number.radix()).map_err(|_| wrong(&number.to_string()))
+}
+
+fn size(value: &DeValue<'_>) -> Result<usize, String> {
+    match value {
+        DeValue::Integer(_) => count(value),
+        _ => values::size(string(value)?),
+    }
+}
+
+fn duration(value: &DeValue<'_>) -> Result<std::time::Duration, String> {
+    match value {
+        // Worded as for "15": the unit is what is missing, not the quotes.
+        DeValue::Integer(number) => values::duration(number.as_str()),
+        _ => values::duration(string(value)?),
+    }
+}

@@ -1,0 +1,236 @@
+//! The typed configuration: every value that exists is valid.
+//!
+//! The way to it: flags or a TOML file become [`Settings`] (what was given, and where), and [`Settings::resolve`] adds
+//! the environment and the defaults, checks what is only wrong in combination, and gives a [`Config`].
+
+mod credentials;
+mod error;
+mod file;
+mod keys;
+mod resolve;
+mod settings;
+mod values;
+
+pub use credentials::Environment;
+pub use error::{Place, Problem, Problems};
+pub use file::load;
+pub use keys::{KEYS, Key, Table};
+pub(crate) use resolve::FAILOVER_AFTER_DETECTION;
+pub use resolve::Resolved;
+pub use settings::{Given, GivenCredentials, GivenLimits, GivenService, Settings};
+pub use values::{AUTO_WORKERS, CLIENT_AUTH, COMMIT, LOG_FORMAT, duration, endpoint, listen_addr, log_level, workers};
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::addr::{Endpoint, ListenAddr};
+
+/// Everything pointsman was told, by file, flags and environment.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Config {
+    /// Worker threads.
+    pub workers: usize,
+    /// Address of the admin HTTP server; none: not served.
+    pub admin: Option<SocketAddr>,
+    /// How log lines look.
+    pub log: LogConfig,
+    /// How long a drain may take before what is left is closed.
+    pub drain_timeout: Duration,
+    /// The services, at least one, names unique.
+    pub services: Vec<ServiceConfig>,
+}
+
+/// How log lines look.
+#[derive(Clone, PartialEq, Debug)]
+pub struct LogConfig {
+    /// Levels, for all and by module path: `info`, or `pointsman::sentinel=debug,info`.
+    pub level: String,
+    /// Layout of a line.
+    pub format: LogFormat,
+}
+
+/// Layout of a log line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LogFormat {
+    /// For people: coloured on a terminal, without timestamps where journald adds its own.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// One service: what Sentinel monitors under one master name, and the addresses clients reach it at.
+#[derive(Clone, PartialEq, Debug)]
+pub struct ServiceConfig {
+    /// The master name as the Sentinels know it; for a static service any name.
+    pub name: String,
+    /// Where clients connect.
+    pub listen: Vec<ListenAddr>,
+    /// How the master is found.
+    pub source: Source,
+    /// pointsman's own user at the backends: role probes, and with [`ClientAuth::Inject`] the clients' commands.
+    pub backend: Option<Credentials>,
+    /// Whose identity a client has before it says AUTH.
+    pub client_auth: ClientAuth,
+    /// When a promotion counts.
+    pub commit: Commit,
+    /// Longest wait of a held command; 0 refuses at once.
+    pub hold_timeout: Duration,
+    /// Longest wait for a second Sentinel in a confirmed commit, and for the confirmation of an eager one.
+    pub confirm_timeout: Duration,
+    /// Oldest command in flight for longer than this, and an unanswered PING: the master is silent.
+    pub silence_threshold: Duration,
+    /// Longest time for connect and handshake with a backend or Sentinel.
+    pub connect_timeout: Duration,
+    /// Whether BLPOP, BRPOP, BZPOP* and XREAD are issued again after a failover without proof that nothing was popped.
+    pub reissue_pops: bool,
+    /// Where the confirmed master is remembered for a start without Sentinels; none: it is not.
+    pub state_file: Option<PathBuf>,
+    /// Commands that are not forwarded, each with or without a subcommand, in upper case: `DEBUG`, `CLIENT PAUSE`.
+    pub refuse: Vec<String>,
+    /// Limits.
+    pub limits: Limits,
+}
+
+/// Bounds, each with a clear outcome.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Clients of this service over all workers; one more is told so and closed.
+    pub max_clients: usize,
+    /// Bytes of commands one client may have outstanding on a shared connection before pointsman stops reading from it.
+    pub outstanding_bytes: usize,
+    /// Bytes of replies that may wait for a client that does not take them; beyond, the client is closed.
+    pub output_bytes: usize,
+    /// Pinned backend connections of one worker; at the limit a command waits `pin_timeout`, then gets `-TRYAGAIN`.
+    pub pinned: usize,
+    /// Longest wait for a pinned connection.
+    pub pin_timeout: Duration,
+    /// Largest bulk string accepted from a client, as Redis' `proto-max-bulk-len`.
+    pub bulk_bytes: usize,
+}
+
+/// Refused by default: what moves the master behind Sentinel's back, stops or stalls the server for everybody, loads
+/// code into it, or turns the connection into a replica's or a debugger's.
+const REFUSE: &[&str] = &[
+    "CLIENT PAUSE",
+    "CLIENT UNPAUSE",
+    "DEBUG",
+    "FAILOVER",
+    "MODULE",
+    "PSYNC",
+    "REPLCONF",
+    "REPLICAOF",
+    "SCRIPT DEBUG",
+    "SHUTDOWN",
+    "SLAVEOF",
+    "SYNC",
+];
+
+impl ServiceConfig {
+    /// A service with every other key at its default.
+    pub fn new(name: impl Into<String>, listen: Vec<ListenAddr>, source: Source) -> Self {
+        Self {
+            name: name.into(),
+            listen,
+            source,
+            backend: None,
+            client_auth: ClientAuth::Passthrough,
+            commit: Commit::Confirmed,
+            hold_timeout: Duration::from_secs(15),
+            confirm_timeout: Duration::from_secs(5),
+            silence_threshold: Duration::from_millis(300),
+            connect_timeout: Duration::from_secs(2),
+            reissue_pops: true,
+            state_file: None,
+            refuse: REFUSE.iter().map(|c| (*c).to_owned()).collect(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_clients: 10_000,
+            outstanding_bytes: 1 << 20,
+            output_bytes: 64 << 20,
+            pinned: 2_000,
+            pin_timeout: Duration::from_secs(5),
+            bulk_bytes: 512 << 20,
+        }
+    }
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// How a service's master is found.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Source {
+    /// Ask the Sentinels.
+    Sentinels {
+        /// The configured ones; others are learned from them.
+        endpoints: Vec<Endpoint>,
+        /// User and password at the Sentinels.
+        credentials: Option<Credentials>,
+    },
+    /// One fixed master and no failover.
+    Static(Endpoint),
+}
+
+/// A user and its password.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Credentials {
+    /// ACL user; none: the `default` user (AUTH with one argument).
+    pub user: Option<String>,
+    /// The password.
+    pub password: Secret,
+}
+
+/// A secret, never printed.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a secret.
+    pub fn new(s: impl Into<String>) -> Self {
+        Self(s.into())
+    }
+
+    /// The secret itself, for the wire.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// Whose identity a client has before it says AUTH.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ClientAuth {
+    /// Its own: none until it authenticates; the backend judges.
+    Passthrough,
+    /// pointsman's backend user.
+    Inject,
+}
+
+/// When a promotion counts.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Commit {
+    /// When two Sentinels (or the only one there is) name the new master and its ROLE agrees.
+    Confirmed,
+    /// When the candidate selected in this failover says that it is master.
+    Eager,
+}
+
+/// Path of the configuration file, kept for reload and messages.
+#[derive(Clone, Debug)]
+pub struct ConfigPath(pub PathBuf);

@@ -1,0 +1,128 @@
+//! What was given, by flags or a file, and where: before the environment and the defaults.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::error::Place;
+use super::{ClientAuth, Commit, LogFormat, Secret};
+use crate::addr::{Endpoint, ListenAddr};
+
+/// A value and the place that a complaint about it names.
+#[derive(Clone, Debug)]
+pub struct Given<T> {
+    /// The value.
+    pub value: T,
+    /// Where it stands.
+    pub place: Place,
+}
+
+impl<T> Given<T> {
+    /// A value given at a place.
+    pub fn new(value: T, place: Place) -> Self {
+        Self { value, place }
+    }
+}
+
+/// All that was given; the shape of the file. What was not given is `None` or empty.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// `workers`; the inner `None` is `"auto"`.
+    pub workers: Option<Given<Option<usize>>>,
+    /// `admin`
+    pub admin: Option<Given<SocketAddr>>,
+    /// `drain_timeout`
+    pub drain_timeout: Option<Given<Duration>>,
+    /// `state_dir`
+    pub state_dir: Option<Given<PathBuf>>,
+    /// `log.level`
+    pub log_level: Option<Given<String>>,
+    /// `log.format`
+    pub log_format: Option<Given<LogFormat>>,
+    /// The `[[service]]` blocks in order.
+    pub services: Vec<GivenService>,
+}
+
+/// One `[[service]]` block.
+#[derive(Clone, Debug)]
+pub struct GivenService {
+    /// Its header, named where a key is missing.
+    pub place: Place,
+    /// `name`
+    pub name: Option<Given<String>>,
+    /// `listen`
+    pub listen: Vec<Given<ListenAddr>>,
+    /// `sentinels`
+    pub sentinels: Vec<Given<Endpoint>>,
+    /// `master`
+    pub master: Option<Given<Endpoint>>,
+    /// `backend_user`, `backend_password`, `backend_password_file`
+    pub backend: GivenCredentials,
+    /// `sentinel_user`, `sentinel_password`, `sentinel_password_file`
+    pub sentinel: GivenCredentials,
+    /// `client_auth`
+    pub client_auth: Option<Given<ClientAuth>>,
+    /// `commit`
+    pub commit: Option<Given<Commit>>,
+    /// `hold_timeout`
+    pub hold_timeout: Option<Given<Duration>>,
+    /// `confirm_timeout`
+    pub confirm_timeout: Option<Given<Duration>>,
+    /// `silence_threshold`
+    pub silence_threshold: Option<Given<Duration>>,
+    /// `connect_timeout`
+    pub connect_timeout: Option<Given<Duration>>,
+    /// `reissue_pops`
+    pub reissue_pops: Option<Given<bool>>,
+    /// `refuse`
+    pub refuse: Option<Given<Vec<String>>>,
+    /// `limits.…`
+    pub limits: GivenLimits,
+}
+
+impl GivenService {
+    /// A block in which nothing was given.
+    pub fn empty(place: Place) -> Self {
+        Self {
+            place,
+            name: None,
+            listen: Vec::new(),
+            sentinels: Vec::new(),
+            master: None,
+            backend: GivenCredentials::default(),
+            sentinel: GivenCredentials::default(),
+            client_auth: None,
+            commit: None,
+            hold_timeout: None,
+            confirm_timeout: None,
+            silence_threshold: None,
+            connect_timeout: None,
+            reissue_pops: None,
+            refuse: None,
+            limits: GivenLimits::default(),
+        }
+    }
+}
+
+/// A user and its password as given.
+#[derive(Clone, Debug, Default)]
+pub struct GivenCredentials {
+    /// The user.
+    pub user: Option<Given<String>>,
+    /// The password itself.
+    pub password: Option<Given<Secret>>,
+    /// The file that holds it, relative to the working directory (a file's own paths are already joined to its directory).
+    pub password_file: Option<Given<PathBuf>>,
+}
+
+/// The keys of `limits`, as in [`super::Limits`].
+#[derive(Clone, Debug, Default)]
+#[allow(missing_docs, reason = "the fields of Limits, documented there")]
+pub struct GivenLimits {
+    pub max_clients: Option<Given<usize>>,
+    pub outstanding_bytes: Option<Given<usize>>,
+    pub output_bytes: Option<Given<usize>>,
+    pub pinned: Option<Given<usize>>,
+    pub pin_timeout: Option<Given<Duration>>,
+    pub bulk_bytes: Option<Given<usize>>,
+}

@@ -1,0 +1,77 @@
+//! What the workers count, as metric families: summed over the workers at scrape time.
+
+use std::sync::Arc;
+
+use super::names::{self, Metric};
+use super::{CLOSE_REASONS, Counter, Family, LATENCY_CLASSES, ServiceStats, WorkerStats};
+use crate::resp::CommandId;
+
+/// Finds a counter in the counts of a service.
+type Select = fn(&ServiceStats) -> &Counter;
+
+/// The metrics that are one [`Counter`] per worker and service.
+const PLAIN: &[(&Metric, Select)] = &[
+    (names::CLIENTS, |s| &s.clients),
+    (names::CLIENTS_ACCEPTED, |s| &s.clients_accepted),
+    (names::CLIENTS_REJECTED, |s| &s.clients_rejected),
+    (names::CLIENT_RECEIVED_BYTES, |s| &s.client_received_bytes),
+    (names::CLIENT_SENT_BYTES, |s| &s.client_sent_bytes),
+    (names::COMMANDS_WAITING, |s| &s.commands_waiting),
+    (names::COMMANDS_HELD, |s| &s.commands_held),
+    (names::REPLIES_PARKED, |s| &s.replies_parked),
+    (names::COMMANDS_RESENT, |s| &s.commands_resent),
+    (names::COMMANDS_REFUSED, |s| &s.commands_refused),
+    (names::COMMANDS_UNKNOWN, |s| &s.commands_unknown),
+    (names::BACKEND_CONNECTS, |s| &s.backend_connects),
+    (names::BACKEND_CONNECT_FAILURES, |s| &s.backend_connect_failures),
+    (names::BACKEND_DISCONNECTS, |s| &s.backend_disconnects),
+    (names::BACKEND_PROTOCOL_ERRORS, |s| &s.backend_protocol_errors),
+    (names::BACKEND_RECEIVED_BYTES, |s| &s.backend_received_bytes),
+    (names::BACKEND_SENT_BYTES, |s| &s.backend_sent_bytes),
+];
+
+/// Label `role` of [`names::BACKEND_CONNECTIONS`].
+const BACKEND_ROLES: [(&str, Select); 3] = [
+    ("master", |s| &s.backend_shared_master),
+    ("replica", |s| &s.backend_shared_replica),
+    ("pinned", |s| &s.backend_pinned),
+];
+
+/// All families that come from the workers, for `services` in the order of the configuration (as in
+/// [`WorkerStats::services`]). Every series of every service is there from the start, but for the names of commands,
+/// which appear with the first command of that name.
+pub fn worker_families(services: &[&str], stats: &[Arc<WorkerStats>]) -> Vec<Family> {
+    let mut families: Vec<Family> = PLAIN.iter().map(|(metric, _)| Family::new(metric)).collect();
+    let mut closed = Family::new(names::CLIENTS_CLOSED);
+    let mut backends = Family::new(names::BACKEND_CONNECTIONS);
+    let mut hold_wait = Family::new(names::HOLD_WAIT_SECONDS);
+    let mut commands = Family::new(names::COMMANDS);
+    let mut durations = Family::new(names::COMMAND_DURATION);
+
+    for (index, name) in services.iter().enumerate() {
+        let of_service = || stats.iter().map(|worker| &worker.services[index]);
+        let sum = |counter: &dyn Fn(&ServiceStats) -> &Counter| of_service().map(|s| counter(s).value()).sum::<u64>();
+
+        for (family, (_, counter)) in families.iter_mut().zip(PLAIN) {
+            family.add(&[name], sum(counter) as f64);
+        }
+        for (i, reason) in CLOSE_REASONS.iter().enumerate() {
+            closed.add(&[name, reason], sum(&|s| &s.clients_closed[i]) as f64);
+        }
+        for (role, counter) in &BACKEND_ROLES {
+            backends.add(&[name, role], sum(counter) as f64);
+        }
+        hold_wait.add(&[name], sum(&|s| &s.hold_wait_ms) as f64 / 1e3);
+        for id in CommandId::all() {
+            let n = sum(&|s| &s.commands[id.index()]);
+            if n > 0 || id == CommandId::OTHER {
+                commands.add(&[name, id.info().name], n as f64);
+            }
+        }
+        for (i, class) in LATENCY_CLASSES.iter().enumerate() {
+            durations.add_histogram(&[name, class], of_service().map(|s| &s.latency[i]));
+        }
+    }
+    families.extend([closed, backends, hold_wait, commands, durations]);
+    families
+}

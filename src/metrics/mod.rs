@@ -1,0 +1,174 @@
+//! What is counted. Workers count into their own [`WorkerStats`]; a scrape sums them. Nothing on the hot path is shared:
+//! each counter has one writing thread, so adding is a plain load and store, and readers on other threads see it soon.
+
+pub mod export;
+mod family;
+mod histogram;
+pub mod names;
+pub mod process;
+
+pub use family::Family;
+pub use histogram::{BOUNDS, Histogram};
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use crate::resp::COMMAND_COUNT;
+
+/// A count with one writing thread.
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `n`. Only the owning thread may call it: load and store, no read-modify-write.
+    pub fn add(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
+    }
+
+    /// Takes `n` away (for gauges). Only the owning thread may call it.
+    pub fn sub(&self, n: u64) {
+        self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
+    }
+
+    /// The value, from any thread.
+    pub fn value(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
+}
+
+/// One worker's counts, aligned so that two workers never write to one cache line.
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct WorkerStats {
+    /// By service, in the order of the configuration.
+    pub services: Vec<ServiceStats>,
+}
+
+/// Why a client connection ended; label `reason`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum CloseReason {
+    /// The client closed or reset it, or said QUIT.
+    Client,
+    /// Malformed RESP from the client.
+    ProtocolError,
+    /// The client did not take its replies.
+    OutputLimit,
+    /// A write was written to a backend that was lost before it answered.
+    UnknownOutcome,
+    /// Connection state (a pinned connection) was lost with its backend.
+    StateLost,
+    /// pointsman is draining.
+    Drain,
+    /// A bug was caught; the connection is dropped rather than shifted by one reply.
+    Internal,
+}
+
+/// Label values of [`CloseReason`], in its order.
+pub const CLOSE_REASONS: [&str; 7] =
+    ["client", "protocol_error", "output_limit", "unknown_outcome", "state_lost", "drain", "internal"];
+
+/// Class of a command for latency; label `class`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum LatencyClass {
+    /// Commands flagged `readonly`, on a shared connection.
+    Read,
+    /// All others on a shared connection.
+    Write,
+    /// On a pinned connection: transactions, blocking, pub/sub and the like.
+    Pinned,
+}
+
+/// Label values of [`LatencyClass`], in its order.
+pub const LATENCY_CLASSES: [&str; 3] = ["read", "write", "pinned"];
+
+/// One worker's counts for one service.
+#[derive(Debug)]
+pub struct ServiceStats {
+    /// Clients connected now.
+    pub clients: Counter,
+    /// Clients accepted.
+    pub clients_accepted: Counter,
+    /// Clients refused at `max_clients`.
+    pub clients_rejected: Counter,
+    /// Clients gone, by [`CloseReason`].
+    pub clients_closed: [Counter; CLOSE_REASONS.len()],
+    /// Bytes read from clients.
+    pub client_received_bytes: Counter,
+    /// Bytes written to clients.
+    pub client_sent_bytes: Counter,
+    /// Commands received, by index in the command table.
+    pub commands: Box<[Counter; COMMAND_COUNT]>,
+    /// Commands received that are waiting because their kind does not flow.
+    pub commands_waiting: Counter,
+    /// Commands that had to wait because their kind did not flow.
+    pub commands_held: Counter,
+    /// Replies to writes that were parked.
+    pub replies_parked: Counter,
+    /// Commands sent again after a lost connection or a refusal.
+    pub commands_resent: Counter,
+    /// Commands answered with an error of pointsman's because waiting took too long.
+    pub commands_refused: Counter,
+    /// Writes whose outcome is unknown; their clients were closed.
+    pub commands_unknown: Counter,
+    /// Seconds that traffic waited, summed over the holds that sessions saw, in milliseconds.
+    pub hold_wait_ms: Counter,
+    /// From "queued to a backend" to "reply handed to the client's socket", by [`LatencyClass`].
+    pub latency: [Histogram; LATENCY_CLASSES.len()],
+    /// Shared backend connections open now to the node that writes go to.
+    pub backend_shared_master: Counter,
+    /// Shared backend connections open now to another node.
+    pub backend_shared_replica: Counter,
+    /// Pinned (and idle, once pinned) backend connections open now.
+    pub backend_pinned: Counter,
+    /// Backend connects that succeeded (handshake included).
+    pub backend_connects: Counter,
+    /// Backend connects that failed.
+    pub backend_connect_failures: Counter,
+    /// Backend connections lost or closed.
+    pub backend_disconnects: Counter,
+    /// Backend connections closed because of malformed RESP.
+    pub backend_protocol_errors: Counter,
+    /// Bytes read from backends.
+    pub backend_received_bytes: Counter,
+    /// Bytes written to backends.
+    pub backend_sent_bytes: Counter,
+}
+
+impl Default for ServiceStats {
+    fn default() -> Self {
+        Self {
+            clients: Counter::default(),
+            clients_accepted: Counter::default(),
+            clients_rejected: Counter::default(),
+            clients_closed: Default::default(),
+            client_received_bytes: Counter::default(),
+            client_sent_bytes: Counter::default(),
+            commands: Box::new(std::array::from_fn(|_| Counter::default())),
+            commands_waiting: Counter::default(),
+            commands_held: Counter::default(),
+            replies_parked: Counter::default(),
+            commands_resent: Counter::default(),
+            commands_refused: Counter::default(),
+            commands_unknown: Counter::default(),
+            hold_wait_ms: Counter::default(),
+            latency: Default::default(),
+            backend_shared_master: Counter::default(),
+            backend_shared_replica: Counter::default(),
+            backend_pinned: Counter::default(),
+            backend_connects: Counter::default(),
+            backend_connect_failures: Counter::default(),
+            backend_disconnects: Counter::default(),
+            backend_protocol_errors: Counter::default(),
+            backend_received_bytes: Counter::default(),
+            backend_sent_bytes: Counter::default(),
+        }
+    }
+}
+
+impl WorkerStats {
+    /// Zeroes for so many services.
+    pub fn new(services: usize) -> Self {
+        Self { services: (0..services).map(|_| ServiceStats::default()).collect() }
+    }
+}
