@@ -10,3 +10,6 @@ pub mod shutdown;
 
 pub mod config;
 pub mod metrics;
+
+pub mod net;
+pub mod topology;

@@ -1,0 +1,194 @@
+//! Replies on their way to a client.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, Bytes};
+
+use super::WriteHalf;
+
+/// Slices handed to one vectored write. Linux takes 1024; past 64 the copy into the kernel outweighs the call.
+const MAX_SLICES: usize = 64;
+
+/// A slice up to this size that has to wait is copied: it is a part of a read buffer many times its size, which it
+/// would keep from being used again for as long as the client does not read.
+const COPY_BELOW: usize = 4096;
+
+/// The bytes that wait for a client's socket, and the half of the socket they go to.
+///
+/// Whoever has replies pushes them and flushes; the session's task takes over only when the socket takes no more.
+#[derive(Debug)]
+pub struct Outbox {
+    writer: WriteHalf,
+    queue: RefCell<VecDeque<Bytes>>,
+    /// Sum of the lengths in `queue`.
+    queued: Cell<usize>,
+    /// The socket took less than there was: the session's task waits until it is writable.
+    blocked: Cell<bool>,
+    /// The socket is gone; what is pushed is dropped.
+    broken: Cell<bool>,
+    sent: Cell<u64>,
+}
+
+impl Outbox {
+    /// An empty outbox in front of `writer`.
+    pub fn new(writer: WriteHalf) -> Self {
+        Self {
+            writer,
+            queue: RefCell::default(),
+            queued: Cell::new(0),
+            blocked: Cell::new(false),
+            broken: Cell::new(false),
+            sent: Cell::new(0),
+        }
+    }
+
+    /// Appends bytes; they leave with the next [`Outbox::flush`].
+    pub fn push(&self, bytes: Bytes) {
+        if self.broken.get() || bytes.is_empty() {
+            return;
+        }
+        self.queued.set(self.queued.get() + bytes.len());
+        // Behind bytes that already wait, this one will outlive the turn.
+        let bytes = if self.blocked.get() { detached(bytes) } else { bytes };
+        self.queue.borrow_mut().push_back(bytes);
+    }
+
+    /// Hands to the kernel what it takes now. Afterwards [`Outbox::is_blocked`] and [`Outbox::is_broken`] say how it went.
+    pub fn flush(&self) {
+        if self.blocked.get() {
+            return;
+        }
+        self.write_out();
+    }
+
+    /// As [`Outbox::flush`], for the session's task once the socket is writable again.
+    pub fn resume(&self) {
+        self.blocked.set(false);
+        self.write_out();
+    }
+
+    fn write_out(&self) {
+        let mut queue = self.queue.borrow_mut();
+        while !queue.is_empty() {
+            let written = if queue.len() == 1 {
+                self.writer.try_write_vectored(&[IoSlice::new(&queue[0])])
+            } else {
+                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                let n = queue.len().min(MAX_SLICES);
+                for (slice, bytes) in slices.iter_mut().zip(queue.iter()) {
+                    *slice = IoSlice::new(bytes);
+                }
+                self.writer.try_write_vectored(&slices[..n])
+            };
+            match written {
+                Ok(n) => {
+                    self.sent.set(self.sent.get() + n as u64);
+                    self.queued.set(self.queued.get() - n);
+                    consume(&mut queue, n);
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked.set(true);
+                    for bytes in queue.iter_mut() {
+                        *bytes = detached(std::mem::take(bytes));
+                    }
+                    return;
+                }
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    self.broken.set(true);
+                    queue.clear();
+                    self.queued.set(0);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Bytes that wait.
+    pub fn queued(&self) -> usize {
+        self.queued.get()
+    }
+
+    /// Bytes handed to the kernel since the last call.
+    pub fn take_sent(&self) -> u64 {
+        self.sent.replace(0)
+    }
+
+    /// Whether the session's task must wait for [`Outbox::writable`] and then [`Outbox::resume`].
+    pub fn is_blocked(&self) -> bool {
+        self.blocked.get()
+    }
+
+    /// Whether the socket is gone.
+    pub fn is_broken(&self) -> bool {
+        self.broken.get()
+    }
+
+    /// Ready when the socket takes bytes again.
+    ///
+    /// # Errors
+    /// The runtime's.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.writer.writable().await
+    }
+}
+
+/// Drops the first `n` bytes of the queue.
+fn consume(queue: &mut VecDeque<Bytes>, mut n: usize) {
+    while n > 0 {
+        let front = queue.front_mut().expect("no more is written than was queued");
+        if front.len() > n {
+            front.advance(n);
+            return;
+        }
+        n -= front.len();
+        queue.pop_front();
+    }
+}
+
+fn detached(bytes: Bytes) -> Bytes {
+    if bytes.len() <= COPY_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Stream;
+    use super::*;
+    use tokio::io::AsyncReadExt;
+    use tokio::net::UnixStream;
+
+    #[tokio::test]
+    async fn a_reader_that_stops_blocks_and_loses_nothing() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (_read, write) = Stream::Unix(ours).into_split();
+        let outbox = Outbox::new(write);
+        let mut expected = Vec::new();
+        for i in 0..200_000u32 {
+            let piece = Bytes::from(i.to_string());
+            expected.extend_from_slice(&piece);
+            outbox.push(piece);
+            if i % 100 == 0 {
+                outbox.flush();
+            }
+        }
+        outbox.flush();
+        assert!(outbox.is_blocked(), "a socket buffer does not hold a megabyte");
+        let mut got = vec![0; expected.len()];
+        let (read, ()) = tokio::join!(theirs.read_exact(&mut got), async {
+            while outbox.queued() > 0 {
+                outbox.writable().await.unwrap();
+                outbox.resume();
+            }
+        });
+        read.unwrap();
+        assert!(got == expected);
+        assert_eq!(outbox.take_sent(), expected.len() as u64);
+        drop(theirs);
+        outbox.push(Bytes::from_static(b"x"));
+        outbox.flush();
+        assert!(outbox.is_broken());
+        assert_eq!(outbox.queued(), 0);
+    }
+}

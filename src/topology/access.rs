@@ -1,0 +1,108 @@
+//! One worker's view of what traffic of one service may do: its topology, checked against the lease.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::{Flow, Link, Topology};
+use crate::clock::Moment;
+
+/// What a command of one kind may do now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Pass {
+    /// Go to this node.
+    To(SocketAddr),
+    /// Wait.
+    Wait,
+    /// Be refused.
+    Refuse,
+}
+
+/// The topology a worker has carried out last, and the lease that must agree with it.
+///
+/// The topology names the nodes, the lease says whether the permission still stands. Control changes the lease first:
+/// from then on nothing of the older generation goes out, also before the worker has seen the new topology.
+#[derive(Debug)]
+pub struct Access {
+    link: Arc<Link>,
+    topology: RefCell<Arc<Topology>>,
+}
+
+impl Access {
+    /// A view that permits nothing yet.
+    pub fn new(link: Arc<Link>) -> Self {
+        Self { link, topology: RefCell::new(Arc::new(Topology::unknown())) }
+    }
+
+    /// What control and this worker share.
+    pub fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// The topology as last carried out.
+    pub fn topology(&self) -> Arc<Topology> {
+        Arc::clone(&self.topology.borrow())
+    }
+
+    /// Replaces the topology; returns the one before.
+    pub fn update(&self, topology: Arc<Topology>) -> Arc<Topology> {
+        self.topology.replace(topology)
+    }
+
+    /// What a read may do at `now`.
+    pub fn reads(&self, now: Moment) -> Pass {
+        let t = self.topology.borrow();
+        pass(t.reads, self.link.lease.load().permits_reads(t.generation, now))
+    }
+
+    /// What a write may do at `now`.
+    pub fn writes(&self, now: Moment) -> Pass {
+        let t = self.topology.borrow();
+        pass(t.writes, self.link.lease.load().permits_writes(t.generation, now))
+    }
+
+    /// Whether writes may be handed to the kernel for `node` at `now`.
+    pub fn may_write(&self, node: SocketAddr, now: Moment) -> bool {
+        self.writes(now) == Pass::To(node)
+    }
+
+    /// Whether reads may be handed to the kernel for `node` at `now`.
+    pub fn may_read(&self, node: SocketAddr, now: Moment) -> bool {
+        self.reads(now) == Pass::To(node)
+    }
+}
+
+fn pass(permission: super::Permission, lease_permits: bool) -> Pass {
+    match (permission.flow, permission.node) {
+        (Flow::Refused, _) => Pass::Refuse,
+        (Flow::Flowing, Some(node)) if lease_permits => Pass::To(node),
+        _ => Pass::Wait,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::topology::{Grant, Permission};
+
+    #[test]
+    fn flows_only_while_topology_and_lease_agree() {
+        let node: SocketAddr = "127.0.0.1:6379".parse().unwrap();
+        let access = Access::new(Arc::new(Link::default()));
+        assert_eq!(access.writes(Moment(1)), Pass::Wait);
+        let flowing = Permission { node: Some(node), flow: Flow::Flowing };
+        let t = Topology { seq: 1, generation: 1, reads: flowing, writes: flowing, ..Topology::unknown() };
+        access.update(Arc::new(t.clone()));
+        assert_eq!(access.writes(Moment(1)), Pass::Wait, "no lease yet");
+        let grant = Grant { generation: 1, reads: Flow::Flowing, writes: Flow::Held, valid_until: Moment(10) };
+        access.link().lease.store(grant);
+        assert_eq!(access.writes(Moment(1)), Pass::Wait, "control held writes; the topology is still on its way");
+        assert!(access.may_read(node, Moment(9)));
+        assert_eq!(access.reads(Moment(10)), Pass::Wait, "expired");
+        access.link().lease.store(Grant { generation: 2, writes: Flow::Flowing, ..grant });
+        assert_eq!(access.writes(Moment(1)), Pass::Wait, "the lease is for a generation not seen yet");
+        let refused = Permission { flow: Flow::Refused, ..flowing };
+        access.update(Arc::new(Topology { writes: refused, ..t }));
+        assert_eq!(access.writes(Moment(1)), Pass::Refuse);
+    }
+}

@@ -1,0 +1,85 @@
+//! Long waits, and no Sentinel in hearing (rules 8 and 9). Every test fails if its rule is taken out.
+
+use super::*;
+
+fn confirmed() -> Scene {
+    Scene::stable(Commit::Confirmed)
+}
+
+// === Waiting has an end (rule 8) ===
+
+#[test]
+fn waiting_turns_into_refusal_until_a_master_is_confirmed() {
+    let mut scene = confirmed();
+    scene.hint(A, HintKind::Refused);
+    scene.pass(14_999);
+    assert_eq!((scene.reads().1, scene.writes().1), (Flow::Held, Flow::Held));
+    scene.pass(1);
+    assert_eq!((scene.reads().1, scene.writes().1), (Flow::Refused, Flow::Refused));
+    assert!(scene.topology().why.contains("refuses connections"), "{}", scene.topology().why);
+    scene.pass(100_000);
+    scene.all_is_well();
+    scene.assert_flows_to(A, "it is back");
+    assert!(scene.topology().why.is_empty());
+}
+
+#[test]
+fn a_hold_timeout_of_zero_refuses_at_once() {
+    let settings = Settings { hold_timeout: Duration::ZERO, ..settings(Commit::Confirmed) };
+    let mut scene = Scene::stable_with(settings, 3);
+    scene.say(0, Message::TryFailover);
+    assert_eq!((scene.reads().1, scene.writes().1), (Flow::Flowing, Flow::Refused));
+}
+
+// === Without Sentinels (rule 9) ===
+
+#[test]
+fn without_sentinels_traffic_goes_on() {
+    let mut scene = confirmed();
+    for id in 0..3 {
+        scene.event(Event::SentinelDown(SentinelId(id)));
+    }
+    scene.pass(60_000);
+    scene.role(A, master(100));
+    scene.assert_flows_to(A, "the last confirmed master");
+}
+
+#[test]
+fn without_sentinels_a_master_that_came_back_needs_a_witness() {
+    let back = |run_id: &str, b: RoleAnswer| {
+        let mut scene = confirmed();
+        for id in 0..3 {
+            scene.event(Event::SentinelDown(SentinelId(id)));
+        }
+        scene.role(A, RoleAnswer::Refused);
+        scene.pass(3000);
+        scene.role(A, master_as(100, run_id));
+        scene.role(B, b);
+        scene.role(C, RoleAnswer::Refused);
+        scene.pass(3000);
+        scene.writes().1
+    };
+    let mut scene = confirmed();
+    for id in 0..3 {
+        scene.event(Event::SentinelDown(SentinelId(id)));
+    }
+    scene.role(A, RoleAnswer::Refused);
+    scene.all_is_well();
+    scene.assert_held("what cut the master off cut the Sentinels off too; they are given the time to reconnect");
+
+    assert_eq!(back("run-1", RoleAnswer::Refused), Flow::Flowing, "it never ended");
+    assert_eq!(back("run-2", replica(A, 100)), Flow::Flowing, "a replica follows it");
+    assert_eq!(back("run-2", RoleAnswer::Refused), Flow::Held, "somebody else may be master by now");
+    assert_eq!(back("run-2", master(100)), Flow::Held, "and is");
+}
+
+#[test]
+fn a_restart_in_place_is_counted_and_said() {
+    let mut scene = confirmed();
+    scene.role(A, master_as(5, "run-2"));
+    scene.role(A, master_as(6, "run-2"));
+    assert_eq!(scene.machine.run_id_changes, 1);
+    let warned =
+        |a: &Action| matches!(a, Action::Say(super::super::Level::Warn, t) if t.contains("restarted in place"));
+    assert_eq!(scene.actions.iter().filter(|a| warned(a)).count(), 1);
+}

@@ -1,0 +1,98 @@
+//! Who is master of a service, and what traffic may do there: the only words that pass between control and workers.
+//!
+//! Downwards goes a [`Topology`] (a whole state on a `watch` channel, so that a slow worker may skip some) and, beside
+//! it, one [`Lease`] word per worker and service that takes effect at once. Upwards come [`Hint`]s and, through the
+//! [`Link`], the acknowledgement that a worker has carried out a topology.
+
+mod access;
+mod event;
+pub mod failover;
+mod lease;
+pub mod record;
+pub mod status;
+
+pub use access::{Access, Pass};
+pub use event::{Event, History, Message, Remembered, ReplicaView, RoleAnswer, SentinelId, View};
+pub use lease::{Flow, Grant, Lease, Link};
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::clock::Moment;
+
+/// Where one kind of traffic goes, and whether it may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Permission {
+    /// The node; none until a master was ever confirmed.
+    pub node: Option<SocketAddr>,
+    /// Whether commands of this kind may be written to it.
+    pub flow: Flow,
+}
+
+/// The state of one service as control last published it.
+///
+/// A whole state, never a difference: a worker that misses intermediate values loses nothing.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Topology {
+    /// +1 with every publication of this service.
+    pub seq: u64,
+    /// +1 each time the confirmed master changes; 0 before the first.
+    pub generation: u64,
+    /// Where commands flagged `readonly` go.
+    pub reads: Permission,
+    /// Where all other commands go.
+    pub writes: Permission,
+    /// Replies to writes that were parked (arrived while writes were held) *before* this moment are known to have
+    /// reached the candidate and may be delivered. Never goes back.
+    ///
+    /// For the parked ones that it does not cover: when `writes` flows again in the same generation they are
+    /// delivered (there was no promotion), when the generation has changed their clients are closed (unknown outcome).
+    pub parked_safe_before: Moment,
+    /// One sentence for clients that are refused and for the log: why traffic does not flow. Empty when it does.
+    pub why: Arc<str>,
+}
+
+impl Topology {
+    /// Before anything is known: all traffic held.
+    pub fn unknown() -> Self {
+        let held = Permission { node: None, flow: Flow::Held };
+        Self {
+            seq: 0,
+            generation: 0,
+            reads: held,
+            writes: held,
+            parked_safe_before: Moment(0),
+            why: "no master is known yet".into(),
+        }
+    }
+}
+
+/// What a worker saw on a backend connection that control should know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Hint {
+    /// The node it is about.
+    pub node: SocketAddr,
+    /// What was seen.
+    pub kind: HintKind,
+}
+
+/// The kinds of [`Hint`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub enum HintKind {
+    /// A write was answered `-READONLY`.
+    ReadOnly,
+    /// `-LOADING`.
+    Loading,
+    /// `-MASTERDOWN`.
+    MasterDown,
+    /// The handshake of a new connection said a role other than master.
+    NotMaster,
+    /// A connect was refused.
+    Refused,
+    /// A connect found no answer in time, or no route.
+    Unreachable,
+    /// An established connection was closed or reset by the other side.
+    Reset,
+    /// The oldest command in flight has been unanswered for longer than `silence_threshold`.
+    Silent,
+}

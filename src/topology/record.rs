@@ -1,0 +1,360 @@
+//! The flight recorder: what happened in the last failovers, for people and for counters.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use super::status::WallTime;
+use crate::clock::Moment;
+
+/// Records kept; the oldest goes first. Enough for a night of trouble, small enough for one `/status` answer.
+pub const RECORDS: usize = 32;
+
+/// Events kept of one record. A long outage repeats itself; what is beyond is counted, not kept.
+pub const EVENTS: usize = 64;
+
+/// What sort of interruption it was; label `kind` of the counter.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailoverKind {
+    /// The master changed after a Sentinel had announced it while the old master still answered.
+    Planned,
+    /// The master changed after the old one had stopped answering.
+    Crash,
+    /// The master changed and nobody had announced it: a Sentinel that is out of hearing led, or the Sentinels were
+    /// told to monitor another node.
+    Unannounced,
+    /// A provisional commit was undone and an earlier master confirmed again.
+    Rollback,
+    /// A failover was announced and the master stayed.
+    Aborted,
+    /// The master did not answer, or not as master, and then did again; nobody was promoted.
+    Interruption,
+}
+
+/// All kinds, in the order of the label values.
+pub const FAILOVER_KINDS: [FailoverKind; 6] = [
+    FailoverKind::Planned,
+    FailoverKind::Crash,
+    FailoverKind::Unannounced,
+    FailoverKind::Rollback,
+    FailoverKind::Aborted,
+    FailoverKind::Interruption,
+];
+
+impl FailoverKind {
+    /// The label value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Crash => "crash",
+            Self::Unannounced => "unannounced",
+            Self::Rollback => "rollback",
+            Self::Aborted => "aborted",
+            Self::Interruption => "interruption",
+        }
+    }
+}
+
+impl fmt::Display for FailoverKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.label())
+    }
+}
+
+/// What workers did to commands because of holds: totals since start, or the share of one record.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct RecordCounts {
+    /// Commands that had to wait.
+    pub held: u64,
+    /// Replies to writes that were parked.
+    pub parked: u64,
+    /// Commands sent again.
+    pub resent: u64,
+    /// Commands answered with an error because waiting took too long.
+    pub refused: u64,
+    /// Writes whose outcome is unknown; their clients were closed.
+    pub unknown: u64,
+}
+
+impl RecordCounts {
+    /// What was added since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        Self {
+            held: self.held.saturating_sub(earlier.held),
+            parked: self.parked.saturating_sub(earlier.parked),
+            resent: self.resent.saturating_sub(earlier.resent),
+            refused: self.refused.saturating_sub(earlier.refused),
+            unknown: self.unknown.saturating_sub(earlier.unknown),
+        }
+    }
+}
+
+/// How much of the replication stream the promoted node had not received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "snake_case", tag = "known", content = "bytes")]
+pub enum OffsetLost {
+    /// So many bytes of what the old master had executed once writes were held; 0: nothing of ours is lost.
+    Exact(u64),
+    /// At most so many: the promoted node may have received more after it was last asked.
+    AtMost(u64),
+    /// At least so many: the old master may have executed more after it was last asked.
+    AtLeast(u64),
+    /// The old master or the promoted node could not be asked in time.
+    Unknown,
+}
+
+/// One thing that happened in the course of a record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct RecordEvent {
+    /// Milliseconds since the record began.
+    pub ms: u64,
+    /// Who said it: `Sentinel ADDR`, the address of a node, `worker`, `pointsman`.
+    pub source: String,
+    /// What, in the words of the source.
+    pub text: String,
+}
+
+/// One failover, or one hold that ended without one.
+#[derive(Clone, PartialEq, Debug, Serialize)]
+pub struct FailoverRecord {
+    /// Counts from 1 while the process runs.
+    pub number: u64,
+    /// When writes were held.
+    pub began: WallTime,
+    /// Milliseconds from there to the end; none while it lasts.
+    pub lasted_ms: Option<u64>,
+    /// What it turned out to be; while it lasts, what it looks like.
+    pub kind: FailoverKind,
+    /// The master before.
+    pub from: Option<SocketAddr>,
+    /// The master after; none while it lasts.
+    pub to: Option<SocketAddr>,
+    /// The generation after.
+    pub generation: u64,
+    /// Why it began.
+    pub cause: String,
+    /// What ended it: who confirmed the new master, or why the old one goes on.
+    pub outcome: String,
+    /// How long writes did not flow.
+    pub writes_held_ms: u64,
+    /// How long reads did not flow.
+    pub reads_held_ms: u64,
+    /// What was done to commands meanwhile.
+    pub counts: RecordCounts,
+    /// What the promoted node lacked.
+    pub offset_lost: OffsetLost,
+    /// What happened, in order.
+    pub events: Vec<RecordEvent>,
+    /// Events beyond [`EVENTS`], not kept.
+    pub events_dropped: u32,
+}
+
+impl fmt::Display for OffsetLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exact(0) => f.write_str("nothing lost"),
+            Self::Exact(n) => write!(f, "{n} bytes of the replication stream lost"),
+            Self::AtMost(n) => write!(f, "at most {n} bytes of the replication stream lost"),
+            Self::AtLeast(n) => write!(f, "at least {n} bytes of the replication stream lost"),
+            Self::Unknown => f.write_str("loss unknown"),
+        }
+    }
+}
+
+impl fmt::Display for FailoverRecord {
+    /// One line for the log that tells the whole story.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let node = |n: Option<SocketAddr>| n.map_or_else(|| "nobody".to_owned(), |n| n.to_string());
+        let c = self.counts;
+        write!(
+            f,
+            "failover {} ({}): {} -> {} because {}; {}; writes waited {} ms, reads {} ms; commands held {}, \
+             parked {}, sent again {}, refused {}, of unknown outcome {}; {}",
+            self.number,
+            self.kind,
+            node(self.from),
+            node(self.to),
+            self.cause,
+            self.outcome,
+            self.writes_held_ms,
+            self.reads_held_ms,
+            c.held,
+            c.parked,
+            c.resent,
+            c.refused,
+            c.unknown,
+            self.offset_lost
+        )
+    }
+}
+
+/// The last records and the totals.
+#[derive(Debug)]
+pub struct Recorder {
+    wall_at_zero: WallTime,
+    opened: u64,
+    open: Option<(Moment, FailoverRecord)>,
+    closed: VecDeque<Arc<FailoverRecord>>,
+    totals: [u64; FAILOVER_KINDS.len()],
+    tracked: Moment,
+    reads_flow: bool,
+    writes_flow: bool,
+    reads_held_ms: u64,
+    writes_held_ms: u64,
+}
+
+impl Recorder {
+    /// An empty one.
+    pub fn new(now: Moment) -> Self {
+        Self {
+            wall_at_zero: WallTime(0),
+            opened: 0,
+            open: None,
+            closed: VecDeque::with_capacity(RECORDS),
+            totals: [0; FAILOVER_KINDS.len()],
+            tracked: now,
+            reads_flow: true,
+            writes_flow: true,
+            reads_held_ms: 0,
+            writes_held_ms: 0,
+        }
+    }
+
+    pub(super) fn set_wall_clock(&mut self, at_zero: WallTime) {
+        self.wall_at_zero = at_zero;
+    }
+
+    pub(super) fn wall(&self, moment: Moment) -> WallTime {
+        WallTime(self.wall_at_zero.0.saturating_add(moment.0))
+    }
+
+    /// What flows from `now` on; the time until `now` is counted by what flowed before.
+    pub(super) fn track(&mut self, now: Moment, reads_flow: bool, writes_flow: bool) {
+        let ms = u64::try_from(now.since(self.tracked).as_millis()).unwrap_or(u64::MAX);
+        if !self.reads_flow {
+            self.reads_held_ms += ms;
+        }
+        if !self.writes_flow {
+            self.writes_held_ms += ms;
+        }
+        (self.tracked, self.reads_flow, self.writes_flow) = (now, reads_flow, writes_flow);
+    }
+
+    pub(super) fn open(&mut self, now: Moment, from: Option<SocketAddr>, cause: String) -> u64 {
+        self.track(now, self.reads_flow, self.writes_flow);
+        self.opened += 1;
+        let record = FailoverRecord {
+            number: self.opened,
+            began: self.wall(now),
+            lasted_ms: None,
+            kind: FailoverKind::Interruption,
+            from,
+            to: None,
+            generation: 0,
+            cause,
+            outcome: String::new(),
+            // Counted from here; the difference is taken when the record is read or closed.
+            writes_held_ms: self.writes_held_ms,
+            reads_held_ms: self.reads_held_ms,
+            counts: RecordCounts::default(),
+            offset_lost: OffsetLost::Unknown,
+            events: Vec::new(),
+            events_dropped: 0,
+        };
+        self.open = Some((now, record));
+        self.opened
+    }
+
+    /// Adds to the open record; without one, nothing is recorded.
+    pub(super) fn event(&mut self, now: Moment, source: &str, text: impl Into<String>) {
+        let Some((began, record)) = &mut self.open else { return };
+        let ms = u64::try_from(now.since(*began).as_millis()).unwrap_or(u64::MAX);
+        record.add(ms, source, text.into());
+    }
+
+    /// Adds to the record that was closed last.
+    pub(super) fn late_event(&mut self, now: Moment, source: &str, text: &str) {
+        let wall = self.wall(now);
+        let Some(record) = self.closed.back_mut() else { return };
+        let record = Arc::make_mut(record);
+        record.add(wall.0.saturating_sub(record.began.0), source, text.to_owned());
+    }
+
+    pub(super) fn close(
+        &mut self,
+        now: Moment,
+        kind: FailoverKind,
+        to: SocketAddr,
+        generation: u64,
+        outcome: String,
+        offset_lost: OffsetLost,
+    ) -> u64 {
+        self.track(now, self.reads_flow, self.writes_flow);
+        self.event(now, "pointsman", outcome.clone());
+        let Some((began, record)) = self.open.take() else { return 0 };
+        let record =
+            FailoverRecord { kind, to: Some(to), generation, outcome, offset_lost, ..self.running(now, began, record) };
+        let number = record.number;
+        self.totals[kind as usize] += 1;
+        if self.closed.len() == RECORDS {
+            self.closed.pop_front();
+        }
+        self.closed.push_back(Arc::new(record));
+        number
+    }
+
+    /// The open record with its durations as they are now.
+    fn running(&self, now: Moment, began: Moment, record: FailoverRecord) -> FailoverRecord {
+        FailoverRecord {
+            lasted_ms: Some(u64::try_from(now.since(began).as_millis()).unwrap_or(u64::MAX)),
+            writes_held_ms: self.writes_held_ms - record.writes_held_ms,
+            reads_held_ms: self.reads_held_ms - record.reads_held_ms,
+            ..record
+        }
+    }
+
+    /// Gives a closed record its share of the workers' counts.
+    pub fn set_counts(&mut self, number: u64, counts: RecordCounts) {
+        if let Some(record) = self.closed.iter_mut().find(|r| r.number == number) {
+            Arc::make_mut(record).counts = counts;
+        }
+    }
+
+    /// A closed record.
+    pub fn closed(&self, number: u64) -> Option<&Arc<FailoverRecord>> {
+        self.closed.iter().find(|r| r.number == number)
+    }
+
+    pub(super) fn records(&self, now: Moment) -> Vec<Arc<FailoverRecord>> {
+        let open = self.open.as_ref().map(|(began, record)| {
+            Arc::new(FailoverRecord { lasted_ms: None, ..self.running(now, *began, record.clone()) })
+        });
+        self.closed.iter().cloned().chain(open).collect()
+    }
+
+    pub(super) fn totals(&self) -> Vec<(FailoverKind, u64)> {
+        FAILOVER_KINDS.iter().map(|k| (*k, self.totals[*k as usize])).collect()
+    }
+
+    pub(super) fn writes_held_ms(&self) -> u64 {
+        self.writes_held_ms
+    }
+
+    pub(super) fn reads_held_ms(&self) -> u64 {
+        self.reads_held_ms
+    }
+}
+
+impl FailoverRecord {
+    fn add(&mut self, ms: u64, source: &str, text: String) {
+        if self.events.len() == EVENTS {
+            self.events_dropped += 1;
+            return;
+        }
+        self.events.push(RecordEvent { ms, source: source.to_owned(), text });
+    }
+}
