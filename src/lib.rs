@@ -13,3 +13,7 @@ pub mod metrics;
 
 pub mod net;
 pub mod topology;
+
+pub mod backend;
+
+pub mod pool;

@@ -1,0 +1,442 @@
+//! One connection to one backend: what is queued on it, what may be written now, and what becomes of it all when it is lost.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use bytes::{Buf, Bytes};
+use tokio::time::Instant;
+
+use super::context::Context;
+use super::inflight::{Audience, Effect, Entry, Fate, InFlight};
+use super::salvage::Outcome;
+use super::subscriptions::Subscriptions;
+use super::{Downstream, Hello};
+use crate::clock::Moment;
+use crate::metrics::CloseReason;
+use crate::net::{Signal, WriteHalf};
+use crate::resp::OwnError;
+use crate::topology::HintKind;
+
+/// Slices in one vectored write.
+const MAX_SLICES: usize = 64;
+
+/// Bytes queued in one turn after which they are written without waiting for the turn to end: a socket buffer's worth,
+/// more would not leave in one call anyway.
+const FLUSH_AT: usize = 128 * 1024;
+
+/// What a connection is for.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Use {
+    /// Many sessions pipeline on it.
+    Shared,
+    /// One session at a time has it to itself.
+    Pinned,
+}
+
+/// Why a connection ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Lost {
+    /// The backend closed or reset it.
+    Closed,
+    /// The backend sent something that is not RESP, or answered more than it was asked.
+    Protocol,
+    /// We closed it: its node is no longer where traffic goes, or its state cannot be used again.
+    Dropped,
+}
+
+/// A backend connection. Its task (`super::driver`) reads and flushes; sessions queue on it.
+#[derive(Debug)]
+pub struct Connection {
+    /// Unique to the worker and service.
+    pub id: u64,
+    /// The node at the other end.
+    pub node: SocketAddr,
+    /// Shared or pinned.
+    pub used: Use,
+    /// What the node said of itself in the handshake.
+    pub hello: Hello,
+    pub(super) context: Rc<Context>,
+    writer: WriteHalf,
+    pub(super) inflight: RefCell<InFlight<Rc<Downstream>>>,
+    /// Wakes the connection's task: something to flush, or it is to end.
+    pub(super) wake: Rc<Signal>,
+    lost: Cell<Option<Lost>>,
+    /// The kernel took less than there was.
+    blocked: Cell<bool>,
+    /// Nothing may be written any more; closed when all that was written is answered.
+    retiring: Cell<bool>,
+    /// A large reply is on its way: nothing new is queued on a shared connection, it would wait behind it.
+    pub(super) streaming: Cell<bool>,
+    /// Parts of a large command that leave before anything in `inflight`; the command's end will be an entry there.
+    ahead: RefCell<VecDeque<Bytes>>,
+    /// The beginning of a command was streamed, and its end was not written.
+    mid_command: Cell<bool>,
+    /// Bytes queued since the last flush.
+    fresh: Cell<usize>,
+    /// Who has a pinned connection now: receives what answers no command.
+    pub(super) owner: RefCell<Option<Rc<Downstream>>>,
+    /// What a pinned connection is subscribed to.
+    pub subscriptions: RefCell<Subscriptions>,
+    /// Every frame is the owner's, without counting (`MONITOR`).
+    pub(super) raw: Cell<bool>,
+    /// Its blocking command was asked to come back: `-UNBLOCKED` is the answer to that, and proves that nothing was popped.
+    pub(super) withdrawn: Cell<bool>,
+    /// The last reply on a pinned connection was an error.
+    pub(super) refused: Cell<bool>,
+    /// When the session gave it back, or, of a shared one, when something was last queued on it.
+    pub idle_since: Cell<Instant>,
+    /// The oldest unanswered command for which control was told that the backend is silent.
+    told_silent: Cell<Option<Instant>>,
+}
+
+impl Connection {
+    pub(super) fn new(context: Rc<Context>, node: SocketAddr, used: Use, hello: Hello, writer: WriteHalf) -> Self {
+        let stats = &context.stats;
+        stats.backend_connects.add(1);
+        open_count(&context, used).add(1);
+        Self {
+            id: context.next_id(),
+            node,
+            used,
+            hello,
+            writer,
+            inflight: RefCell::default(),
+            wake: Rc::default(),
+            lost: Cell::new(None),
+            blocked: Cell::new(false),
+            retiring: Cell::new(false),
+            streaming: Cell::new(false),
+            ahead: RefCell::default(),
+            mid_command: Cell::new(false),
+            fresh: Cell::new(0),
+            owner: RefCell::default(),
+            subscriptions: RefCell::default(),
+            raw: Cell::new(false),
+            withdrawn: Cell::new(false),
+            refused: Cell::new(false),
+            idle_since: Cell::new(Instant::now()),
+            told_silent: Cell::new(None),
+            context,
+        }
+    }
+
+    /// Whether commands may be queued on it.
+    pub fn is_usable(&self) -> bool {
+        self.lost.get().is_none() && !self.retiring.get()
+    }
+
+    /// Whether a shared connection takes new sessions' commands.
+    pub fn is_free(&self) -> bool {
+        self.is_usable() && !self.streaming.get()
+    }
+
+    /// Whether nothing is queued or owed on it.
+    pub fn is_idle(&self) -> bool {
+        self.inflight.borrow().is_empty()
+    }
+
+    /// Why it ended, if it has.
+    pub fn lost(&self) -> Option<Lost> {
+        self.lost.get()
+    }
+
+    /// Queues commands. They leave when the sessions that are ready in this turn have queued theirs.
+    pub fn queue(&self, entry: Entry<Rc<Downstream>>) {
+        let fresh = self.fresh.get() + entry.bytes.len();
+        self.fresh.set(fresh);
+        self.idle_since.set(entry.queued_at);
+        entry.to.owe(entry.commands);
+        self.inflight.borrow_mut().push(entry);
+        if fresh >= FLUSH_AT && !self.blocked.get() {
+            self.flush();
+        } else {
+            self.wake.raise();
+        }
+    }
+
+    /// Sends a part of a large command that is still coming in. The connection is the session's own and owes nothing;
+    /// the owner is woken when the kernel has taken it.
+    pub fn stream(&self, part: Bytes) {
+        self.mid_command.set(true);
+        self.ahead.borrow_mut().push_back(part);
+        self.wake.raise();
+    }
+
+    /// Whether streamed parts wait for the kernel.
+    pub fn is_congested(&self) -> bool {
+        !self.ahead.borrow().is_empty()
+    }
+
+    /// Gives a pinned connection to a session.
+    pub fn assign(&self, owner: &Rc<Downstream>) {
+        *self.owner.borrow_mut() = Some(Rc::clone(owner));
+    }
+
+    /// Whether a blocking command waits on it.
+    pub fn is_blocked_in_command(&self) -> bool {
+        self.used == Use::Pinned && self.inflight.borrow().oldest_written().is_some_and(|e| e.retry)
+    }
+
+    /// Whether the last command on a pinned connection was refused. If it was to end a transaction or a watch, the
+    /// connection is still in it.
+    pub fn is_refused(&self) -> bool {
+        self.refused.get()
+    }
+
+    /// The session is done with it and left no state behind.
+    pub fn release(&self) {
+        self.owner.take();
+        self.withdrawn.set(false);
+        self.idle_since.set(Instant::now());
+    }
+
+    /// From now on every frame is the owner's.
+    pub fn set_raw(&self) {
+        self.raw.set(true);
+    }
+
+    /// Ends the connection: what was on it is dealt with as [`Fate`] says, and its task ends.
+    pub fn close(&self, why: Lost) {
+        if self.lost.replace(Some(why)).is_some() {
+            return;
+        }
+        self.writer.shutdown();
+        self.context.access.link().unregister(self.id);
+        let stats = &self.context.stats;
+        stats.backend_disconnects.add(1);
+        open_count(&self.context, self.used).sub(1);
+        match why {
+            Lost::Closed => self.context.hint(self.node, HintKind::Reset),
+            Lost::Protocol => stats.backend_protocol_errors.add(1),
+            Lost::Dropped => {}
+        }
+        let abandoned = self.inflight.borrow_mut().abandon();
+        for (i, (entry, fates)) in abandoned.into_iter().enumerate() {
+            // The command whose turn it was may be what the backend fails at, and every other one after it.
+            let in_turn = i == 0 && why != Lost::Dropped && matches!(fates.first(), Some((_, Fate::Written(_))));
+            if in_turn && entry.to.suspect() {
+                entry.to.close(CloseReason::UnknownOutcome);
+            }
+            self.resolve(&entry, fates);
+        }
+        if let Some(owner) = self.owner.borrow().as_ref() {
+            owner.wake.raise();
+        }
+        self.wake.raise();
+    }
+
+    fn resolve(&self, entry: &Entry<Rc<Downstream>>, fates: Vec<(Bytes, Fate)>) {
+        let to = &entry.to;
+        if entry.audience == Audience::Ours {
+            to.swallow(fates.len() as u32, true);
+            return;
+        }
+        let silent = entry.audience == Audience::Nobody;
+        for (command, fate) in fates {
+            if to.is_gone() {
+                return;
+            }
+            if to.is_mid_reply() {
+                to.close(CloseReason::UnknownOutcome);
+            } else if entry.partial {
+                self.resolve_partial(to, fate);
+            } else if fate == Fate::Written(Effect::Write) {
+                self.context.stats.commands_unknown.add(1);
+                if to.is_salvaging() {
+                    to.outcome(Outcome::Unknown);
+                } else {
+                    to.close(CloseReason::UnknownOutcome);
+                }
+            } else if silent && fate == Fate::Written(Effect::Read) {
+                to.swallow(1, false);
+            } else {
+                to.take_back(command, 1, silent);
+            }
+        }
+    }
+
+    /// A large command whose beginning is gone: if the backend never had its end, it did not run.
+    fn resolve_partial(&self, to: &Downstream, fate: Fate) {
+        if fate == Fate::NeverWritten {
+            to.deliver(half_streamed(&self.context.config.name), 1);
+            to.outbox.flush();
+            to.after_flush();
+        } else {
+            self.context.stats.commands_unknown.add(1);
+            to.close(CloseReason::UnknownOutcome);
+        }
+    }
+
+    /// Takes back what may not be written now, as the access says. To be called whenever permission may have gone.
+    pub fn take_back(&self) {
+        let now = Moment::now();
+        let access = &self.context.access;
+        let (reads, writes) = (access.may_read(self.node, now), access.may_write(self.node, now));
+        if reads && writes {
+            return;
+        }
+        // The rest of half a command cannot wait elsewhere; without it the backend never runs it.
+        if self.mid_command.get() && !writes {
+            self.close(Lost::Dropped);
+            return;
+        }
+        let permitted = |e: &Entry<Rc<Downstream>>| match e.effect {
+            Effect::Read => reads,
+            Effect::Write => writes,
+            // It does not run before a later command that is looked at itself.
+            Effect::Deferred => reads || writes,
+        };
+        let mut inflight = self.inflight.borrow_mut();
+        if inflight.unwritten().all(permitted) {
+            return;
+        }
+        let (taken, stuck) = inflight.take_back(permitted);
+        drop(inflight);
+        if stuck {
+            self.retire();
+        }
+        if taken.iter().any(|t| t.audience == Audience::Ours) {
+            // The connection is not in the state that its session takes it to be in. What was written before comes back
+            // first: order.
+            self.close(Lost::Dropped);
+        }
+        for t in taken {
+            match t.audience {
+                Audience::Ours => t.to.swallow(t.commands, true),
+                audience => t.to.take_back(t.bytes, t.commands, audience == Audience::Nobody),
+            }
+        }
+    }
+
+    /// Lets what was written be answered, then closes.
+    pub fn retire(&self) {
+        self.retiring.set(true);
+        self.wake.raise();
+    }
+
+    /// Whether it is to be closed now that nothing is owed on it.
+    pub(super) fn is_retired(&self) -> bool {
+        self.retiring.get() && self.is_idle()
+    }
+
+    /// Whether the kernel's buffer was full at the last flush.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.blocked.get()
+    }
+
+    /// Ready when the kernel takes bytes again.
+    pub(super) async fn writable(&self) -> io::Result<()> {
+        self.writer.writable().await
+    }
+
+    /// The kernel takes bytes again.
+    pub(super) fn unblock(&self) {
+        self.blocked.set(false);
+    }
+
+    /// Hands to the kernel what may go now. The lease is looked at here, immediately before the write.
+    pub(super) fn flush(&self) {
+        self.fresh.set(0);
+        if self.lost.get().is_some() || self.retiring.get() || self.blocked.get() {
+            return;
+        }
+        while self.has_unwritten() {
+            self.take_back();
+            if self.lost.get().is_some() || !self.write_ahead() {
+                return;
+            }
+            let mut inflight = self.inflight.borrow_mut();
+            if !inflight.has_unwritten() || self.retiring.get() {
+                return;
+            }
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let n = inflight.gather(&mut slices);
+            match self.writer.try_write_vectored(&slices[..n]) {
+                Ok(n) => {
+                    self.context.stats.backend_sent_bytes.add(n as u64);
+                    inflight.wrote(n);
+                    self.mid_command.set(self.mid_command.get() && inflight.has_unwritten());
+                }
+                Err(e) => {
+                    drop(inflight);
+                    if self.cannot_write(&e) {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+
+    fn has_unwritten(&self) -> bool {
+        self.is_congested() || self.inflight.borrow().has_unwritten()
+    }
+
+    /// Hands streamed parts to the kernel; returns whether all have gone.
+    fn write_ahead(&self) -> bool {
+        loop {
+            let mut ahead = self.ahead.borrow_mut();
+            let Some(part) = ahead.front_mut() else { return true };
+            match self.writer.try_write_vectored(&[IoSlice::new(part)]) {
+                Ok(n) => {
+                    self.context.stats.backend_sent_bytes.add(n as u64);
+                    part.advance(n);
+                    if part.is_empty() {
+                        ahead.pop_front();
+                    }
+                    if ahead.is_empty()
+                        && let Some(owner) = self.owner.borrow().as_ref()
+                    {
+                        owner.wake.raise();
+                    }
+                }
+                Err(e) => {
+                    drop(ahead);
+                    if self.cannot_write(&e) {
+                        return false;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Whether the writing has to stop: because the kernel takes no more now, or because the connection is gone.
+    fn cannot_write(&self, e: &io::Error) -> bool {
+        match e.kind() {
+            io::ErrorKind::WouldBlock => {
+                self.blocked.set(true);
+                self.wake.raise();
+            }
+            io::ErrorKind::Interrupted => return false,
+            _ => self.close(Lost::Closed),
+        }
+        true
+    }
+
+    /// Tells control, once for each command, that the oldest one has been unanswered for longer than the threshold.
+    pub fn check_silence(&self, now: Instant) {
+        let inflight = self.inflight.borrow();
+        // A blocking command is silent by intent.
+        let oldest = inflight.oldest_written().filter(|_| self.used == Use::Shared).map(|e| e.queued_at);
+        if let Some(since) = oldest
+            && now.saturating_duration_since(since) > self.context.config.silence_threshold
+            && self.told_silent.replace(Some(since)) != Some(since)
+        {
+            self.context.hint(self.node, HintKind::Silent);
+        }
+    }
+}
+
+/// What a client is told whose large command was under way when traffic was held.
+pub fn half_streamed(service: &str) -> Bytes {
+    OwnError::NoMaster.line(&format!("the master of '{service}' was lost while a large command was on its way to it"))
+}
+
+fn open_count(context: &Context, used: Use) -> &crate::metrics::Counter {
+    match used {
+        Use::Shared => &context.stats.backend_shared_master,
+        Use::Pinned => &context.stats.backend_pinned,
+    }
+}

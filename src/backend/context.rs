@@ -1,0 +1,147 @@
+//! What all backend connections of one service on one worker have in common.
+
+use std::cell::{Cell, RefCell};
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::Downstream;
+use crate::clock::Moment;
+use crate::config::ServiceConfig;
+use crate::metrics::{CloseReason, ServiceStats, WorkerStats};
+use crate::resp::{CommandSet, Refusal};
+use crate::topology::{Access, Hint, HintKind};
+
+/// One service's counters of one worker.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    worker: Arc<WorkerStats>,
+    service: usize,
+}
+
+impl Stats {
+    /// The counters of service number `service`.
+    pub fn new(worker: Arc<WorkerStats>, service: usize) -> Self {
+        Self { worker, service }
+    }
+}
+
+impl Deref for Stats {
+    type Target = ServiceStats;
+    fn deref(&self) -> &ServiceStats {
+        &self.worker.services[self.service]
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Context {
+    /// What was configured.
+    pub config: Arc<ServiceConfig>,
+    /// What is not forwarded.
+    pub refused: CommandSet,
+    /// What traffic may do.
+    pub access: Access,
+    /// What is counted.
+    pub stats: Stats,
+    hints: mpsc::Sender<Hint>,
+    /// Sessions with parked replies.
+    parked: RefCell<Vec<Rc<Downstream>>>,
+    next_id: Cell<u64>,
+    /// When the generation last changed.
+    switched_at: Cell<Option<Instant>>,
+}
+
+impl Context {
+    /// The context of a service on a worker.
+    pub fn new(config: Arc<ServiceConfig>, access: Access, stats: Stats, hints: mpsc::Sender<Hint>) -> Self {
+        Self {
+            refused: CommandSet::new(&config.refuse),
+            config,
+            access,
+            stats,
+            hints,
+            parked: RefCell::default(),
+            next_id: Cell::new(1),
+            switched_at: Cell::new(None),
+        }
+    }
+
+    /// A number that no other connection of this worker and service has.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.replace(self.next_id.get() + 1)
+    }
+
+    /// Tells control what was seen. When the channel is full control has enough to look at: the hint is dropped.
+    pub fn hint(&self, node: std::net::SocketAddr, kind: HintKind) {
+        let _ = self.hints.try_send(Hint { node, kind });
+    }
+
+    /// The generation has changed.
+    pub fn note_switch(&self) {
+        self.switched_at.set(Some(Instant::now()));
+    }
+
+    /// Whether a refused command of this session is kept and sent again rather than its refusal delivered.
+    pub fn may_retry(&self, refusal: Refusal, of: &Downstream, now: Instant) -> bool {
+        let within =
+            |since: Option<Instant>| since.is_some_and(|s| now.saturating_duration_since(s) < self.config.hold_timeout);
+        let passes = match refusal {
+            Refusal::ReadOnly | Refusal::Loading | Refusal::MasterDown | Refusal::Unblocked => true,
+            // A new master says so until its first replica has come; at any other time it is the application's to know.
+            Refusal::NoReplicas => within(self.switched_at.get()),
+            Refusal::NoScript => false,
+        };
+        passes && (of.refused_since().is_none() || within(of.refused_since()))
+    }
+
+    /// Remembers that replies of this session are parked.
+    pub fn remember_parked(&self, downstream: &Rc<Downstream>) {
+        let mut parked = self.parked.borrow_mut();
+        if !parked.iter().any(|d| Rc::ptr_eq(d, downstream)) {
+            parked.push(Rc::clone(downstream));
+        }
+    }
+
+    /// Delivers the replies parked before `safe`.
+    pub fn unpark(&self, safe: Moment) {
+        // Taken out while sessions are dealt with: delivering may park again.
+        let mut sessions = self.parked.take();
+        sessions.retain(|d| d.unpark(safe));
+        self.parked.borrow_mut().append(&mut sessions);
+    }
+
+    /// The master has changed and these replies were not seen to have reached the new one: their clients cannot be told.
+    pub fn close_parked(&self) {
+        self.give_up_parked(|_| true);
+    }
+
+    /// Nobody could tell for too long what became of these: as long as commands wait, but not less than a commit may take,
+    /// also where `hold_timeout` is 0.
+    pub fn close_overdue_parked(&self, now: Moment) {
+        let limit = self.config.hold_timeout.max(self.config.confirm_timeout);
+        self.give_up_parked(|since| now.since(since) >= limit);
+    }
+
+    fn give_up_parked(&self, is_given_up: impl Fn(Moment) -> bool) {
+        let mut sessions = self.parked.take();
+        sessions.retain(|d| {
+            let Some(since) = d.parked_since() else { return false };
+            if is_given_up(since) {
+                self.stats.commands_unknown.add(1);
+                d.close(CloseReason::UnknownOutcome);
+                return false;
+            }
+            true
+        });
+        self.parked.borrow_mut().append(&mut sessions);
+    }
+
+    /// Whether replies are parked.
+    pub fn has_parked(&self) -> bool {
+        !self.parked.borrow().is_empty()
+    }
+}

@@ -1,0 +1,322 @@
+//! The client side as a backend connection sees it: where a session's replies go, and what comes back to the session.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::salvage::{self, Outcome};
+use crate::clock::Moment;
+use crate::metrics::CloseReason;
+use crate::net::{Outbox, Signal};
+
+/// Connections that may be lost in a row with a session's command in turn before its commands go on a connection of their
+/// own, and before the client is closed. One is its share of any failover; many are a command that the backend dies of.
+const SUSPECTED: u8 = 2;
+const CONVICTED: u8 = 4;
+
+/// What a session shares with the backend connections it has commands on.
+///
+/// A session has commands outstanding on one route at a time, so replies arrive in its order. The connection's task
+/// pushes them into the outbox; the session's task is woken only when it waits for something here.
+#[derive(Debug)]
+pub struct Downstream {
+    /// The client's replies.
+    pub outbox: Outbox,
+    /// Wakes the session's task.
+    pub wake: Rc<Signal>,
+    /// Commands sent whose replies were neither delivered nor dropped.
+    owed: Cell<u32>,
+    /// The session wants to be woken when `owed` goes down.
+    waiting: Cell<bool>,
+    /// The session must close its client, and why. The first reason stays.
+    fault: Cell<Option<CloseReason>>,
+    /// The session has ended: what arrives is parsed and dropped.
+    gone: Cell<bool>,
+    /// The last bytes pushed are the beginning of a reply whose rest is still to come.
+    mid_reply: Cell<bool>,
+    /// A reply that pointsman swallowed was an error.
+    silent_error: Cell<bool>,
+    /// Commands to be sent again, in order, before anything newer.
+    again: RefCell<Vec<Again>>,
+    /// Replies to writes that arrived while writes were held, and what came behind them.
+    parked: RefCell<Vec<Parked>>,
+    /// What came since a command was refused with proof that it did not run.
+    salvage: RefCell<Option<Vec<Outcome>>>,
+    /// Since when its commands have been refused without one being answered.
+    refused_since: Cell<Option<Instant>>,
+    /// How often in a row a connection was lost while its command was the one to be answered.
+    suspected: Cell<u8>,
+    /// A connection stopped reading until the outbox has drained.
+    reader: RefCell<Option<Rc<Signal>>>,
+}
+
+/// Commands that came back to be sent again.
+#[derive(Debug)]
+pub struct Again {
+    /// One command or several.
+    pub bytes: Bytes,
+    /// The client does not want their replies (`CLIENT REPLY`).
+    pub silent: bool,
+}
+
+#[derive(Debug)]
+struct Parked {
+    at: Moment,
+    bytes: Bytes,
+    replies: u32,
+}
+
+impl Downstream {
+    /// The shared part of a new session.
+    pub fn new(outbox: Outbox) -> Self {
+        Self {
+            outbox,
+            wake: Rc::default(),
+            owed: Cell::new(0),
+            waiting: Cell::new(false),
+            fault: Cell::new(None),
+            gone: Cell::new(false),
+            mid_reply: Cell::new(false),
+            silent_error: Cell::new(false),
+            again: RefCell::default(),
+            parked: RefCell::default(),
+            salvage: RefCell::default(),
+            refused_since: Cell::new(None),
+            suspected: Cell::new(0),
+            reader: RefCell::default(),
+        }
+    }
+
+    // === The session's side ===
+
+    /// Replies owed by the session's present route.
+    pub fn owed(&self) -> u32 {
+        self.owed.get()
+    }
+
+    /// The session has queued so many commands that will be answered.
+    pub fn owe(&self, commands: u32) {
+        self.owed.set(self.owed.get() + commands);
+    }
+
+    /// From now on (or not) the session is woken when replies come in.
+    pub fn set_waiting(&self, waiting: bool) {
+        self.waiting.set(waiting);
+    }
+
+    /// Why the session must close its client, if it must.
+    pub fn fault(&self) -> Option<CloseReason> {
+        self.fault.get()
+    }
+
+    /// Commands that came back to be sent again, once nothing is owed.
+    pub fn take_again(&self) -> Vec<Again> {
+        if self.owed.get() > 0 { Vec::new() } else { self.again.take() }
+    }
+
+    /// Whether commands came back.
+    pub fn has_again(&self) -> bool {
+        !self.again.borrow().is_empty()
+    }
+
+    /// Whether an error was among the swallowed replies since the last call.
+    pub fn take_silent_error(&self) -> bool {
+        self.silent_error.replace(false)
+    }
+
+    /// The session has ended.
+    pub fn leave(&self) {
+        self.gone.set(true);
+        self.parked.take();
+        self.resume_reader();
+    }
+
+    /// The outbox has drained: a connection that waits for that reads on.
+    pub fn resume_reader(&self) {
+        if let Some(reader) = self.reader.take() {
+            reader.raise();
+        }
+    }
+
+    // === The connection's side ===
+
+    /// Whether the session has ended or is about to.
+    pub fn is_gone(&self) -> bool {
+        self.gone.get() || self.fault.get().is_some()
+    }
+
+    /// Whether the session has ended.
+    pub fn has_left(&self) -> bool {
+        self.gone.get()
+    }
+
+    /// The client is to be closed.
+    pub fn close(&self, reason: CloseReason) {
+        if self.fault.get().is_none() {
+            self.fault.set(Some(reason));
+            self.parked.take();
+            self.again.take();
+        }
+        self.wake.raise();
+    }
+
+    /// Whether replies pass straight to the outbox: none is parked or collected before them.
+    pub fn is_direct(&self) -> bool {
+        self.parked.borrow().is_empty() && self.salvage.borrow().is_none()
+    }
+
+    /// Whether a refusal has started the collecting of outcomes.
+    pub fn is_salvaging(&self) -> bool {
+        self.salvage.borrow().is_some()
+    }
+
+    /// Whether a reply has begun to go out and is not complete.
+    pub fn is_mid_reply(&self) -> bool {
+        self.mid_reply.get()
+    }
+
+    /// Hands over a part of a reply, or the rest of one.
+    pub fn deliver_part(&self, bytes: Bytes, complete: bool) {
+        self.mid_reply.set(!complete);
+        self.push(bytes);
+        if complete {
+            self.suspected.set(0);
+            self.settle(1);
+        }
+    }
+
+    /// Hands over whole replies.
+    pub fn deliver(&self, bytes: Bytes, replies: u32) {
+        self.refused_since.set(None);
+        self.suspected.set(0);
+        self.push(bytes);
+        self.settle(replies);
+    }
+
+    /// A frame that answers no command: a message, an invalidation.
+    pub fn push(&self, bytes: Bytes) {
+        if !self.is_gone() {
+            self.outbox.push(bytes);
+        }
+    }
+
+    /// Replies that were swallowed; `error` if one of them was an error.
+    pub fn swallow(&self, replies: u32, error: bool) {
+        if error {
+            self.silent_error.set(true);
+        }
+        self.settle(replies);
+    }
+
+    /// Keeps replies until it is known whether the write that they acknowledge survives.
+    pub fn park(&self, at: Moment, bytes: Bytes, replies: u32) {
+        self.parked.borrow_mut().push(Parked { at, bytes, replies });
+    }
+
+    /// Delivers what was parked before `safe`; returns whether something stays parked.
+    pub fn unpark(&self, safe: Moment) -> bool {
+        let mut parked = self.parked.borrow_mut();
+        let n = parked.iter().take_while(|p| p.at < safe).count();
+        let due: Vec<Parked> = parked.drain(..n).collect();
+        let rest = !parked.is_empty();
+        drop(parked);
+        for p in due {
+            self.deliver(p.bytes, p.replies);
+        }
+        self.outbox.flush();
+        self.after_flush();
+        rest
+    }
+
+    /// When the oldest of the parked replies was parked; none if there is none.
+    pub fn parked_since(&self) -> Option<Moment> {
+        self.parked.borrow().first().map(|p| p.at)
+    }
+
+    /// Something other than a reply came of a command: from now on outcomes are collected until nothing is owed.
+    pub(super) fn outcome(&self, outcome: Outcome) {
+        self.salvage.borrow_mut().get_or_insert_default().push(outcome);
+        self.settle(1);
+    }
+
+    /// A command was refused with proof that it did not run.
+    pub fn refuse(&self, command: Bytes, reply: Bytes, now: Instant) {
+        if self.refused_since.get().is_none() {
+            self.refused_since.set(Some(now));
+        }
+        self.outcome(Outcome::Refused(command, reply));
+    }
+
+    /// A connection was lost while it was the turn of this session's command. Returns whether that has happened so often
+    /// in a row that the command must not be sent again: whatever answers it fails.
+    pub fn suspect(&self) -> bool {
+        self.suspected.set(self.suspected.get() + 1);
+        self.suspected.get() >= CONVICTED
+    }
+
+    /// Whether its commands have to go by themselves until one is answered: then those who are not to blame get their
+    /// answer, though they stood before the one who is.
+    pub fn is_suspect(&self) -> bool {
+        self.suspected.get() >= SUSPECTED
+    }
+
+    /// Since when its commands have been refused without one being answered.
+    pub fn refused_since(&self) -> Option<Instant> {
+        self.refused_since.get()
+    }
+
+    /// Commands taken back before they were written.
+    pub fn take_back(&self, bytes: Bytes, commands: u32, silent: bool) {
+        if self.is_salvaging() {
+            // Replies are turned on and off while nothing is owed: nothing silent stands behind a refusal.
+            self.outcome(Outcome::NotRun(bytes));
+            self.settle(commands - 1);
+        } else {
+            self.again.borrow_mut().push(Again { bytes, silent });
+            self.settle(commands);
+        }
+        self.wake.raise();
+    }
+
+    /// To be called after a flush: wakes the session if the socket took less than there was, or is gone.
+    pub fn after_flush(&self) {
+        if self.outbox.is_blocked() || self.outbox.is_broken() {
+            self.wake.raise();
+        }
+    }
+
+    /// A connection has stopped reading for this client's sake and is to be woken when the outbox has drained.
+    pub fn pause_reader(&self, reader: Rc<Signal>) {
+        *self.reader.borrow_mut() = Some(reader);
+    }
+
+    fn settle(&self, replies: u32) {
+        let owed = self.owed.get().saturating_sub(replies);
+        self.owed.set(owed);
+        if owed == 0 && self.is_salvaging() {
+            let outcomes = self.salvage.take().unwrap_or_default();
+            let settled = salvage::settle(outcomes);
+            for reply in settled.deliver {
+                self.push(reply);
+            }
+            self.outbox.flush();
+            let again = settled.again.into_iter().map(|bytes| Again { bytes, silent: false });
+            self.again.borrow_mut().splice(0..0, again);
+            if settled.close {
+                self.close(CloseReason::UnknownOutcome);
+            }
+            self.wake.raise();
+        } else if self.waiting.get() {
+            self.wake.raise();
+        }
+    }
+}
+
+/// Two are equal if they are the same session's.
+impl PartialEq for Downstream {
+    fn eq(&self, other: &Self) -> bool {
+        std::ptr::eq(self, other)
+    }
+}

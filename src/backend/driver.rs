@@ -1,0 +1,432 @@
+//! The task of a backend connection: reads replies and hands them out, flushes what sessions have queued.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::time::Instant;
+use tokio_util::io::poll_read_buf;
+
+use super::Downstream;
+use super::connection::{Connection, Lost, Use};
+use super::inflight::{Answer, Audience, Effect, Entry};
+use super::salvage::Outcome;
+use super::subscriptions::Frame;
+use crate::clock::Moment;
+use crate::metrics::CloseReason;
+use crate::net::ReadHalf;
+use crate::resp::{Refusal, ReplyScanner, classify};
+use crate::topology::HintKind;
+
+/// Smallest read buffer; a turn's replies to small commands fit.
+const READ_MIN: usize = 16 * 1024;
+/// Largest read buffer: larger replies pass through in pieces of this size.
+const READ_MAX: usize = 256 * 1024;
+/// From this size on the part of a reply that is there is handed on before the rest has come.
+const STREAM_AT: usize = 64 * 1024;
+/// Outboxes flushed before the task lets others run: a thousand clients' system calls in a row would stall the rest.
+const FLUSH_BATCH: usize = 128;
+/// How long a client that is over its output limit may hold up the sessions behind it before it is closed.
+const STALL_GRACE: Duration = Duration::from_secs(1);
+
+/// The backend sent what is not RESP, or answered what it was not asked: nothing on this connection can be trusted.
+struct Malformed;
+
+struct Receiver {
+    scanner: ReplyScanner,
+    /// Bytes at the front of the buffer that belong to a reply not yet complete and have been scanned.
+    partial: usize,
+    /// The front of the buffer continues a reply whose beginning was handed on already.
+    streamed: bool,
+    /// Sessions whose outboxes have something new.
+    touched: Vec<Rc<Downstream>>,
+    size: usize,
+}
+
+/// Closes the connection and with it its sessions if its task ends in any other way than by its loss, a panic above
+/// all: better dropped than shifted by one reply.
+struct Guard(Rc<Connection>);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        self.0.close(Lost::Dropped);
+    }
+}
+
+/// Runs the connection until it is lost. `buf` holds what the handshake read too much.
+pub(super) async fn drive(conn: Rc<Connection>, mut read: ReadHalf, mut buf: BytesMut) {
+    let _guard = Guard(Rc::clone(&conn));
+    let mut rx =
+        Receiver { scanner: ReplyScanner::new(), partial: 0, streamed: false, touched: Vec::new(), size: READ_MIN };
+    while conn.lost().is_none() {
+        conn.flush();
+        if conn.is_retired() {
+            conn.close(Lost::Dropped);
+            break;
+        }
+        if let Some(stalled) = over_limit(&conn) {
+            wait_for_client(&conn, &stalled).await;
+            continue;
+        }
+        match next(&conn, &mut read, &mut buf, rx.size).await {
+            Turn::Flush => {}
+            Turn::Writable => conn.unblock(),
+            Turn::Read(0) => conn.close(Lost::Closed),
+            Turn::Read(n) => {
+                conn.context.stats.backend_received_bytes.add(n as u64);
+                rx.adapt(n);
+                if rx.receive(&conn, &mut buf).is_err() {
+                    conn.close(Lost::Protocol);
+                }
+                rx.flush_touched().await;
+            }
+        }
+    }
+    rx.flush_touched().await;
+}
+
+enum Turn {
+    Flush,
+    Writable,
+    Read(usize),
+}
+
+async fn next(conn: &Connection, read: &mut ReadHalf, buf: &mut BytesMut, size: usize) -> Turn {
+    let mut writable = pin!(async {
+        if conn.is_blocked() {
+            // An error means that the runtime ends; the read says so too.
+            let _ = conn.writable().await;
+        } else {
+            std::future::pending::<()>().await;
+        }
+    });
+    poll_fn(|cx| {
+        if conn.wake.poll(cx).is_ready() {
+            return Poll::Ready(Turn::Flush);
+        }
+        if writable.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Turn::Writable);
+        }
+        if buf.capacity() - buf.len() < size / 4 {
+            buf.reserve(size);
+        }
+        match poll_read_buf(Pin::new(&mut *read), cx, buf) {
+            Poll::Ready(Ok(n)) => Poll::Ready(Turn::Read(n)),
+            Poll::Ready(Err(_)) => Poll::Ready(Turn::Read(0)),
+            Poll::Pending => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// The client at whose replies the connection is, if it has more waiting than its limit.
+fn over_limit(conn: &Connection) -> Option<Rc<Downstream>> {
+    let to = match conn.owner.borrow().as_ref() {
+        Some(owner) => Some(Rc::clone(owner)),
+        None => conn.inflight.borrow_mut().front().map(|e| Rc::clone(&e.to)),
+    }?;
+    (!to.is_gone() && to.outbox.queued() > conn.context.config.limits.output_bytes).then_some(to)
+}
+
+/// Stops reading until the client has taken its replies. On a shared connection others wait behind it: there it has
+/// [`STALL_GRACE`] to take something.
+///
+/// The time is not begun anew when the connection is woken for another reason: those who queue behind the client wake it
+/// all the time.
+async fn wait_for_client(conn: &Rc<Connection>, to: &Rc<Downstream>) {
+    to.pause_reader(Rc::clone(&conn.wake));
+    if conn.used == Use::Pinned {
+        conn.wake.wait().await;
+        return conn.flush();
+    }
+    // Whoever comes now goes to another connection.
+    conn.streaming.set(true);
+    let mut before = to.outbox.queued();
+    let mut end = Instant::now() + STALL_GRACE;
+    while conn.lost().is_none() && !to.is_gone() && to.outbox.queued() > conn.context.config.limits.output_bytes {
+        to.pause_reader(Rc::clone(&conn.wake));
+        if tokio::time::timeout_at(end, conn.wake.wait()).await.is_err() {
+            if to.outbox.queued() >= before {
+                to.close(CloseReason::OutputLimit);
+            }
+            (before, end) = (to.outbox.queued(), Instant::now() + STALL_GRACE);
+        }
+        conn.flush();
+    }
+}
+
+/// Whether the frame at the front of `buf` may be one that answers nothing. What it is can be told at its end only: it
+/// is kept whole.
+fn may_be_unasked(conn: &Connection, buf: &[u8]) -> bool {
+    conn.used == Use::Pinned && (buf[0] == b'>' || conn.raw.get() || !conn.subscriptions.borrow().is_empty())
+}
+
+impl Receiver {
+    /// Buffers grow with what arrives, and go back when little does.
+    fn adapt(&mut self, n: usize) {
+        if n >= self.size {
+            self.size = (self.size * 2).min(READ_MAX);
+        } else if n < self.size / 8 {
+            self.size = (self.size / 2).max(READ_MIN);
+        }
+    }
+
+    /// Hands out the replies in `buf`. Consecutive replies for one entry leave as one slice.
+    fn receive(&mut self, conn: &Rc<Connection>, buf: &mut BytesMut) -> Result<(), Malformed> {
+        let now = Instant::now();
+        // Asked once a turn: a reply that was in the socket before the hold began may be parked needlessly, never the
+        // other way round.
+        let parking = !conn.context.access.may_write(conn.node, Moment::now());
+        let (mut end, mut run, mut scanned) = (0, 0, self.partial);
+        loop {
+            let progress = self.scanner.scan(&buf[scanned..]).map_err(|_| Malformed)?;
+            scanned += progress.consumed;
+            if !progress.complete {
+                break;
+            }
+            let frame = &buf[end..scanned];
+            let special = !self.streamed && (frame[0] == b'-' || conn.used == Use::Pinned);
+            if special {
+                if run > 0 {
+                    let replies = buf.split_to(end);
+                    scanned -= end;
+                    self.hand_out(conn, replies, run, parking, now)?;
+                    (end, run) = (0, 0);
+                }
+                let frame = buf.split_to(scanned);
+                scanned = 0;
+                self.special(conn, frame, parking, now)?;
+                continue;
+            }
+            end = scanned;
+            run += 1;
+            let complete = conn.inflight.borrow_mut().front().is_none_or(|e| e.answered + run >= e.commands);
+            if complete || self.streamed {
+                let replies = buf.split_to(end);
+                (end, scanned) = (0, 0);
+                self.hand_out(conn, replies, std::mem::take(&mut run), parking, now)?;
+            }
+        }
+        if run > 0 {
+            let replies = buf.split_to(end);
+            scanned -= end;
+            self.hand_out(conn, replies, run, parking, now)?;
+        }
+        self.partial = scanned;
+        self.stream_partial(conn, buf, parking)
+    }
+
+    /// Whole replies for the oldest entry (the first of them may be the rest of one that was begun).
+    fn hand_out(
+        &mut self,
+        conn: &Rc<Connection>,
+        replies: BytesMut,
+        n: u32,
+        parking: bool,
+        now: Instant,
+    ) -> Result<(), Malformed> {
+        let streamed = std::mem::take(&mut self.streamed);
+        conn.streaming.set(false);
+        let mut inflight = conn.inflight.borrow_mut();
+        let entry = inflight.front().ok_or(Malformed)?;
+        let to = Rc::clone(&entry.to);
+        let (silent, effect) = (entry.audience != Audience::Client, entry.effect);
+        let commands = if to.is_salvaging() { entry.next_commands(n) } else { Vec::new() };
+        entry.answered += n;
+        conn.context.stats.latency[entry.class as usize]
+            .observe(now.saturating_duration_since(entry.queued_at), n.into());
+        if entry.answered >= entry.commands {
+            inflight.pop().ok_or(Malformed)?;
+        }
+        drop(inflight);
+        if to.has_left() {
+            return Ok(());
+        }
+        self.touch(&to);
+        if streamed {
+            to.deliver_part(replies.freeze(), true);
+        } else if silent {
+            to.swallow(n, false);
+        } else if to.is_direct() && !(parking && effect == Effect::Write) {
+            to.deliver(replies.freeze(), n);
+        } else if to.is_salvaging() {
+            self.salvage(conn, &to, replies, commands, effect, parking);
+        } else {
+            conn.context.stats.replies_parked.add(n.into());
+            to.park(Moment::now(), replies.freeze(), n);
+            conn.context.remember_parked(&to);
+        }
+        Ok(())
+    }
+
+    /// Replies behind a refusal: each is kept with its command until it is known what ran.
+    fn salvage(
+        &mut self,
+        conn: &Connection,
+        to: &Rc<Downstream>,
+        mut replies: BytesMut,
+        commands: Vec<(bytes::Bytes, Effect)>,
+        effect: Effect,
+        parking: bool,
+    ) {
+        let mut scanner = ReplyScanner::new();
+        for (command, its_effect) in commands {
+            let Ok(progress) = scanner.scan(&replies) else { return };
+            let reply = replies.split_to(progress.consumed).freeze();
+            let is_read = effect == Effect::Read || its_effect == Effect::Read;
+            if is_read {
+                to.outcome(Outcome::Read(command, reply));
+            } else if parking {
+                // It acknowledges a write that may not survive, behind a command that was refused: not worth its own queue.
+                conn.context.stats.commands_unknown.add(1);
+                to.close(CloseReason::UnknownOutcome);
+                return;
+            } else {
+                to.outcome(Outcome::Ran(reply));
+            }
+        }
+    }
+
+    /// One frame that is an error, or came on a pinned connection: it may answer nothing, or refuse.
+    fn special(
+        &mut self,
+        conn: &Rc<Connection>,
+        frame: BytesMut,
+        parking: bool,
+        now: Instant,
+    ) -> Result<(), Malformed> {
+        if conn.used == Use::Pinned {
+            let owner = conn.owner.borrow().clone();
+            let expected = |e: &mut Entry<_>| matches!(e.answer, Answer::Confirmations(_));
+            let expected = conn.inflight.borrow_mut().front().is_some_and(expected);
+            let kind =
+                if conn.raw.get() { Frame::Push } else { conn.subscriptions.borrow_mut().note(&frame, expected) };
+            if kind != Frame::Reply {
+                return self.unasked(conn, owner, frame, kind);
+            }
+        }
+        // Another client may unblock this one: then it is the answer.
+        let by_client = |r: &Refusal| {
+            let unblocked = *r == Refusal::Unblocked && !conn.withdrawn.get();
+            unblocked && memchr::memmem::find(&frame, b"CLIENT UNBLOCK").is_some()
+        };
+        let refusal = classify(&frame).filter(|r| !by_client(r));
+        let mut inflight = conn.inflight.borrow_mut();
+        let entry = inflight.front().ok_or(Malformed)?;
+        conn.refused.set(frame[0] == b'-');
+        let to = Rc::clone(&entry.to);
+        if frame[0] == b'-' && entry.audience != Audience::Client {
+            entry.answered += 1;
+            if entry.answered >= entry.commands {
+                inflight.pop().ok_or(Malformed)?;
+            }
+            to.swallow(1, true);
+            return Ok(());
+        }
+        let refused = refusal.filter(|r| entry.retry && conn.context.may_retry(*r, &to, now));
+        let Some(refusal) = refused else {
+            drop(inflight);
+            return self.hand_out(conn, frame, 1, parking, now);
+        };
+        let (command, _) = entry.next_commands(1).pop().ok_or(Malformed)?;
+        entry.answered += 1;
+        if entry.answered >= entry.commands {
+            inflight.pop().ok_or(Malformed)?;
+        }
+        drop(inflight);
+        match refusal {
+            Refusal::ReadOnly => conn.context.hint(conn.node, HintKind::ReadOnly),
+            Refusal::Loading => conn.context.hint(conn.node, HintKind::Loading),
+            Refusal::MasterDown => conn.context.hint(conn.node, HintKind::MasterDown),
+            Refusal::NoReplicas | Refusal::Unblocked | Refusal::NoScript => {}
+        }
+        if !to.is_gone() {
+            self.touch(&to);
+            to.refuse(command, frame.freeze(), now);
+        }
+        Ok(())
+    }
+
+    /// A frame that is not the answer to a command by itself.
+    fn unasked(
+        &mut self,
+        conn: &Rc<Connection>,
+        owner: Option<Rc<Downstream>>,
+        frame: BytesMut,
+        kind: Frame,
+    ) -> Result<(), Malformed> {
+        let mut inflight = conn.inflight.borrow_mut();
+        let mut silent = false;
+        if let Frame::Confirmation(of) = kind
+            && let Some(entry) = inflight.front()
+            && let Answer::Confirmations(left) = &mut entry.answer
+        {
+            // An UNSUBSCRIBE that names nothing (`u32::MAX`) confirms every channel there is, or none with a null.
+            *left = if *left == u32::MAX {
+                if conn.subscriptions.borrow().is_empty_of(of) { 0 } else { u32::MAX }
+            } else {
+                left.saturating_sub(1)
+            };
+            silent = entry.audience != Audience::Client;
+            if *left == 0 {
+                let to = Rc::clone(&entry.to);
+                inflight.pop().ok_or(Malformed)?;
+                to.swallow(1, false);
+            }
+        }
+        if conn.raw.get() && inflight.front().is_some() {
+            let to = inflight.pop().ok_or(Malformed)?.to;
+            to.swallow(1, false);
+        }
+        drop(inflight);
+        if let Some(owner) = owner.filter(|_| !silent) {
+            owner.push(frame.freeze());
+            self.touch(&owner);
+        }
+        Ok(())
+    }
+
+    /// Hands on what there is of a large reply.
+    fn stream_partial(&mut self, conn: &Rc<Connection>, buf: &mut BytesMut, parking: bool) -> Result<(), Malformed> {
+        if self.partial < STREAM_AT || !self.streamed && may_be_unasked(conn, buf) {
+            return Ok(());
+        }
+        let mut inflight = conn.inflight.borrow_mut();
+        let Some(entry) = inflight.front() else { return Err(Malformed) };
+        let to = Rc::clone(&entry.to);
+        let hold_back =
+            entry.audience != Audience::Client || !to.is_direct() || (parking && entry.effect == Effect::Write);
+        drop(inflight);
+        if to.has_left() {
+            // Nobody wants it: not even its size is kept.
+            let _ = buf.split_to(std::mem::take(&mut self.partial));
+            self.streamed = true;
+        } else if !hold_back {
+            let part = buf.split_to(std::mem::take(&mut self.partial));
+            self.streamed = true;
+            conn.streaming.set(true);
+            to.deliver_part(part.freeze(), false);
+            self.touch(&to);
+        }
+        Ok(())
+    }
+
+    fn touch(&mut self, to: &Rc<Downstream>) {
+        if !self.touched.last().is_some_and(|t| Rc::ptr_eq(t, to)) {
+            self.touched.push(Rc::clone(to));
+        }
+    }
+
+    async fn flush_touched(&mut self) {
+        for (i, to) in self.touched.drain(..).enumerate() {
+            to.outbox.flush();
+            to.after_flush();
+            if i % FLUSH_BATCH == FLUSH_BATCH - 1 {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! The first words on a backend connection: who we are, which database, which RESP version, and whether it is a master.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use crate::config::Credentials;
+use crate::net::client::{Client, ClientError};
+use crate::resp::{Value, encode_command};
+
+/// The state that all sessions on a shared connection have in common.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// `SELECT`ed database.
+    pub database: u32,
+    /// RESP version 3 rather than 2.
+    pub resp3: bool,
+    /// Authenticated user; none: whatever the backend takes an unauthenticated connection for.
+    pub user: Option<Rc<Credentials>>,
+}
+
+/// What a backend said of itself.
+#[derive(Clone, Debug, Default)]
+pub struct Hello {
+    /// `id` of the connection; 0 if it was not told.
+    pub id: i64,
+    /// The connection is not authenticated where it would have to be: it answers `-NOAUTH` to all but a few commands,
+    /// and its role is not known.
+    pub unauthenticated: bool,
+}
+
+/// Why a connection could not be had.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum DialError {
+    /// Nobody listens there.
+    #[error("connection refused")]
+    Refused,
+    /// No answer in time, no route, or the connection broke.
+    #[error("{0}")]
+    Unreachable(String),
+    /// The node says another role than master.
+    #[error("says that it is a {0}, not a master")]
+    NotMaster(String),
+    /// It refused the user or password. The error line as the backend wrote it.
+    #[error("{}", String::from_utf8_lossy(.0).trim_end())]
+    Auth(Bytes),
+    /// It refused the database. The error line as the backend wrote it.
+    #[error("{}", String::from_utf8_lossy(.0).trim_end())]
+    Select(Bytes),
+    /// It answered with another error (`-LOADING`, `-ERR max number of clients reached` …).
+    #[error("{0}")]
+    Answered(String),
+}
+
+impl From<ClientError> for DialError {
+    fn from(e: ClientError) -> Self {
+        Self::Unreachable(e.to_string())
+    }
+}
+
+/// Connects and brings the connection into the state of `key`.
+///
+/// # Errors
+/// [`DialError`]; everything within `limit`.
+pub(super) async fn dial(node: SocketAddr, key: &Key, limit: Duration) -> Result<(Client, Hello), DialError> {
+    timeout(limit, async {
+        let mut client = Client::connect(node, limit).await.map_err(|e| match e.kind() {
+            io::ErrorKind::ConnectionRefused => DialError::Refused,
+            _ => DialError::Unreachable(e.to_string()),
+        })?;
+        let hello = greet(&mut client, key).await?;
+        if key.database != 0 && !hello.unauthenticated {
+            let frame = client.exchange(&encode_command(&["SELECT", &key.database.to_string()])).await?;
+            if frame[0] == b'-' {
+                return Err(DialError::Select(frame));
+            }
+        }
+        Ok((client, hello))
+    })
+    .await
+    .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
+}
+
+/// `HELLO v [AUTH …]` is allowed to every ACL user and tells the role; `ROLE` is asked only where `HELLO` is missing
+/// (Redis before 6).
+async fn greet(client: &mut Client, key: &Key) -> Result<Hello, DialError> {
+    let version = if key.resp3 { "3" } else { "2" };
+    let mut command = vec!["HELLO", version];
+    if let Some(c) = &key.user {
+        command.extend(["AUTH", c.user.as_deref().unwrap_or("default"), c.password.expose()]);
+    }
+    let frame = client.exchange(&encode_command(&command)).await?;
+    let reply = crate::resp::decode(&frame).map_err(|e| DialError::Unreachable(e.to_string()))?;
+    match &reply {
+        Value::Error(e) if e.starts_with("NOAUTH") => Ok(Hello { id: 0, unauthenticated: true }),
+        Value::Error(e) if e.starts_with("WRONGPASS") || e.starts_with("NOPERM") => Err(DialError::Auth(frame)),
+        Value::Error(e) if e.starts_with("ERR unknown command") => greet_without_hello(client, key).await,
+        Value::Error(e) => Err(DialError::Answered(e.clone())),
+        reply => {
+            let role = reply.map_get("role").and_then(Value::as_str).unwrap_or("node of unknown role");
+            if role != "master" {
+                return Err(DialError::NotMaster(role.to_owned()));
+            }
+            Ok(Hello { id: reply.map_get("id").and_then(Value::as_i64).unwrap_or(0), unauthenticated: false })
+        }
+    }
+}
+
+async fn greet_without_hello(client: &mut Client, key: &Key) -> Result<Hello, DialError> {
+    if let Some(c) = &key.user {
+        let mut command = vec!["AUTH"];
+        command.extend(c.user.as_deref());
+        command.push(c.password.expose());
+        let frame = client.exchange(&encode_command(&command)).await?;
+        if frame[0] == b'-' {
+            return Err(DialError::Auth(frame));
+        }
+    }
+    match client.call(&["ROLE"]).await? {
+        Value::Error(e) if e.starts_with("NOAUTH") => Ok(Hello { id: 0, unauthenticated: true }),
+        Value::Error(e) => Err(DialError::Answered(e)),
+        Value::Array(items) => match items.first().and_then(Value::as_str) {
+            Some("master") => Ok(Hello::default()),
+            role => Err(DialError::NotMaster(role.unwrap_or("node of unknown role").to_owned())),
+        },
+        _ => Err(DialError::Answered("an answer to ROLE that is none".to_owned())),
+    }
+}
+
+/// Lets a backend judge a command that authenticates or greets, on a connection of its own, and returns its reply
+/// byte for byte. Never pipelined behind anything: a failed AUTH in a pipeline can lose its reply (redis#15640).
+///
+/// `key` is the state the command runs in.
+///
+/// # Errors
+/// [`DialError`] when the backend cannot be asked; its own refusal is a reply.
+pub async fn judge(node: SocketAddr, key: &Key, command: &Bytes, limit: Duration) -> Result<Bytes, DialError> {
+    let ask = async {
+        let mut client = Client::connect(node, limit).await.map_err(|e| match e.kind() {
+            io::ErrorKind::ConnectionRefused => DialError::Refused,
+            _ => DialError::Unreachable(e.to_string()),
+        })?;
+        if key.user.is_some() || key.resp3 {
+            greet(&mut client, key).await?;
+        }
+        Ok(client.exchange(command).await?)
+    };
+    timeout(limit, ask)
+        .await
+        .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
+}
+
+/// Asks blocking commands to come back (`CLIENT UNBLOCK id ERROR`): `-UNBLOCKED` on their connections then proves that
+/// they popped nothing. Without the right to do so, or without an answer, they stay where they are.
+///
+/// # Errors
+/// [`DialError`] when the backend cannot be asked.
+pub(super) async fn unblock(node: SocketAddr, key: &Key, ids: &[i64], limit: Duration) -> Result<(), DialError> {
+    let ask = async {
+        let (mut client, _) = dial(node, key, limit).await?;
+        let commands: Vec<Bytes> =
+            ids.iter().map(|id| encode_command(&["CLIENT", "UNBLOCK", &id.to_string(), "ERROR"])).collect();
+        client.send(&commands.concat()).await.map_err(|e| DialError::Unreachable(e.to_string()))?;
+        for _ in ids {
+            client.receive().await?;
+        }
+        Ok(())
+    };
+    timeout(limit, ask)
+        .await
+        .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
+}

@@ -1,0 +1,339 @@
+//! Backend connections of one service on one worker: the shared ones by key, the pinned ones that are free, and the
+//! sessions that wait until traffic may flow.
+
+mod dials;
+mod waiters;
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+
+use crate::backend::{self, Connection, Context, DialError, Key, Lost, Use};
+use crate::clock::Moment;
+use crate::net::Signal;
+use crate::topology::{Flow, HintKind, Pass, Topology};
+use dials::Dials;
+use waiters::Waiters;
+
+/// Connects under way at once, by worker and service: after a switch thousands of clients want a few connections back,
+/// and the new master's backlog is shared with everybody.
+const CONCURRENT_DIALS: usize = 16;
+
+/// A pinned connection that nobody has used for this long is closed, and a shared one where there is another.
+const IDLE: Duration = Duration::from_secs(20);
+
+/// The same for the last shared connection of a key: the users that clients authenticate as are any number.
+const IDLE_LAST: Duration = Duration::from_secs(300);
+
+/// How long a session that waits for writes may go unasked while only reads flow.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The answer to asking for a connection.
+#[derive(Debug)]
+pub enum Checkout {
+    /// Here it is.
+    Ready(Rc<Connection>),
+    /// The signal is raised when it is worth asking again.
+    Pending,
+    /// It cannot be had; worth asking again from the moment on.
+    Failed(DialError, Instant),
+    /// As many pinned connections are open as may be; the signal is raised when one comes free.
+    Full,
+}
+
+type Place = (SocketAddr, Key);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Pool {
+    /// What the connections have in common.
+    pub context: Rc<Context>,
+    shared: RefCell<HashMap<Place, Vec<Rc<Connection>>>>,
+    /// Pinned connections that no session has.
+    free: RefCell<HashMap<Place, Vec<Rc<Connection>>>>,
+    /// Every open connection.
+    all: RefCell<Vec<Rc<Connection>>>,
+    dials: RefCell<HashMap<(Place, Use), Dials>>,
+    permits: Rc<Semaphore>,
+    /// Sessions that wait for permission, in the order in which they began to.
+    held: RefCell<Waiters>,
+    /// What reads and writes could do when those in `held` were last woken by a tick, and when that was.
+    woken: Cell<((bool, bool), Instant)>,
+}
+
+impl Pool {
+    /// An empty pool.
+    pub fn new(context: Rc<Context>) -> Self {
+        Self {
+            context,
+            shared: RefCell::default(),
+            free: RefCell::default(),
+            all: RefCell::default(),
+            dials: RefCell::default(),
+            permits: Rc::new(Semaphore::new(CONCURRENT_DIALS)),
+            held: RefCell::default(),
+            woken: Cell::new(((false, false), Instant::now())),
+        }
+    }
+
+    /// A connection to pipeline on, in the state of `key`.
+    pub fn shared(self: &Rc<Self>, node: SocketAddr, key: &Key, waiter: &Rc<Signal>) -> Checkout {
+        // The key is cloned on the paths that miss only.
+        let place = (node, key.clone());
+        if let Some(conn) = self.shared.borrow().get(&place).and_then(|c| c.iter().find(|c| c.is_free())) {
+            return Checkout::Ready(Rc::clone(conn));
+        }
+        self.dial(place, Use::Shared, waiter)
+    }
+
+    /// A connection for one session.
+    pub fn pinned(self: &Rc<Self>, node: SocketAddr, key: &Key, waiter: &Rc<Signal>) -> Checkout {
+        let place = (node, key.clone());
+        if let Some(free) = self.free.borrow_mut().get_mut(&place) {
+            while let Some(conn) = free.pop() {
+                if conn.is_usable() {
+                    // Else its place in the queue would be woken in somebody else's stead.
+                    if let Some(d) = self.dials.borrow_mut().get_mut(&(place, Use::Pinned)) {
+                        d.forget(waiter);
+                    }
+                    return Checkout::Ready(conn);
+                }
+            }
+        }
+        let limit = self.context.config.limits.pinned as u64;
+        let dialing: usize =
+            self.dials.borrow().iter().filter(|((_, u), _)| *u == Use::Pinned).map(|(_, d)| d.running).sum();
+        if self.context.stats.backend_pinned.value() + dialing as u64 >= limit && !self.evict_free() {
+            self.dials.borrow_mut().entry((place, Use::Pinned)).or_default().wait(waiter);
+            return Checkout::Full;
+        }
+        self.dial(place, Use::Pinned, waiter)
+    }
+
+    /// Makes room at the limit: closes a free pinned connection of another key.
+    fn evict_free(&self) -> bool {
+        let victim = self.free.borrow_mut().values_mut().find_map(Vec::pop);
+        victim.inspect(|conn| conn.close(Lost::Dropped)).is_some()
+    }
+
+    /// A session is done with a pinned connection. `clean`: it left no state behind.
+    pub fn release(&self, conn: Rc<Connection>, key: &Key, clean: bool) {
+        conn.release();
+        if !(clean && conn.is_usable() && conn.is_idle()) {
+            conn.close(Lost::Dropped);
+        }
+        let place = (conn.node, key.clone());
+        let mut dials = self.dials.borrow_mut();
+        if conn.is_usable() {
+            self.free.borrow_mut().entry(place.clone()).or_default().push(conn);
+            if let Some(d) = dials.get_mut(&(place, Use::Pinned)) {
+                d.wake_one();
+            }
+        } else if let Some(d) = dials.iter_mut().find_map(|((_, u), d)| (*u == Use::Pinned).then_some(d)) {
+            // One fewer counts against the limit: whoever waits may dial.
+            d.wake_one();
+        }
+    }
+
+    fn dial(self: &Rc<Self>, place: Place, used: Use, waiter: &Rc<Signal>) -> Checkout {
+        let now = Instant::now();
+        let mut dials = self.dials.borrow_mut();
+        let d = dials.entry((place.clone(), used)).or_default();
+        if let Some((error, retry_at)) = d.failed(now) {
+            return Checkout::Failed(error, retry_at);
+        }
+        d.wait(waiter);
+        if d.wants_another(used) {
+            d.running += 1;
+            tokio::task::spawn_local(Rc::clone(self).run_dial(place, used));
+        }
+        Checkout::Pending
+    }
+
+    async fn run_dial(self: Rc<Self>, place: Place, used: Use) {
+        let permits = Rc::clone(&self.permits);
+        let permit = permits.acquire().await;
+        let result = backend::connect(&self.context, place.0, &place.1, used).await;
+        drop(permit);
+        let mut dials = self.dials.borrow_mut();
+        let d = dials.entry((place.clone(), used)).or_default();
+        d.running -= 1;
+        match result {
+            // The points were turned while it was dialled: nobody may use it.
+            Ok(conn) if !self.serves(conn.node) => {
+                conn.close(Lost::Dropped);
+                d.wake_all();
+            }
+            Ok(conn) => {
+                self.all.borrow_mut().push(Rc::clone(&conn));
+                match used {
+                    Use::Shared => {
+                        self.shared.borrow_mut().entry(place).or_default().push(conn);
+                        d.succeeded();
+                        d.wake_all();
+                    }
+                    Use::Pinned => {
+                        self.free.borrow_mut().entry(place).or_default().push(conn);
+                        d.succeeded();
+                        d.wake_one();
+                    }
+                }
+            }
+            Err(error) => {
+                tracing::debug!(service = %self.context.config.name, node = %place.0, %error, "cannot connect to backend");
+                self.context.stats.backend_connect_failures.add(1);
+                let kind = match &error {
+                    DialError::Refused => Some(HintKind::Refused),
+                    DialError::Unreachable(_) => Some(HintKind::Unreachable),
+                    DialError::NotMaster(_) => Some(HintKind::NotMaster),
+                    DialError::Answered(e) if e.starts_with("LOADING") => Some(HintKind::Loading),
+                    _ => None,
+                };
+                if let Some(kind) = kind {
+                    self.context.hint(place.0, kind);
+                }
+                d.fail(error, Instant::now());
+                d.wake_all();
+            }
+        }
+    }
+
+    /// Whether traffic goes to this node.
+    fn serves(&self, node: SocketAddr) -> bool {
+        let t = self.context.access.topology();
+        t.reads.node == Some(node) || t.writes.node == Some(node)
+    }
+
+    /// Raises the signal when permission may have come.
+    pub fn wait_for_permission(&self, waiter: &Rc<Signal>) {
+        self.held.borrow_mut().add(waiter);
+    }
+
+    /// A session has ended: its signal is wanted no more.
+    pub fn forget(&self, waiter: &Rc<Signal>) {
+        if Rc::strong_count(waiter) > 1 {
+            self.held.borrow_mut().forget(waiter);
+            self.dials.borrow_mut().values_mut().for_each(|d| d.forget(waiter));
+        }
+    }
+
+    /// Carries out what control has published.
+    pub fn apply(&self, topology: Arc<Topology>) {
+        let context = &self.context;
+        let before = context.access.update(Arc::clone(&topology));
+        context.unpark(topology.parked_safe_before);
+        if topology.generation != before.generation {
+            context.note_switch();
+            context.close_parked();
+        } else if topology.writes.flow == Flow::Flowing {
+            context.unpark(Moment(u64::MAX));
+        }
+        let all: Vec<Rc<Connection>> = self.all.borrow().clone();
+        for conn in all {
+            if self.serves(conn.node) {
+                conn.take_back();
+            } else {
+                conn.close(Lost::Dropped);
+            }
+        }
+        if before.writes.flow == Flow::Flowing && topology.writes.flow != Flow::Flowing {
+            self.withdraw_blocked();
+        }
+        self.dials.borrow_mut().values_mut().for_each(Dials::forgive);
+        self.sweep();
+        context.access.link().acknowledge(topology.seq);
+        self.wake_held();
+    }
+
+    /// Writes are held: takes blocking commands back from the master, so that they can be issued again elsewhere
+    /// without a doubt whether they popped something here.
+    fn withdraw_blocked(&self) {
+        let blocked: Vec<Rc<Connection>> =
+            self.all.borrow().iter().filter(|c| c.is_blocked_in_command()).cloned().collect();
+        let Some(node) = blocked.first().map(|c| c.node) else { return };
+        let user = self.context.config.backend.clone().map(Rc::new);
+        let key = Key { database: 0, resp3: false, user };
+        tokio::task::spawn_local(backend::withdraw(Rc::clone(&self.context), node, key, blocked));
+    }
+
+    /// From time to time: what an expired lease held back flows again, silence is told, what is idle is closed.
+    /// Returns whether sessions wait, so that the next tick should come soon.
+    pub fn tick(&self) -> bool {
+        let now = Moment::now();
+        let access = &self.context.access;
+        if self.context.has_parked() {
+            match access.writes(now) {
+                Pass::To(_) => self.context.unpark(Moment(u64::MAX)),
+                // Rule 8 of failovers: nothing waits for ever.
+                _ => self.context.close_overdue_parked(now),
+            }
+        }
+        let passes = (matches!(access.reads(now), Pass::To(_)), matches!(access.writes(now), Pass::To(_)));
+        let (before, at) = self.woken.get();
+        // While writes are held and reads flow, those who wait need not ask at every tick; a lease that came back between
+        // two ticks is why they ask at all.
+        if passes != before || passes == (true, true) || passes.0 && at.elapsed() >= ASK_AGAIN {
+            self.woken.set((passes, Instant::now()));
+            self.wake_held();
+        }
+        self.wake_for_room();
+        let now = Instant::now();
+        for conn in self.all.borrow().iter() {
+            conn.check_silence(now);
+        }
+        for conn in self.free.borrow().values().flatten() {
+            if now.saturating_duration_since(conn.idle_since.get()) > IDLE {
+                conn.close(Lost::Dropped);
+            }
+        }
+        for conns in self.shared.borrow().values() {
+            for (i, conn) in conns.iter().enumerate() {
+                let limit = if i == 0 { IDLE_LAST } else { IDLE };
+                if conn.is_idle() && now.saturating_duration_since(conn.idle_since.get()) > limit {
+                    conn.close(Lost::Dropped);
+                }
+            }
+        }
+        self.sweep();
+        !self.held.borrow().is_empty()
+    }
+
+    /// Connections that were lost rather than given back made room that nobody was told of.
+    fn wake_for_room(&self) {
+        let open = self.context.stats.backend_pinned.value() as usize;
+        let mut room = self.context.config.limits.pinned.saturating_sub(open);
+        for ((_, used), d) in self.dials.borrow_mut().iter_mut() {
+            if *used == Use::Pinned {
+                let n = d.idle_waiters().min(room);
+                (0..n).for_each(|_| d.wake_one());
+                room -= n;
+            }
+        }
+    }
+
+    /// Whether sessions wait for permission.
+    pub fn has_held(&self) -> bool {
+        !self.held.borrow().is_empty()
+    }
+
+    fn wake_held(&self) {
+        self.held.borrow_mut().wake_all();
+    }
+
+    fn sweep(&self) {
+        self.all.borrow_mut().retain(|c| c.lost().is_none());
+        for map in [&self.shared, &self.free] {
+            map.borrow_mut().retain(|_, conns| {
+                conns.retain(|c| c.lost().is_none());
+                !conns.is_empty()
+            });
+        }
+        self.dials.borrow_mut().retain(|_, d| !d.is_done());
+    }
+}
