@@ -17,3 +17,4 @@ pub mod topology;
 pub mod backend;
 
 pub mod pool;
+pub mod sentinel;

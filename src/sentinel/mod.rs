@@ -1,0 +1,20 @@
+//! The control plane: what Sentinels say and nodes answer, and what follows from it.
+
+mod auth;
+mod client;
+mod control;
+mod event;
+mod links;
+mod message;
+mod probe;
+mod role;
+mod state_file;
+mod tasks;
+mod view;
+mod watcher;
+
+pub use client::{PING_INTERVAL, SentinelTask};
+pub use control::{ServiceControl, spawn};
+pub use event::{Peer, SentinelEvent, Trouble};
+pub use links::{LEASE_VALIDITY, RENEWAL_INTERVAL};
+pub use probe::{FAST_PACE, FAST_PATIENCE, ProbeTask, SLOW_PATIENCE};

@@ -1,0 +1,272 @@
+//! The tasks that one service needs: one for each Sentinel, one for each node whose role is asked for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::client::SentinelTask;
+use super::event::{Peer, SentinelEvent};
+use super::probe::ProbeTask;
+use crate::addr::Endpoint;
+use crate::clock::Moment;
+use crate::config::{Credentials, ServiceConfig, Source};
+use crate::net::Resolver;
+use crate::topology::failover::{Pace, SentinelFacts};
+use crate::topology::{Event, SentinelId};
+
+/// Sentinels of one service at most. Sentinel never forgets a peer, and a Kubernetes that gives each restarted one a
+/// new address would make the list grow for ever.
+const SENTINELS_MAX: usize = 16;
+/// A learned Sentinel that is out of hearing for so long, and that no other one lists as reachable, is forgotten.
+const FORGET_AFTER: Duration = Duration::from_secs(60);
+
+/// What the tasks of one service have in common.
+#[derive(Clone, Debug)]
+pub(super) struct Common {
+    pub(super) service: String,
+    pub(super) resolver: Resolver,
+    pub(super) connect_timeout: Duration,
+    pub(super) backend: Option<Credentials>,
+    pub(super) sentinel: Option<Credentials>,
+    pub(super) events: mpsc::Sender<SentinelEvent>,
+}
+
+impl Common {
+    pub(super) fn new(config: &ServiceConfig, resolver: Resolver, events: mpsc::Sender<SentinelEvent>) -> Self {
+        let sentinel = match &config.source {
+            Source::Sentinels { credentials, .. } => credentials.clone(),
+            Source::Static(_) => None,
+        };
+        Self {
+            service: config.name.clone(),
+            resolver,
+            connect_timeout: config.connect_timeout,
+            backend: config.backend.clone(),
+            sentinel,
+            events,
+        }
+    }
+}
+
+/// One known Sentinel.
+#[derive(Debug)]
+struct Known {
+    endpoint: Endpoint,
+    learned: bool,
+    run_id: Option<String>,
+    /// Another endpoint of the same process is listened to instead.
+    duplicate: bool,
+    /// Since when it has been out of hearing; none while it is up.
+    down_since: Option<Moment>,
+    trouble: Option<String>,
+    /// Those it lists.
+    peers: Vec<Peer>,
+    _task: DropGuard,
+}
+
+/// The Sentinels of one service.
+#[derive(Debug)]
+pub(super) struct Sentinels {
+    common: Common,
+    known: BTreeMap<SentinelId, Known>,
+    next: u16,
+    pace: watch::Sender<Duration>,
+}
+
+impl Sentinels {
+    pub(super) fn new(common: Common) -> Self {
+        Self { common, known: BTreeMap::new(), next: 0, pace: watch::Sender::new(poll_interval(Pace::Fast)) }
+    }
+
+    /// Begins to listen to a Sentinel.
+    pub(super) fn add(&mut self, endpoint: Endpoint, run_id: Option<String>, learned: bool, now: Moment) -> Event {
+        let id = SentinelId(self.next);
+        self.next = self.next.wrapping_add(1);
+        let cancel = CancellationToken::new();
+        let task = SentinelTask {
+            id,
+            endpoint: endpoint.clone(),
+            service: self.common.service.clone(),
+            credentials: self.common.sentinel.clone(),
+            resolver: self.common.resolver.clone(),
+            connect_timeout: self.common.connect_timeout,
+            pace: self.pace.subscribe(),
+            events: self.common.events.clone(),
+        };
+        tokio::spawn(task.run(cancel.clone()));
+        let event = Event::SentinelKnown(id, endpoint.clone());
+        let known = Known {
+            endpoint,
+            learned,
+            run_id,
+            duplicate: false,
+            down_since: Some(now),
+            trouble: None,
+            peers: Vec::new(),
+            _task: cancel.drop_guard(),
+        };
+        self.known.insert(id, known);
+        event
+    }
+
+    /// Polls all of them at this pace from now on, beginning at once.
+    pub(super) fn set_pace(&self, pace: Pace) {
+        self.pace.send_replace(poll_interval(pace));
+    }
+
+    /// Whether what this one says is to be heard: it is known, and no other endpoint of the same process is heard.
+    pub(super) fn is_heard(&self, id: SentinelId) -> bool {
+        self.known.get(&id).is_some_and(|k| !k.duplicate)
+    }
+
+    /// Notes that one came into hearing or went out of it.
+    pub(super) fn note_up(&mut self, id: SentinelId, up: bool, now: Moment) {
+        if let Some(known) = self.known.get_mut(&id) {
+            known.down_since = (!up).then_some(now);
+        }
+    }
+
+    /// Notes what is wrong with one, and says so once.
+    pub(super) fn note_trouble(&mut self, id: SentinelId, trouble: Option<String>) {
+        let service = &self.common.service;
+        let Some(known) = self.known.get_mut(&id) else { return };
+        match &trouble {
+            Some(why) => tracing::warn!(service, sentinel = %known.endpoint, "Sentinel is of no use: {why}"),
+            None => tracing::info!(service, sentinel = %known.endpoint, "Sentinel is well again"),
+        }
+        known.trouble = trouble;
+    }
+
+    /// Notes which process is behind an endpoint. Two endpoints of one process are one Sentinel and must not count as
+    /// two: the learned one goes, of two configured ones the later is not listened to for as long as that is so.
+    pub(super) fn note_identity(&mut self, id: SentinelId, run_id: String) -> Vec<Event> {
+        let Some(known) = self.known.get_mut(&id) else { return Vec::new() };
+        let learned = known.learned;
+        let was_duplicate = std::mem::replace(&mut known.duplicate, false);
+        known.run_id = Some(run_id.clone());
+        let endpoint = known.endpoint.clone();
+        let mut events = if was_duplicate { vec![Event::SentinelKnown(id, endpoint)] } else { Vec::new() };
+        let twin = |(other, k): (&SentinelId, &Known)| {
+            (*other != id && !k.duplicate && k.run_id.as_ref() == Some(&run_id)).then_some((*other, k.learned))
+        };
+        if let Some((other, other_learned)) = self.known.iter().find_map(twin) {
+            if other_learned && !learned {
+                self.known.remove(&other);
+                events.push(Event::SentinelForgotten(other));
+            } else if learned {
+                self.known.remove(&id);
+                events.push(Event::SentinelForgotten(id));
+            } else {
+                if let Some(known) = self.known.get_mut(&id) {
+                    known.duplicate = true;
+                }
+                events.push(Event::SentinelForgotten(id));
+            }
+        }
+        events
+    }
+
+    /// Learns of others. The configured ones are never replaced by what a Sentinel says.
+    pub(super) fn note_peers(&mut self, id: SentinelId, peers: Vec<Peer>, now: Moment) -> Vec<Event> {
+        let mut events = Vec::new();
+        for peer in peers.iter().filter(|p| p.reachable) {
+            let is_known = self
+                .known
+                .values()
+                .any(|k| k.endpoint == peer.endpoint || (k.run_id.is_some() && k.run_id == peer.run_id));
+            if !is_known && self.known.len() < SENTINELS_MAX {
+                tracing::info!(service = self.common.service, sentinel = %peer.endpoint, "learned of another Sentinel");
+                events.push(self.add(peer.endpoint.clone(), peer.run_id.clone(), true, now));
+            }
+        }
+        if let Some(known) = self.known.get_mut(&id) {
+            known.peers = peers;
+        }
+        events
+    }
+
+    /// Forgets learned ones that are gone for good.
+    pub(super) fn forget_gone(&mut self, now: Moment) -> Vec<Event> {
+        let listed: Vec<(&Endpoint, Option<&String>)> = self
+            .known
+            .values()
+            .filter(|k| k.down_since.is_none())
+            .flat_map(|k| k.peers.iter().filter(|p| p.reachable).map(|p| (&p.endpoint, p.run_id.as_ref())))
+            .collect();
+        let gone = |k: &Known| {
+            let is_listed = listed.iter().any(|(e, r)| **e == k.endpoint || (r.is_some() && *r == k.run_id.as_ref()));
+            k.learned && k.down_since.is_some_and(|d| now.since(d) >= FORGET_AFTER) && !is_listed
+        };
+        let gone: Vec<SentinelId> = self.known.iter().filter(|(_, k)| gone(k)).map(|(id, _)| *id).collect();
+        for id in &gone {
+            self.known.remove(id);
+        }
+        gone.into_iter().map(Event::SentinelForgotten).collect()
+    }
+
+    pub(super) fn facts(&self, id: SentinelId) -> Option<SentinelFacts> {
+        let known = self.known.get(&id)?;
+        Some(SentinelFacts { endpoint: known.endpoint.clone(), learned: known.learned, error: known.trouble.clone() })
+    }
+}
+
+/// The role probes of one service.
+#[derive(Debug)]
+pub(super) struct Probes {
+    common: Common,
+    tasks: BTreeMap<SocketAddr, DropGuard>,
+    pace: watch::Sender<Option<Duration>>,
+}
+
+impl Probes {
+    pub(super) fn new(common: Common) -> Self {
+        Self { common, tasks: BTreeMap::new(), pace: watch::Sender::new(None) }
+    }
+
+    /// Asks these nodes, and no others, at this pace from now on, beginning at once.
+    pub(super) fn set(&mut self, nodes: &BTreeSet<SocketAddr>, pace: Pace) {
+        self.tasks.retain(|node, _| nodes.contains(node));
+        self.pace.send_replace(Some(probe_interval(pace)));
+        for node in nodes {
+            if !self.tasks.contains_key(node) {
+                self.tasks.insert(*node, self.start(*node));
+            }
+        }
+    }
+
+    fn start(&self, node: SocketAddr) -> DropGuard {
+        let cancel = CancellationToken::new();
+        let task = ProbeTask {
+            node,
+            credentials: self.common.backend.clone(),
+            resolver: self.common.resolver.clone(),
+            connect_timeout: self.common.connect_timeout,
+            pace: self.pace.subscribe(),
+            events: self.common.events.clone(),
+        };
+        tokio::spawn(task.run(cancel.clone()));
+        cancel.drop_guard()
+    }
+}
+
+/// A Sentinel answers a poll within a millisecond; ten milliseconds are a tenth of the time by which the Sentinels
+/// themselves differ.
+fn poll_interval(pace: Pace) -> Duration {
+    Duration::from_millis(match pace {
+        Pace::Slow => 1000,
+        Pace::Watch => 100,
+        Pace::Fast => 10,
+    })
+}
+
+/// ROLE is answered within a fraction of a millisecond; five milliseconds are what a commit waits for it at most.
+fn probe_interval(pace: Pace) -> Duration {
+    Duration::from_millis(match pace {
+        Pace::Slow => 1000,
+        Pace::Watch => 100,
+        Pace::Fast => 5,
+    })
+}

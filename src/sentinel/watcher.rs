@@ -1,0 +1,333 @@
+//! The task of one service: events in, the machine's actions out.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::control::ServiceControl;
+use super::event::SentinelEvent;
+use super::links::{LEASE_VALIDITY, Links, RENEWAL_INTERVAL};
+use super::state_file;
+use super::tasks::{Common, Probes, Sentinels};
+use crate::addr::Endpoint;
+use crate::clock::Moment;
+use crate::config::Source;
+use crate::net::Resolver;
+use crate::topology::failover::{Action, Failover, Level, Settings};
+use crate::topology::record::RecordCounts;
+use crate::topology::status::{ServiceStatus, WallTime};
+use crate::topology::{Event, Hint, Remembered, Topology};
+
+/// Events of Sentinel and probe tasks that may wait; a task that finds the channel full waits, and loses nothing.
+const EVENTS: usize = 1024;
+/// How long after a record was closed the workers' counts are taken: what was held has been sent again by then.
+const COUNTS_AFTER: Duration = Duration::from_secs(1);
+/// How often the status is refreshed when nothing happens, and Sentinels that are gone are forgotten.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often the name of a static master is looked up again.
+const LOOK_UP_AGAIN: Duration = Duration::from_secs(5);
+
+/// Workers' counts as they stand.
+pub(super) type Stats = Arc<dyn Fn() -> RecordCounts + Send + Sync>;
+
+pub(super) struct Watcher {
+    service: String,
+    machine: Failover,
+    links: Links,
+    sentinels: Sentinels,
+    probes: Probes,
+    topology: watch::Sender<Arc<Topology>>,
+    status: watch::Sender<Arc<ServiceStatus>>,
+    stats: Stats,
+    /// What is to be found by the next process.
+    remembered: watch::Sender<Option<Remembered>>,
+    /// When leases were renewed last.
+    renewed: Moment,
+    /// The highest sequence number that the machine was told to be acknowledged.
+    acknowledged: u64,
+    /// The workers' counts when the open record began.
+    counts_before: RecordCounts,
+    /// Closed records whose counts are still to be taken: when, which, and the counts before.
+    closed: VecDeque<(Moment, u64, RecordCounts)>,
+    /// Reused for the machine's actions.
+    actions: Vec<Action>,
+}
+
+/// Watches one service until `shutdown`.
+pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: CancellationToken) {
+    let ServiceControl { config, links, mut hints, topology, status, stats } = control;
+    let (sender, mut events) = mpsc::channel(EVENTS);
+    let common = Common::new(&config, resolver.clone(), sender.clone());
+    let now = Moment::now();
+    let settings = Settings {
+        commit: config.commit,
+        hold_timeout: config.hold_timeout,
+        confirm_timeout: config.confirm_timeout,
+        silence_threshold: config.silence_threshold,
+        managed: matches!(config.source, Source::Sentinels { .. }),
+    };
+    let mut watcher = Watcher {
+        service: config.name.clone(),
+        machine: Failover::new(settings, now),
+        links: Links::new(links),
+        sentinels: Sentinels::new(common.clone()),
+        probes: Probes::new(common),
+        topology,
+        status,
+        stats,
+        remembered: watch::Sender::new(None),
+        renewed: now,
+        acknowledged: 0,
+        counts_before: RecordCounts::default(),
+        closed: VecDeque::new(),
+        actions: Vec::new(),
+    };
+    watcher.set_wall_clock(now);
+    let memory = config.state_file.clone().map(|path| watcher.remember_in(path));
+    let mut look_up = None;
+    match config.source {
+        Source::Sentinels { endpoints, .. } => {
+            for endpoint in endpoints {
+                let event = watcher.sentinels.add(endpoint, None, false, now);
+                watcher.handle(event);
+            }
+        }
+        Source::Static(endpoint) => {
+            look_up = Some(tokio::spawn(look_up_master(config.name, endpoint, resolver, sender)))
+        }
+    }
+    watcher.watch(&mut events, &mut hints, &shutdown).await;
+    for task in look_up.into_iter().chain(memory) {
+        task.abort();
+    }
+}
+
+impl Watcher {
+    /// Tells the machine what the last process knew, and keeps the file for the next one.
+    fn remember_in(&mut self, path: PathBuf) -> JoinHandle<()> {
+        match state_file::load(&path) {
+            Ok(Some(remembered)) => self.handle(Event::Remembered(remembered)),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(service = self.service, "cannot read {}: {error}", path.display()),
+        }
+        tokio::spawn(state_file::keep(self.service.clone(), path, self.remembered.subscribe()))
+    }
+
+    async fn watch(
+        &mut self,
+        events: &mut mpsc::Receiver<SentinelEvent>,
+        hints: &mut mpsc::Receiver<Hint>,
+        shutdown: &CancellationToken,
+    ) {
+        let mut renewal = interval(RENEWAL_INTERVAL);
+        renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut housekeeping = interval(HOUSEKEEPING);
+        housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut hinted = true;
+        loop {
+            let now = Moment::now();
+            let due = self.machine.deadline(now).map(|at| Instant::now() + at.since(now));
+            tokio::select! {
+                // In this order: the timers come rarely and must not starve behind a flood of events; an
+                // acknowledgement lets a commit go out; Sentinels' words decide, workers' hints only hurry.
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = renewal.tick() => self.renew(),
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => { self.tick(); }
+                () = self.links.progress() => self.note_progress(),
+                Some(event) = events.recv() => self.hear(event),
+                hint = hints.recv(), if hinted => match hint {
+                    Some(hint) => self.handle(Event::Hint(hint)),
+                    None => hinted = false,
+                },
+                _ = housekeeping.tick() => self.keep_house(),
+            }
+        }
+    }
+
+    /// Renews the leases, if control has been awake: after a gap everybody is asked afresh first.
+    fn renew(&mut self) {
+        // The same moment for both: a process that is stopped in between must not renew what it has not looked at.
+        let now = self.tick();
+        self.links.grant(self.machine.topology(), now);
+        self.renewed = now;
+    }
+
+    /// Lets the machine draw conclusions from the time that passed; returns the moment it was told.
+    fn tick(&mut self) -> Moment {
+        let now = self.awake();
+        let mut actions = std::mem::take(&mut self.actions);
+        self.machine.tick(now, &mut actions);
+        self.carry_out(now, actions);
+        now
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = self.awake();
+        let mut actions = std::mem::take(&mut self.actions);
+        self.machine.handle(now, event, &mut actions);
+        self.carry_out(now, actions);
+    }
+
+    /// The present moment. If the leases have run out unrenewed, the process was suspended or starved, and the machine
+    /// is told so before it hears anything else. Whatever woke this task first: the runtime's timers do not count
+    /// suspension, and may not be due yet.
+    fn awake(&mut self) -> Moment {
+        let now = Moment::now();
+        if now.since(self.renewed) > LEASE_VALIDITY {
+            tracing::warn!(
+                service = self.service,
+                "control did not run for {} ms: Sentinels and master are asked afresh",
+                now.since(self.renewed).as_millis()
+            );
+            self.renewed = now;
+            let mut actions = std::mem::take(&mut self.actions);
+            self.machine.handle(now, Event::Gap, &mut actions);
+            self.carry_out(now, actions);
+        }
+        now
+    }
+
+    fn note_progress(&mut self) {
+        let acknowledged = self.links.acknowledged();
+        if acknowledged > self.acknowledged {
+            self.acknowledged = acknowledged;
+            self.handle(Event::Acknowledged(acknowledged));
+        }
+    }
+
+    fn hear(&mut self, event: SentinelEvent) {
+        let now = Moment::now();
+        match event {
+            SentinelEvent::Machine(event) => {
+                let from = match &event {
+                    Event::SentinelUp(id) | Event::SentinelDown(id) => {
+                        self.sentinels.note_up(*id, matches!(event, Event::SentinelUp(_)), now);
+                        Some(*id)
+                    }
+                    Event::View(id, _) | Event::UnknownName(id) | Event::Published(id, _) => Some(*id),
+                    _ => None,
+                };
+                if from.is_none_or(|id| self.sentinels.is_heard(id)) {
+                    let visible = matches!(event, Event::SentinelUp(_) | Event::SentinelDown(_));
+                    self.handle(event);
+                    if visible {
+                        self.publish_status(now);
+                    }
+                }
+            }
+            SentinelEvent::Identity { id, run_id } => {
+                let events = self.sentinels.note_identity(id, run_id);
+                events.into_iter().for_each(|e| self.handle(e));
+            }
+            SentinelEvent::Peers { id, peers } => {
+                let events = self.sentinels.note_peers(id, peers, now);
+                events.into_iter().for_each(|e| self.handle(e));
+            }
+            SentinelEvent::Trouble { id, trouble } => {
+                self.sentinels.note_trouble(id, trouble.map(|t| t.to_string()));
+                self.publish_status(now);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, now: Moment, mut actions: Vec<Action>) {
+        let mut visible = false;
+        let mut severed = None;
+        for action in actions.drain(..) {
+            match action {
+                Action::Publish(topology) => {
+                    // The lease first: it stops writes at once, while the topology waits for the worker to be awake.
+                    self.links.grant(&topology, now);
+                    self.topology.send_replace(Arc::new(topology));
+                    visible = true;
+                }
+                Action::Probe { nodes, pace } => self.probes.set(&nodes, pace),
+                Action::Poll(pace) => self.sentinels.set_pace(pace),
+                Action::Sever { seq, node } => {
+                    let (workers, sockets) = self.links.sever(seq, node);
+                    tracing::warn!(
+                        service = self.service,
+                        "{workers} workers did not acknowledge the hold in time: shut down their {sockets} sockets to {node}"
+                    );
+                    severed = Some(seq);
+                }
+                Action::RecordOpened(_) => self.counts_before = (self.stats)(),
+                Action::RecordClosed(number) => {
+                    self.closed.push_back((now + COUNTS_AFTER, number, self.counts_before));
+                    visible = true;
+                }
+                Action::Say(Level::Info, text) => tracing::info!(service = self.service, "{text}"),
+                Action::Say(Level::Warn, text) => tracing::warn!(service = self.service, "{text}"),
+            }
+        }
+        self.actions = actions;
+        if visible {
+            self.publish_status(now);
+        }
+        if let Some(seq) = severed {
+            self.handle(Event::Acknowledged(seq));
+        }
+        // Without workers, or when they were faster than this.
+        self.note_progress();
+    }
+
+    fn publish_status(&mut self, now: Moment) {
+        let remembered = self.machine.worth_remembering();
+        self.remembered.send_if_modified(|last| {
+            let news = remembered.is_some() && *last != remembered;
+            if news {
+                *last = remembered;
+            }
+            news
+        });
+        let status = self.machine.status(now, &self.service, |id| self.sentinels.facts(id));
+        self.status.send_replace(Arc::new(status));
+    }
+
+    fn keep_house(&mut self) {
+        let now = Moment::now();
+        self.set_wall_clock(now);
+        while self.closed.front().is_some_and(|(due, _, _)| *due <= now) {
+            let Some((_, number, before)) = self.closed.pop_front() else { break };
+            self.machine.recorder_mut().set_counts(number, (self.stats)().since(before));
+            if let Some(record) = self.machine.recorder().closed(number) {
+                tracing::info!(service = self.service, "{record}");
+            }
+        }
+        let events = self.sentinels.forget_gone(now);
+        events.into_iter().for_each(|e| self.handle(e));
+        self.publish_status(now);
+    }
+
+    fn set_wall_clock(&mut self, now: Moment) {
+        self.machine.set_wall_clock(WallTime(WallTime::now().0.saturating_sub(now.0)));
+    }
+}
+
+/// Keeps the machine informed of the address of a static service's master.
+async fn look_up_master(service: String, endpoint: Endpoint, resolver: Resolver, events: mpsc::Sender<SentinelEvent>) {
+    let mut failed = false;
+    loop {
+        match resolver.locate(&endpoint).await {
+            Ok(node) => {
+                failed = false;
+                if events.send(SentinelEvent::Machine(Event::StaticMaster(node))).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) if !failed => {
+                failed = true;
+                tracing::warn!(service, "{error}");
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(LOOK_UP_AGAIN).await;
+    }
+}
