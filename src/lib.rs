@@ -18,3 +18,7 @@ pub mod backend;
 
 pub mod pool;
 pub mod sentinel;
+
+pub mod router;
+
+pub mod session;

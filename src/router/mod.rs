@@ -1,0 +1,271 @@
+//! From a command and what its session has changed to the way the command goes. Pure.
+
+mod state;
+
+pub use state::{Replies, State};
+
+use crate::backend::{Answer, Effect};
+use crate::resp::{CommandInfo, Kind, args};
+
+/// The way of one command.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Route {
+    /// On a connection shared with others.
+    Shared(Effect),
+    /// On a connection of the session's own.
+    Pinned(Pinned),
+    /// Answered by pointsman.
+    Local(Local),
+    /// Put to a backend's judgement on a connection kept for it: `AUTH`, `HELLO`.
+    Judge,
+    /// To another database, which a backend has to accept.
+    Select(u32),
+    /// Refused, with the reason.
+    Refuse(&'static str),
+}
+
+/// How a command goes on a pinned connection, and what becomes of the pin.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Pinned {
+    /// What it means if its reply is lost.
+    pub effect: Effect,
+    /// What answers it.
+    pub answer: Answer,
+    /// What it does to the session.
+    pub step: Step,
+}
+
+impl Pinned {
+    /// For a command that could be shared and is not to be.
+    pub fn once(info: &CommandInfo) -> Self {
+        Self { effect: effect(info), answer: Answer::Replies, step: Step::Once }
+    }
+}
+
+/// What a command on a pinned connection does to its session.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Nothing; the connection is free again after the reply, unless something else pins it.
+    Once,
+    /// As `Once`, and an element may have been popped: `true` if it may be issued again without proof to the contrary.
+    Block(bool),
+    /// As `Once`, for `WAIT`: an earlier write of the session has to lie behind it on the same connection.
+    Wait,
+    /// Opens a transaction.
+    Multi,
+    /// Is queued in the transaction.
+    Queue,
+    /// Runs the transaction.
+    Exec,
+    /// Drops the transaction.
+    Discard,
+    /// Watches keys.
+    Watch,
+    /// Forgets them.
+    Unwatch,
+    /// Changes subscriptions.
+    Subscribe,
+    /// Every later frame is the client's.
+    Monitor,
+    /// Changes the connection in a way that is not followed: it is the session's until the client leaves.
+    Keep,
+}
+
+/// What pointsman answers itself.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Local {
+    /// `QUIT`.
+    Quit,
+    /// `RESET`.
+    Reset,
+    /// `CLIENT SETNAME`.
+    SetName,
+    /// `CLIENT GETNAME`.
+    GetName,
+    /// `CLIENT ID`.
+    Id,
+    /// `CLIENT REPLY` ON, OFF or SKIP.
+    Reply(Replies),
+}
+
+/// Decides. `frame` is the whole command, `argc` its number of arguments, the name included.
+pub fn route(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Route {
+    if let Some(route) = everywhere(info, frame, argc, state) {
+        return route;
+    }
+    if state.multi {
+        in_transaction(info, argc)
+    } else if state.is_pinned() {
+        on_own_connection(info, frame, argc)
+    } else {
+        unpinned(info, frame, argc)
+    }
+}
+
+/// Commands that go the same way whatever the session has changed.
+fn everywhere(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Option<Route> {
+    match info.kind {
+        Kind::Quit => Some(Route::Local(Local::Quit)),
+        Kind::Reset if argc == 1 => Some(Route::Local(Local::Reset)),
+        Kind::Client => {
+            let sub = argument(frame, 1);
+            // UNBLOCK names a connection of the backend by a number that is another client's here.
+            if [b"KILL".as_slice(), b"UNBLOCK"].iter().any(|s| is(sub, s)) {
+                return Some(Route::Refuse("acts on connections that other clients share"));
+            }
+            let local = if is(sub, b"REPLY") && argc == 3 {
+                match argument(frame, 2) {
+                    Some(mode) if is(Some(mode), b"ON") => Local::Reply(Replies::On),
+                    Some(mode) if is(Some(mode), b"OFF") => Local::Reply(Replies::Off),
+                    Some(mode) if is(Some(mode), b"SKIP") => Local::Reply(Replies::Skip),
+                    _ => return None,
+                }
+            } else if is(sub, b"SETNAME") && argc == 3 {
+                Local::SetName
+            } else if is(sub, b"GETNAME") && argc == 2 {
+                Local::GetName
+            } else if is(sub, b"ID") && argc == 2 {
+                Local::Id
+            } else {
+                return None;
+            };
+            if state.multi {
+                return Some(Route::Refuse("cannot be queued in a transaction behind pointsman"));
+            }
+            Some(Route::Local(local))
+        }
+        _ => None,
+    }
+}
+
+fn pinned(effect: Effect, step: Step) -> Route {
+    Route::Pinned(Pinned { effect, answer: Answer::Replies, step })
+}
+
+fn effect(info: &CommandInfo) -> Effect {
+    if info.readonly { Effect::Read } else { Effect::Write }
+}
+
+fn in_transaction(info: &CommandInfo, argc: u32) -> Route {
+    match info.kind {
+        Kind::Exec => pinned(Effect::Write, Step::Exec),
+        // With arguments it is refused, and the transaction stays open.
+        Kind::Discard if argc == 1 => pinned(Effect::Deferred, Step::Discard),
+        // Queued like any other, but what they do to the connection when the transaction runs is not followed.
+        Kind::Select
+        | Kind::Auth
+        | Kind::Hello
+        | Kind::Reset
+        | Kind::Subscribe
+        | Kind::Unsubscribe
+        | Kind::Client
+        | Kind::Monitor
+        | Kind::Replica
+        | Kind::Other => pinned(Effect::Deferred, Step::Keep),
+        _ => pinned(Effect::Deferred, Step::Queue),
+    }
+}
+
+fn on_own_connection(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
+    match info.kind {
+        Kind::Unwatch if argc == 1 => pinned(Effect::Deferred, Step::Unwatch),
+        Kind::Unwatch => pinned(Effect::Read, Step::Once),
+        Kind::Multi if argc > 1 => pinned(Effect::Read, Step::Once),
+        Kind::Select | Kind::Auth | Kind::Hello | Kind::Reset | Kind::Client => pinned(effect(info), Step::Keep),
+        Kind::Plain | Kind::Exec | Kind::Discard | Kind::ScriptControl => pinned(effect(info), Step::Once),
+        Kind::BlockingIfAsked if !blocks(frame) => pinned(effect(info), Step::Once),
+        _ => unpinned(info, frame, argc),
+    }
+}
+
+fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
+    match info.kind {
+        Kind::Plain | Kind::Exec | Kind::Discard | Kind::Unwatch => Route::Shared(effect(info)),
+        Kind::Blocking | Kind::BlockingIfAsked if info.kind == Kind::Blocking || blocks(frame) => {
+            pinned(Effect::Write, Step::Block(may_pop_again(info)))
+        }
+        Kind::BlockingIfAsked | Kind::Blocking => Route::Shared(effect(info)),
+        Kind::Wait => pinned(Effect::Write, Step::Wait),
+        Kind::Multi if argc == 1 => pinned(Effect::Deferred, Step::Multi),
+        // An error that opens nothing.
+        Kind::Multi => Route::Shared(Effect::Read),
+        Kind::Watch => pinned(Effect::Deferred, Step::Watch),
+        Kind::Subscribe => {
+            let answer = Answer::Confirmations(argc.saturating_sub(1).max(1));
+            Route::Pinned(Pinned { effect: Effect::Deferred, answer, step: Step::Subscribe })
+        }
+        Kind::Unsubscribe => {
+            let answer = Answer::Confirmations(if argc == 1 { u32::MAX } else { argc - 1 });
+            Route::Pinned(Pinned { effect: Effect::Deferred, answer, step: Step::Subscribe })
+        }
+        Kind::Select => match argument(frame, 1).filter(|_| argc == 2).and_then(database) {
+            Some(n) => Route::Select(n),
+            // The backend knows the words for what is wrong with it; it changes nothing.
+            None => Route::Shared(Effect::Read),
+        },
+        Kind::Auth | Kind::Hello => Route::Judge,
+        Kind::Client => {
+            let sub = argument(frame, 1);
+            // The rest changes the connection, or may in a server newer than this. Words that stand here but are
+            // handled elsewhere have come with a wrong number of arguments, and change nothing.
+            const HARMLESS: [&[u8]; 10] = [
+                b"LIST",
+                b"INFO",
+                b"GETREDIR",
+                b"TRACKINGINFO",
+                b"SETINFO",
+                b"HELP",
+                b"REPLY",
+                b"SETNAME",
+                b"GETNAME",
+                b"ID",
+            ];
+            if HARMLESS.iter().any(|c| is(sub, c)) || sub.is_none() {
+                Route::Shared(Effect::Read)
+            } else if is(sub, b"PAUSE") || is(sub, b"UNPAUSE") {
+                pinned(Effect::Write, Step::Once)
+            } else {
+                pinned(Effect::Deferred, Step::Keep)
+            }
+        }
+        Kind::Monitor => pinned(Effect::Deferred, Step::Monitor),
+        // On a shared connection it would wait behind the very script it is to kill.
+        Kind::ScriptControl if is(argument(frame, 1), b"KILL") => pinned(Effect::Write, Step::Once),
+        Kind::ScriptControl if is(argument(frame, 1), b"DEBUG") => pinned(Effect::Write, Step::Keep),
+        Kind::ScriptControl => Route::Shared(Effect::Write),
+        // Whoever shares a connection with it would wait behind it.
+        Kind::Server => pinned(Effect::Write, Step::Once),
+        // With arguments it is an error that changes nothing.
+        Kind::Reset => Route::Shared(Effect::Read),
+        Kind::Other | Kind::Replica => pinned(Effect::Write, Step::Keep),
+        Kind::Quit => unreachable!("decided before"),
+    }
+}
+
+/// Pops that lose an undelivered element exactly as for a client that reconnects and pops again. Those that move it
+/// elsewhere or hand it to a consumer group would do it twice.
+fn may_pop_again(info: &CommandInfo) -> bool {
+    matches!(info.name, "blpop" | "brpop" | "bzpopmin" | "bzpopmax" | "xread")
+}
+
+/// `BLOCK` before `STREAMS` (Redis `xreadCommand`).
+fn blocks(frame: &[u8]) -> bool {
+    args(frame).skip(1).take_while(|a| !a.eq_ignore_ascii_case(b"STREAMS")).any(|a| a.eq_ignore_ascii_case(b"BLOCK"))
+}
+
+fn argument(frame: &[u8], n: usize) -> Option<&[u8]> {
+    args(frame).nth(n)
+}
+
+fn is(argument: Option<&[u8]>, word: &[u8]) -> bool {
+    argument.is_some_and(|a| a.eq_ignore_ascii_case(word))
+}
+
+/// A database number as Redis reads it (`string2ll`: digits only, no leading zeros).
+fn database(text: &[u8]) -> Option<u32> {
+    let digits = std::str::from_utf8(text).ok().filter(|t| t.bytes().all(|b| b.is_ascii_digit()))?;
+    if digits.len() > 1 && digits.starts_with('0') { None } else { digits.parse().ok() }
+}
+
+#[cfg(test)]
+mod tests;

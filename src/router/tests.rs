@@ -1,0 +1,105 @@
+use super::*;
+use crate::backend::Key;
+use crate::resp::{encode_command, lookup};
+
+fn fresh() -> State {
+    State::new(Key { database: 0, resp3: false, user: None })
+}
+
+fn decide(command: &str, state: &State) -> Route {
+    let words: Vec<&str> = command.split(' ').collect();
+    route(lookup(words[0].as_bytes()).info(), &encode_command(&words), words.len() as u32, state)
+}
+
+fn step(command: &str, state: &State) -> Option<Step> {
+    match decide(command, state) {
+        Route::Pinned(p) => Some(p.step),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_fresh_session_shares_and_pins_by_the_table() {
+    let s = fresh();
+    for (command, expected) in [
+        ("GET k", Route::Shared(Effect::Read)),
+        ("set k v", Route::Shared(Effect::Write)),
+        ("PUBLISH c m", Route::Shared(Effect::Write)),
+        ("EVAL x 0", Route::Shared(Effect::Write)),
+        ("EXEC", Route::Shared(Effect::Write)),
+        ("XREAD STREAMS BLOCK 0", Route::Shared(Effect::Read)),
+        ("SELECT 3", Route::Select(3)),
+        ("SELECT 03", Route::Shared(Effect::Read)),
+        ("SELECT -1", Route::Shared(Effect::Read)),
+        ("SELECT 1 2", Route::Shared(Effect::Read)),
+        ("AUTH pw", Route::Judge),
+        ("HELLO 3", Route::Judge),
+        ("QUIT", Route::Local(Local::Quit)),
+        ("RESET", Route::Local(Local::Reset)),
+        ("CLIENT ID", Route::Local(Local::Id)),
+        ("client setname x", Route::Local(Local::SetName)),
+        ("CLIENT REPLY skip", Route::Local(Local::Reply(Replies::Skip))),
+        ("CLIENT REPLY maybe", Route::Shared(Effect::Read)),
+        ("CLIENT INFO", Route::Shared(Effect::Read)),
+        ("MULTI x", Route::Shared(Effect::Read)),
+        ("SCRIPT LOAD x", Route::Shared(Effect::Write)),
+    ] {
+        assert_eq!(decide(command, &s), expected, "{command}");
+    }
+    for (command, expected) in [
+        ("BLPOP k 0", Step::Block(true)),
+        ("BLMOVE a b LEFT LEFT 0", Step::Block(false)),
+        ("XREAD BLOCK 0 STREAMS s $", Step::Block(true)),
+        ("XREADGROUP GROUP g c BLOCK 0 STREAMS s >", Step::Block(false)),
+        ("WAIT 1 0", Step::Wait),
+        ("MULTI", Step::Multi),
+        ("WATCH k", Step::Watch),
+        ("SUBSCRIBE a b", Step::Subscribe),
+        ("MONITOR", Step::Monitor),
+        ("CLIENT TRACKING ON", Step::Keep),
+        ("CLIENT CAPA redirect", Step::Keep),
+        ("SCRIPT KILL", Step::Once),
+        ("SCRIPT DEBUG YES", Step::Keep),
+        ("SHUTDOWN", Step::Once),
+        ("DEBUG SLEEP 1", Step::Once),
+        ("CLIENT PAUSE 10", Step::Once),
+        ("SYNC", Step::Keep),
+        ("NOSUCHCOMMAND x", Step::Keep),
+    ] {
+        assert_eq!(step(command, &s), Some(expected), "{command}");
+    }
+    for command in ["CLIENT KILL ID 3", "CLIENT UNBLOCK 3"] {
+        assert!(matches!(decide(command, &s), Route::Refuse(_)), "{command}");
+    }
+}
+
+#[test]
+fn nothing_in_a_transaction_reaches_a_shared_connection() {
+    let s = State { multi: true, ..fresh() };
+    assert_eq!(step("SET k v", &s), Some(Step::Queue));
+    assert_eq!(step("BLPOP k 0", &s), Some(Step::Queue));
+    assert_eq!(step("MULTI", &s), Some(Step::Queue), "the backend refuses it in its own words");
+    assert_eq!(step("EXEC", &s), Some(Step::Exec));
+    assert_eq!(step("DISCARD", &s), Some(Step::Discard));
+    for smuggled in ["SELECT 5", "HELLO 3", "AUTH x", "SUBSCRIBE c", "MONITOR", "CLIENT TRACKING ON", "WHATISIT"] {
+        assert_eq!(step(smuggled, &s), Some(Step::Keep), "{smuggled}");
+    }
+    assert!(matches!(decide("CLIENT REPLY OFF", &s), Route::Refuse(_)));
+}
+
+#[test]
+fn a_watching_session_keeps_to_its_connection() {
+    let s = State { watching: true, ..fresh() };
+    assert_eq!(step("GET k", &s), Some(Step::Once));
+    assert_eq!(step("UNWATCH", &s), Some(Step::Unwatch));
+    assert_eq!(step("SELECT 1", &s), Some(Step::Keep));
+    assert_eq!(step("MULTI", &s), Some(Step::Multi));
+}
+
+#[test]
+fn confirmations_are_counted_by_channel() {
+    let Route::Pinned(p) = decide("SUBSCRIBE a b c", &fresh()) else { panic!() };
+    assert_eq!(p.answer, Answer::Confirmations(3));
+    let Route::Pinned(p) = decide("UNSUBSCRIBE", &fresh()) else { panic!() };
+    assert_eq!(p.answer, Answer::Confirmations(u32::MAX));
+}

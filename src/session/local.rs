@@ -1,0 +1,213 @@
+//! What pointsman answers itself, and what it has a backend judge: the commands that change what a session is.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+
+use super::{Command, Session, Step, Wait};
+use crate::backend::{DialError, Effect, Key, judge};
+use crate::config::{ClientAuth, Credentials, Secret};
+use crate::pool::Checkout;
+use crate::resp::args;
+use crate::router::{Local, Replies, State};
+use crate::topology::Pass;
+
+/// Pause before a backend that could not be asked is asked again.
+const JUDGE_AGAIN: Duration = Duration::from_millis(50);
+
+/// A command that a backend is judging.
+#[derive(Debug)]
+pub(super) struct Judgement {
+    command: Command,
+    verdict: Rc<RefCell<Option<Result<Bytes, DialError>>>>,
+}
+
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.id.info().name)
+    }
+}
+
+impl Session {
+    /// Answers the command at the front. Nothing is owed.
+    pub(super) fn answer(&mut self, command: Command, local: Local) -> Step {
+        const OK: &[u8] = b"+OK\r\n";
+        let line = match local {
+            Local::Quit => {
+                self.quitting = true;
+                Bytes::from_static(OK)
+            }
+            Local::Reset => {
+                self.reset();
+                Bytes::from_static(b"+RESET\r\n")
+            }
+            Local::Id => format!(":{}\r\n", self.id).into(),
+            Local::SetName => self.set_name(command),
+            Local::GetName => match &self.state.name {
+                Some(name) => bulk(name),
+                None if self.state.key.resp3 => Bytes::from_static(b"_\r\n"),
+                None => Bytes::from_static(b"$-1\r\n"),
+            },
+            Local::Reply(replies) => {
+                self.state.replies = replies;
+                if replies != Replies::On {
+                    self.take(command);
+                    return Step::Done;
+                }
+                Bytes::from_static(OK)
+            }
+        };
+        self.say(command, line)
+    }
+
+    fn reset(&mut self) {
+        if let Some((conn, key)) = self.pin.take() {
+            self.pool.release(conn, &key, false);
+        }
+        let config = &self.pool.context.config;
+        let user = self.state.key.user.take().filter(|_| config.client_auth == ClientAuth::Inject);
+        let user = user.and(config.backend.clone()).map(Rc::new);
+        self.state = State::new(Key { database: 0, resp3: false, user });
+        self.transaction.clear();
+        self.renewal = None;
+        self.route = None;
+    }
+
+    fn set_name(&mut self, command: Command) -> Bytes {
+        let name = args(&self.buf[..command.len]).nth(2).unwrap_or_default();
+        // Redis' `validateClientAttr`: printable and no space.
+        if name.iter().any(|b| !(b'!'..=b'~').contains(b)) {
+            return Bytes::from_static(b"-ERR Client names cannot contain spaces, newlines or special characters.\r\n");
+        }
+        self.state.name = if name.is_empty() { None } else { Some(Bytes::copy_from_slice(name)) };
+        Bytes::from_static(b"+OK\r\n")
+    }
+
+    /// Moves the session to another database, once a backend has accepted it.
+    pub(super) fn select(&mut self, command: Command, database: u32) -> Step {
+        let node = match self.pass(Effect::Read) {
+            Pass::To(node) => node,
+            pass => return self.hold(command, pass),
+        };
+        let key = Key { database, ..self.state.key.clone() };
+        match self.pool.shared(node, &key, &self.down.wake) {
+            Checkout::Ready(conn) => {
+                // A connection that is not authenticated was not asked: the backend refuses this as it does the rest.
+                if conn.hello.unauthenticated {
+                    self.route = Some(conn);
+                    return self.share(command);
+                }
+                self.state.key = key;
+                self.route = Some(conn);
+                self.say(command, Bytes::from_static(b"+OK\r\n"))
+            }
+            Checkout::Pending | Checkout::Full => self.await_connection(command),
+            Checkout::Failed(DialError::Select(line), _) => self.say(command, line),
+            Checkout::Failed(error, retry_at) => self.no_connection(command, &error, retry_at),
+        }
+    }
+
+    /// Has the master judge `AUTH` or `HELLO`: pointsman accepts no password on its own memory.
+    pub(super) fn judge(&mut self, command: Command) -> Step {
+        let node = match self.pass(Effect::Read) {
+            Pass::To(node) => node,
+            pass => return self.hold(command, pass),
+        };
+        let verdict = Rc::new(RefCell::new(None));
+        let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
+        let (key, wake) = (self.state.key.clone(), Rc::clone(&self.down.wake));
+        let limit = self.pool.context.config.connect_timeout;
+        let slot = Rc::clone(&verdict);
+        tokio::task::spawn_local(async move {
+            let result = judge(node, &key, &frame, limit).await;
+            *slot.borrow_mut() = Some(result);
+            wake.raise();
+        });
+        self.judgement = Some(Judgement { command, verdict });
+        Step::Done
+    }
+
+    pub(super) fn finish_judgement(&mut self) -> Step {
+        let Some(Judgement { command, verdict }) = self.judgement.take() else { return Step::Done };
+        let Some(result) = verdict.take() else {
+            self.judgement = Some(Judgement { command, verdict });
+            return Step::Wait(Wait::SIGNAL);
+        };
+        match result {
+            Ok(reply) => {
+                if reply.first() != Some(&b'-') {
+                    self.adopt(command);
+                }
+                let reply = with_id(&reply, self.id);
+                self.say(command, reply)
+            }
+            Err(error) => self.no_connection(command, &error, Instant::now() + JUDGE_AGAIN),
+        }
+    }
+
+    /// The backend has accepted the `AUTH` or `HELLO` at the front: the session is what it asked to be.
+    fn adopt(&mut self, command: Command) {
+        let frame = self.buf[..command.len].to_vec();
+        let words: Vec<&[u8]> = args(&frame).collect();
+        let text = |w: &[u8]| String::from_utf8_lossy(w).into_owned();
+        let credentials = |user: Option<&[u8]>, password: &[u8]| {
+            Some(Rc::new(Credentials { user: user.map(text), password: Secret::new(text(password)) }))
+        };
+        if command.id.info().name == "auth" {
+            self.state.key.user = match words[1..] {
+                [password] => credentials(None, password),
+                [user, password] => credentials(Some(user), password),
+                _ => return,
+            };
+        } else {
+            if let Some(version) = words.get(1) {
+                self.state.key.resp3 = *version == b"3";
+            }
+            let mut rest = words.get(2..).unwrap_or_default();
+            while let [option, tail @ ..] = rest {
+                rest = match tail {
+                    [user, password, more @ ..] if option.eq_ignore_ascii_case(b"AUTH") => {
+                        self.state.key.user = credentials(Some(user), password);
+                        more
+                    }
+                    [name, more @ ..] if option.eq_ignore_ascii_case(b"SETNAME") => {
+                        self.state.name = (!name.is_empty()).then(|| Bytes::copy_from_slice(name));
+                        more
+                    }
+                    _ => tail,
+                };
+            }
+        }
+        self.route = None;
+    }
+}
+
+fn bulk(bytes: &[u8]) -> Bytes {
+    let mut reply = BytesMut::from(format!("${}\r\n", bytes.len()).as_bytes());
+    reply.extend_from_slice(bytes);
+    reply.extend_from_slice(b"\r\n");
+    reply.freeze()
+}
+
+/// The reply to `HELLO` with the client's own id in place of the backend connection's.
+fn with_id(reply: &Bytes, id: u64) -> Bytes {
+    const FIELD: &[u8] = b"$2\r\nid\r\n:";
+    let Some(start) = memchr::memmem::find(reply, FIELD).map(|at| at + FIELD.len()) else { return reply.clone() };
+    let Some(end) = memchr::memchr(b'\r', &reply[start..]).map(|at| start + at) else { return reply.clone() };
+    [&reply[..start], id.to_string().as_bytes(), &reply[end..]].concat().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hello_carries_the_clients_own_id() {
+        let reply = Bytes::from_static(b"%2\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:17\r\n$4\r\nmode\r\n+x\r\n");
+        assert_eq!(with_id(&reply, 1234), "%2\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:1234\r\n$4\r\nmode\r\n+x\r\n");
+        assert_eq!(with_id(&Bytes::from_static(b"+OK\r\n"), 9), "+OK\r\n");
+    }
+}

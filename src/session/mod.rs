@@ -1,0 +1,483 @@
+//! One client: read, scan, route, hand to a backend connection; replies come back through its [`Downstream`].
+//!
+//! The session is a machine that advances as far as it can without waiting ([`Session::advance`]) and then says what
+//! it waits for ([`Wait`]); only [`Session::pause`] awaits. So nothing is ever cancelled half-way.
+
+mod local;
+mod pinned;
+mod shared;
+mod stream;
+mod transaction;
+mod wait;
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use tokio::time::Instant;
+
+use crate::backend::{Again, Connection, Downstream, Key, Lost};
+use crate::clock::Moment;
+use crate::config::ClientAuth;
+use crate::metrics::CloseReason;
+use crate::net::{Outbox, ReadHalf, Stream};
+use crate::pool::Pool;
+use crate::resp::{
+    Kind, OwnError, ProtocolError, RequestScanner, Scan, args, encode_command, inline_to_command, lookup,
+};
+use crate::router::{self, Pinned, Replies, Route, State};
+use crate::topology::Pass;
+use local::Judgement;
+use pinned::Renewal;
+use stream::Streaming;
+use transaction::Transaction;
+
+/// First size of a client's read buffer: a few small commands. Most clients of a thousand are idle at any time, and
+/// this is most of what an idle one costs.
+const READ_MIN: usize = 512;
+/// Largest size it grows to by itself; a larger command's buffer grows to the command's size.
+const READ_MAX: usize = 64 * 1024;
+/// How much is read ahead of what is being worked on. Past it the kernel's buffers fill and the client waits.
+const READ_AHEAD: usize = 64 * 1024;
+/// Reply bytes waiting for a client from which on its next commands wait too.
+const OUTBOX_HIGH: usize = 256 * 1024;
+/// Commands of one session on a shared connection at a time: a long pipeline delays its neighbours by no more than these.
+const MAX_OWED: u32 = 1024;
+/// Pause before commands that a node refused are sent again, unless the topology changes sooner.
+const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+
+/// What the session waits for. Its signal, and an outbox that is blocked, end every wait.
+#[derive(Debug, Default)]
+struct Wait {
+    /// Bytes from the client, however many there are already.
+    input: bool,
+    /// Replies owed.
+    replies: bool,
+    /// A point in time.
+    until: Option<Instant>,
+}
+
+impl Wait {
+    const INPUT: Self = Self { input: true, replies: false, until: None };
+    const REPLIES: Self = Self { input: false, replies: true, until: None };
+    const SIGNAL: Self = Self { input: false, replies: false, until: None };
+
+    fn until(at: Instant) -> Self {
+        Self { until: Some(at), ..Self::default() }
+    }
+}
+
+/// What one step of [`Session::advance`] led to.
+enum Step {
+    /// Something was done; go on.
+    Done,
+    /// Nothing can be done before this.
+    Wait(Wait),
+    /// The client is to be closed.
+    Close(CloseReason),
+}
+
+/// One command at the front of the read buffer.
+#[derive(Clone, Copy)]
+struct Command {
+    len: usize,
+    argc: u32,
+    id: crate::resp::CommandId,
+}
+
+/// See the module.
+pub struct Session {
+    pool: Rc<Pool>,
+    down: Rc<Downstream>,
+    draining: Rc<Cell<bool>>,
+    read: ReadHalf,
+    /// Bytes from the client, beginning with the first command that was not handed on.
+    buf: BytesMut,
+    read_size: usize,
+    scanner: RequestScanner,
+    state: State,
+    /// Unique among the clients of this process.
+    id: u64,
+    /// The shared connection its last commands went to.
+    route: Option<Rc<Connection>>,
+    /// Bytes handed to `route` since nothing was owed.
+    outstanding: usize,
+    /// Its own connection, and the key that it was dialled with.
+    pin: Option<(Rc<Connection>, Key)>,
+    /// The pin is given back once nothing is owed.
+    unpin: bool,
+    transaction: Transaction,
+    /// Subscriptions that went with a lost connection and have to be renewed.
+    renewal: Option<Renewal>,
+    judgement: Option<Judgement>,
+    /// A large command that leaves while it comes in.
+    streaming: Option<Streaming>,
+    /// Since when the command at the front has waited for a master, or for a connection.
+    waiting_since: Option<Instant>,
+    /// A blocking command's first issue: what it is issued again with is the time left.
+    blocked_since: Option<Instant>,
+    /// Commands at the front that were counted when they came the first time.
+    counted: u32,
+    /// Do not send before this: the node refused what it was sent.
+    not_before: Option<Instant>,
+    eof: bool,
+    /// Closed once everything owed is delivered: `QUIT`.
+    quitting: bool,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).field("state", &self.state).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// A session for a client that has just connected.
+    pub fn new(pool: Rc<Pool>, stream: Stream, id: u64, draining: Rc<Cell<bool>>) -> Self {
+        let (read, write) = stream.into_split();
+        let config = &pool.context.config;
+        let user = match config.client_auth {
+            ClientAuth::Inject => config.backend.clone().map(Rc::new),
+            ClientAuth::Passthrough => None,
+        };
+        Self {
+            down: Rc::new(Downstream::new(Outbox::new(write))),
+            draining,
+            read,
+            buf: BytesMut::new(),
+            read_size: READ_MIN,
+            scanner: RequestScanner::new(config.limits.bulk_bytes),
+            state: State::new(Key { database: 0, resp3: false, user }),
+            id,
+            route: None,
+            outstanding: 0,
+            pin: None,
+            unpin: false,
+            transaction: Transaction::default(),
+            renewal: None,
+            judgement: None,
+            streaming: None,
+            waiting_since: None,
+            blocked_since: None,
+            counted: 0,
+            not_before: None,
+            eof: false,
+            quitting: false,
+            pool,
+        }
+    }
+
+    /// What the worker wakes the session by, and where its replies go.
+    pub fn downstream(&self) -> Rc<Downstream> {
+        Rc::clone(&self.down)
+    }
+
+    /// Serves the client until it leaves or has to.
+    pub async fn run(mut self) -> CloseReason {
+        let reason = loop {
+            match self.advance() {
+                Step::Done => {}
+                Step::Close(reason) => break reason,
+                Step::Wait(wait) => {
+                    self.count_sent();
+                    self.pause(wait).await;
+                }
+            }
+        };
+        self.last_words().await;
+        self.count_sent();
+        reason
+    }
+
+    /// Does the next thing that can be done.
+    fn advance(&mut self) -> Step {
+        if let Some(reason) = self.down.fault() {
+            return Step::Close(reason);
+        }
+        if self.down.outbox.is_broken() {
+            return Step::Close(CloseReason::Client);
+        }
+        if self.judgement.is_some() {
+            return self.finish_judgement();
+        }
+        if self.streaming.is_some() {
+            return self.stream_on();
+        }
+        let owed = self.down.owed();
+        if owed == 0 {
+            self.outstanding = 0;
+            if let Some(step) = self.settle() {
+                return step;
+            }
+        } else if self.down.has_again() {
+            // The rest of what was sent has to be settled first, or order would be lost.
+            return Step::Wait(Wait::REPLIES);
+        }
+        // On a connection of its own Redis too drops a client that closes its side; a pop must not be left behind.
+        if self.eof && self.pin.is_some() && owed > 0 {
+            return Step::Close(CloseReason::Client);
+        }
+        // What comes next would be mixed up with the subscriptions that are being renewed.
+        if self.renewal.is_some() && owed > 0 {
+            return Step::Wait(Wait::REPLIES);
+        }
+        if self.quitting || self.draining.get() && owed == 0 && self.buf.is_empty() && !self.state.is_pinned() {
+            let reason = if self.quitting { CloseReason::Client } else { CloseReason::Drain };
+            return if owed == 0 { Step::Close(reason) } else { Step::Wait(Wait::REPLIES) };
+        }
+        if self.down.outbox.queued() > OUTBOX_HIGH {
+            return Step::Wait(Wait::SIGNAL);
+        }
+        if owed >= MAX_OWED || self.outstanding > self.pool.context.config.limits.outstanding_bytes {
+            return Step::Wait(Wait::REPLIES);
+        }
+        if let Some(at) = self.not_before.take().filter(|at| *at > Instant::now()) {
+            self.not_before = Some(at);
+            return Step::Wait(Wait::until(at));
+        }
+        self.next_command()
+    }
+
+    /// Nothing is owed: takes back what came back, and gives up the pin if it has served.
+    fn settle(&mut self) -> Option<Step> {
+        let lost = self.pin.as_ref().is_some_and(|(conn, _)| conn.lost().is_some());
+        let again = self.down.take_again();
+        let refused = self.down.refused_since().is_some() && !again.is_empty();
+        if refused {
+            self.not_before = Some(Instant::now() + REFUSED_PAUSE);
+        }
+        if !again.is_empty() {
+            self.reclaim(&again);
+        }
+        if lost {
+            return Some(self.lose_pin(&again));
+        }
+        let in_transaction = (self.state.multi || self.transaction.is_ending()) && !self.state.kept;
+        if in_transaction
+            && !again.is_empty()
+            && let Some((conn, _)) = &self.pin
+        {
+            // Taken back by a hold. What the connection has of the transaction ends here; it is replayed elsewhere.
+            conn.close(Lost::Dropped);
+            return Some(self.lose_pin(&again));
+        }
+        if self.transaction.opening {
+            self.finish_opening();
+        }
+        if self.unpin {
+            self.finish_pin(again.is_empty());
+            return Some(Step::Done);
+        }
+        if self.renewal.is_some()
+            && let Some(step) = self.renew_subscriptions()
+        {
+            return Some(step);
+        }
+        (!again.is_empty()).then_some(Step::Done)
+    }
+
+    /// Puts commands that came back in front of what the client has sent since.
+    fn reclaim(&mut self, again: &[Again]) {
+        let mut buf = BytesMut::with_capacity(again.iter().map(|a| a.bytes.len()).sum::<usize>() + self.buf.len());
+        for a in again {
+            if a.silent && self.state.replies == Replies::On {
+                // It was the one behind a SKIP; its reply, if it came now, would be taken for the next command's.
+                buf.extend_from_slice(&encode_command(&["CLIENT", "REPLY", "SKIP"]));
+            }
+            buf.extend_from_slice(&a.bytes);
+        }
+        let before = self.counted;
+        let mut rest = &buf[..];
+        let mut scanner = RequestScanner::new(usize::MAX);
+        while let Ok(Scan::Command { len, .. }) = scanner.scan(rest) {
+            self.counted += 1;
+            rest = &rest[len..];
+        }
+        self.pool.context.stats.commands_resent.add((self.counted - before).into());
+        buf.extend_from_slice(&self.buf);
+        self.buf = buf;
+        // Its place belonged to the front of the old buffer.
+        self.renew_scanner();
+    }
+
+    fn renew_scanner(&mut self) {
+        self.scanner = RequestScanner::new(self.pool.context.config.limits.bulk_bytes);
+    }
+
+    fn next_command(&mut self) -> Step {
+        if self.buf.is_empty() && !self.eof {
+            return Step::Wait(Wait::INPUT);
+        }
+        match self.scanner.scan(&self.buf) {
+            Ok(Scan::Incomplete) if self.eof => {
+                if self.down.owed() == 0 {
+                    Step::Close(CloseReason::Client)
+                } else {
+                    Step::Wait(Wait::REPLIES)
+                }
+            }
+            Ok(Scan::Incomplete) => self.begin_streaming().unwrap_or(Step::Wait(Wait::INPUT)),
+            Ok(Scan::Empty { len }) => {
+                let _ = self.buf.split_to(len);
+                Step::Done
+            }
+            Ok(Scan::Inline { len }) => {
+                let line = self.buf.split_to(len);
+                match inline_to_command(&line) {
+                    Ok(Some(command)) => {
+                        let mut buf = BytesMut::from(&command[..]);
+                        buf.extend_from_slice(&self.buf);
+                        self.buf = buf;
+                        Step::Done
+                    }
+                    Ok(None) => Step::Done,
+                    Err(e) => {
+                        // Kept in front: the error is answered when nothing is owed, and this is asked again till then.
+                        let mut buf = line;
+                        buf.extend_from_slice(&self.buf);
+                        self.buf = buf;
+                        self.malformed(&e)
+                    }
+                }
+            }
+            Ok(Scan::Command { len, name, argc }) => {
+                let command = Command { len, argc, id: lookup(&self.buf[name.0..name.1]) };
+                self.dispatch(command)
+            }
+            Err(e) => {
+                let step = self.malformed(&e);
+                // A scanner is of no use after an error; the frame is scanned afresh if it has to wait for replies.
+                self.renew_scanner();
+                step
+            }
+        }
+    }
+
+    /// The exact words of Redis, behind the replies to what came before; then the connection is closed.
+    fn malformed(&mut self, error: &ProtocolError) -> Step {
+        if self.down.owed() > 0 {
+            return Step::Wait(Wait::REPLIES);
+        }
+        if let Some(reply) = error.reply() {
+            self.down.push(reply);
+        }
+        Step::Close(CloseReason::ProtocolError)
+    }
+
+    fn dispatch(&mut self, command: Command) -> Step {
+        let info = command.id.info();
+        let frame = &self.buf[..command.len];
+        if self.pool.context.refused.mentions(command.id) && self.pool.context.refused.contains(command.id, frame) {
+            return self.refuse(command, "is on the list `refuse` of pointsman's configuration");
+        }
+        if info.kind == Kind::Plain && !self.state.is_pinned() && !self.unpin {
+            if self.down.is_suspect() {
+                return self.pin_and_send(command, Pinned::once(info));
+            }
+            return self.share(command);
+        }
+        match router::route(info, frame, command.argc, &self.state) {
+            Route::Pinned(way) => self.pin_and_send(command, way),
+            // Everything else changes the route: what is owed on the present one comes first.
+            _ if self.down.owed() > 0 => Step::Wait(Wait::REPLIES),
+            _ if self.unpin => Step::Done,
+            Route::Shared(_) => {
+                if info.kind == Kind::Unwatch {
+                    self.transaction.watch_lost = false;
+                }
+                self.share(command)
+            }
+            Route::Local(local) => self.answer(command, local),
+            Route::Judge => self.judge(command),
+            Route::Select(database) => self.select(command, database),
+            Route::Refuse(why) => self.refuse(command, why),
+        }
+    }
+
+    /// Does not forward the command at the front. `why` follows "it".
+    fn refuse(&mut self, command: Command, why: &str) -> Step {
+        if self.down.owed() > 0 {
+            return Step::Wait(Wait::REPLIES);
+        }
+        let name = String::from_utf8_lossy(args(&self.buf[..command.len]).next().unwrap_or_default()).to_uppercase();
+        let line = OwnError::Refused.line(&format!("{name} is refused: it {why}"));
+        self.transaction.spoil(self.state.multi);
+        self.say(command, line)
+    }
+
+    /// Counts a command at the front and takes it from the buffer.
+    fn take(&mut self, command: Command) -> Bytes {
+        self.count(command.id.index());
+        self.forget_wait();
+        self.buf.split_to(command.len).freeze()
+    }
+
+    fn count(&mut self, index: usize) {
+        if self.counted > 0 {
+            self.counted -= 1;
+        } else {
+            self.pool.context.stats.commands[index].add(1);
+        }
+    }
+
+    /// Answers the command at the front with a line of pointsman's own.
+    fn say(&mut self, command: Command, line: Bytes) -> Step {
+        self.take(command);
+        let silent = self.state.replies != Replies::On;
+        if self.state.replies == Replies::Skip {
+            self.state.replies = Replies::On;
+        }
+        if !silent {
+            self.down.push(line);
+            self.flush();
+        }
+        Step::Done
+    }
+
+    fn flush(&self) {
+        self.down.outbox.flush();
+        self.down.after_flush();
+    }
+
+    fn count_sent(&self) {
+        let sent = self.down.outbox.take_sent();
+        if sent > 0 {
+            self.pool.context.stats.client_sent_bytes.add(sent);
+        }
+    }
+
+    /// Hands the client what is still to be said, for a short time, and lets go of everything.
+    async fn last_words(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        self.down.outbox.flush();
+        let drain = async {
+            while self.down.outbox.is_blocked() && !self.down.outbox.is_broken() {
+                if self.down.outbox.writable().await.is_err() {
+                    return;
+                }
+                self.down.outbox.resume();
+            }
+        };
+        // A client that does not read holds up nobody but itself, but not for ever.
+        let _ = tokio::time::timeout(PATIENCE, drain).await;
+    }
+
+    /// What commands of this effect may do now.
+    fn pass(&self, effect: crate::backend::Effect) -> Pass {
+        let (now, access) = (Moment::now(), &self.pool.context.access);
+        if effect == crate::backend::Effect::Read { access.reads(now) } else { access.writes(now) }
+    }
+}
+
+/// Lets go of everything, also when the session's task panicked.
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.forget_wait();
+        self.down.leave();
+        if let Some((conn, key)) = self.pin.take() {
+            self.pool.release(conn, &key, false);
+        }
+        self.pool.forget(&self.down.wake);
+    }
+}

@@ -1,0 +1,401 @@
+//! Commands that need a connection of their own: how it is had, kept, given back, and replaced when it is lost.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Command, Session, Step, Wait};
+use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry};
+use crate::metrics::{CloseReason, LatencyClass};
+use crate::pool::Checkout;
+use crate::resp::{OwnError, args, encode_command};
+use crate::router::{self, Pinned, Replies};
+use crate::topology::Pass;
+
+/// Subscriptions on their way to another connection.
+#[derive(Debug)]
+pub(super) struct Renewal {
+    /// Each with the number of its confirmations.
+    commands: Vec<(Bytes, u32)>,
+    /// They were sent, and are kept until all are confirmed: their connection may be lost too.
+    sent: bool,
+    since: Instant,
+}
+
+impl Session {
+    /// Sends the command at the front on the session's own connection.
+    pub(super) fn pin_and_send(&mut self, command: Command, way: Pinned) -> Step {
+        // The last command on the pin has not been answered: whether the pin goes on is not known.
+        if self.unpin || self.transaction.opening {
+            return Step::Wait(Wait::REPLIES);
+        }
+        if way.step == router::Step::Exec
+            && let Some(step) = self.exec_without_running(command)
+        {
+            return step;
+        }
+        let node = match self.pass(way.effect) {
+            Pass::To(node) => node,
+            pass => return self.hold(command, pass),
+        };
+        let conn = match &self.pin {
+            Some((conn, _)) if conn.node == node && conn.is_usable() => Rc::clone(conn),
+            // It is being lost: nothing is owed soon, and then another takes its place.
+            Some(_) if self.down.owed() > 0 => return Step::Wait(Wait::REPLIES),
+            // Traffic goes elsewhere for now (reads after a crash, before the commit).
+            Some(_) => return self.hold(command, Pass::Wait),
+            None if self.down.owed() > 0 => return Step::Wait(Wait::REPLIES),
+            None => match self.acquire(command, node) {
+                Ok(conn) => conn,
+                Err(step) => return step,
+            },
+        };
+        // Not before it is known that the replay went as the first time.
+        if way.step == router::Step::Exec && self.transaction.replayed {
+            return Step::Wait(Wait::REPLIES);
+        }
+        self.send_pinned(&conn, command, way);
+        Step::Done
+    }
+
+    fn acquire(&mut self, command: Command, node: std::net::SocketAddr) -> Result<Rc<Connection>, Step> {
+        let key = self.state.key.clone();
+        match self.pool.pinned(node, &key, &self.down.wake) {
+            Checkout::Ready(conn) => {
+                conn.assign(&self.down);
+                self.pin = Some((Rc::clone(&conn), key));
+                self.replay(&conn);
+                Ok(conn)
+            }
+            Checkout::Pending => Err(self.await_connection(command)),
+            Checkout::Failed(error, retry_at) => Err(self.no_connection(command, &error, retry_at)),
+            Checkout::Full => {
+                let limits = self.pool.context.config.limits;
+                let since = *self.waiting_since.get_or_insert_with(|| {
+                    self.pool.context.stats.commands_waiting.add(1);
+                    Instant::now()
+                });
+                if since.elapsed() < limits.pin_timeout {
+                    return Err(Step::Wait(Wait::until(since + limits.pin_timeout)));
+                }
+                let line = OwnError::PinLimit.line(&format!(
+                    "all {} pinned backend connections of this worker are in use (limits.pinned)",
+                    limits.pinned
+                ));
+                Err(self.refuse_waiting(command, line))
+            }
+        }
+    }
+
+    /// Brings an open transaction over to a new connection. The replies were given already: these are swallowed.
+    pub(super) fn replay(&mut self, conn: &Connection) {
+        // An error of before says nothing about what is replayed now.
+        self.down.take_silent_error();
+        for command in self.transaction.replay() {
+            conn.queue(self.entry(command.clone(), Effect::Deferred, Answer::Replies, Audience::Ours));
+        }
+        self.transaction.replayed |= !self.transaction.replay().is_empty();
+    }
+
+    fn entry(
+        &self,
+        bytes: Bytes,
+        effect: Effect,
+        answer: Answer,
+        audience: Audience,
+    ) -> Entry<Rc<crate::backend::Downstream>> {
+        Entry {
+            to: Rc::clone(&self.down),
+            bytes,
+            commands: 1,
+            answered: 0,
+            effect,
+            answer,
+            audience,
+            retry: false,
+            partial: false,
+            class: LatencyClass::Pinned,
+            queued_at: Instant::now(),
+        }
+    }
+
+    fn send_pinned(&mut self, conn: &Rc<Connection>, command: Command, way: Pinned) {
+        let mut bytes = self.take(command);
+        let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
+        if self.state.replies == Replies::Skip {
+            self.state.replies = Replies::On;
+        }
+        let mut effect = way.effect;
+        let mut retry = false;
+        match way.step {
+            router::Step::Once => {}
+            router::Step::Block(again) => {
+                retry = true;
+                if again && self.pool.context.config.reissue_pops {
+                    effect = Effect::Deferred;
+                }
+                let now = Instant::now();
+                let since = *self.blocked_since.get_or_insert(now);
+                if since != now {
+                    match with_time_left(&bytes, now.saturating_duration_since(since)) {
+                        Some(rewritten) => bytes = rewritten,
+                        None => {
+                            // Its time was up while the master changed.
+                            self.unpin = true;
+                            if audience == Audience::Client {
+                                self.down.push(Bytes::from_static(self.null()));
+                                self.flush();
+                            }
+                            return;
+                        }
+                    }
+                }
+            }
+            router::Step::Wait => {
+                // WAIT counts from the last write its own connection knows of; any command tells a Redis connection
+                // how far the stream is.
+                let ping = encode_command(&["PING"]);
+                conn.queue(self.entry(ping, Effect::Deferred, Answer::Replies, Audience::Ours));
+            }
+            router::Step::Multi => {
+                self.transaction.opening |= !std::mem::replace(&mut self.state.multi, true);
+                self.transaction.log(bytes.clone());
+            }
+            router::Step::Queue => self.transaction.log(bytes.clone()),
+            router::Step::Exec | router::Step::Discard => {
+                self.transaction.end(self.state.watching);
+                (self.state.multi, self.state.watching) = (false, false);
+            }
+            router::Step::Watch => self.state.watching = true,
+            router::Step::Unwatch => self.state.watching = false,
+            router::Step::Subscribe => self.state.subscribed = true,
+            router::Step::Monitor => {
+                conn.set_raw();
+                self.state.kept = true;
+            }
+            router::Step::Keep => {
+                if self.state.multi {
+                    self.transaction.log(bytes.clone());
+                }
+                self.state.kept = true;
+            }
+        }
+        let stays = matches!(
+            way.step,
+            router::Step::Multi
+                | router::Step::Queue
+                | router::Step::Watch
+                | router::Step::Monitor
+                | router::Step::Keep
+        ) || way.step == router::Step::Once && self.state.is_pinned();
+        self.unpin = !stays;
+        conn.queue(Entry { retry, ..self.entry(bytes, effect, way.answer, audience) });
+    }
+
+    /// `EXEC` of a transaction that must not run: because a command was not queued, or what was watched is unknown.
+    fn exec_without_running(&mut self, command: Command) -> Option<Step> {
+        if self.transaction.replayed {
+            if self.down.owed() > 0 {
+                return Some(Step::Wait(Wait::REPLIES));
+            }
+            self.transaction.replayed = false;
+            if self.down.take_silent_error() {
+                let why = "the new master did not queue the transaction as the old one had";
+                self.transaction.spoil_with(OwnError::TransactionLost.line(why));
+            }
+        }
+        let refusal = self.transaction.refusal(self.null())?;
+        if self.down.owed() > 0 {
+            return Some(Step::Wait(Wait::REPLIES));
+        }
+        if let Some((conn, _)) = self.pin.as_ref().filter(|(conn, _)| conn.lost().is_none()) {
+            conn.queue(self.entry(encode_command(&["DISCARD"]), Effect::Deferred, Answer::Replies, Audience::Ours));
+            self.unpin = true;
+        } else {
+            self.transaction.clear();
+        }
+        (self.state.multi, self.state.watching) = (false, false);
+        Some(self.say(command, refusal))
+    }
+
+    /// `EXEC` or `DISCARD` was refused by pointsman: the transaction is over for the client, and so it must be here.
+    pub(super) fn abandon_transaction(&mut self) {
+        (self.state.multi, self.state.watching) = (false, false);
+        self.transaction.clear();
+        if self.state.is_pinned()
+            && let Some((conn, _)) = self.pin.as_ref().filter(|(conn, _)| conn.is_usable())
+        {
+            conn.queue(self.entry(encode_command(&["DISCARD"]), Effect::Deferred, Answer::Replies, Audience::Ours));
+        } else if let Some((conn, key)) = self.pin.take() {
+            self.pool.release(conn, &key, false);
+        }
+    }
+
+    /// Nothing is owed on a pin that may have served. `answered`: no command came back.
+    pub(super) fn finish_pin(&mut self, answered: bool) {
+        self.unpin = false;
+        if answered {
+            self.blocked_since = None;
+            if !self.state.multi {
+                self.transaction.clear();
+            }
+        }
+        if let Some((conn, _)) = &self.pin {
+            self.state.subscribed = !conn.subscriptions.borrow().is_empty();
+        }
+        if !self.state.is_pinned()
+            && let Some((conn, key)) = self.pin.take()
+        {
+            // What came back was refused: the node is not what it was. And what was to end a transaction or a watch has
+            // not, if it was answered with an error.
+            let clean = answered && !conn.is_refused();
+            self.pool.release(conn, &key, clean);
+        }
+    }
+
+    /// `MULTI` was answered. Refused (by an ACL, say) it has opened nothing, and what follows runs at once.
+    pub(super) fn finish_opening(&mut self) {
+        self.transaction.opening = false;
+        if self.pin.as_ref().is_some_and(|(conn, _)| conn.is_refused()) {
+            let watch_lost = self.transaction.watch_lost;
+            self.transaction.clear();
+            self.transaction.watch_lost = watch_lost;
+            self.state.multi = false;
+            self.unpin = !self.state.is_pinned();
+        }
+    }
+
+    /// The pin was lost with its backend; `again` came back.
+    pub(super) fn lose_pin(&mut self, again: &[Again]) -> Step {
+        let Some((conn, _)) = self.pin.take() else { return Step::Done };
+        self.unpin = false;
+        self.transaction.opening = false;
+        if self.state.kept {
+            return Step::Close(CloseReason::StateLost);
+        }
+        if again.is_empty() {
+            self.blocked_since = None;
+        }
+        let mut queued = again.len();
+        if self.transaction.is_ending() && queued > 0 {
+            // The last that came back is the EXEC or DISCARD itself.
+            queued -= 1;
+            self.state.multi = true;
+            self.state.watching = self.transaction.reopen();
+        }
+        if self.state.multi {
+            if !self.transaction.unlog(queued) {
+                // No command is there that an error could answer.
+                return Step::Close(CloseReason::StateLost);
+            }
+            self.state.multi = !self.transaction.is_unopened();
+        } else if again.is_empty() {
+            self.transaction.clear();
+        }
+        if self.state.watching {
+            self.state.watching = false;
+            self.transaction.watch_lost = true;
+        }
+        if let Some(renewal) = &mut self.renewal {
+            // Lost before all was confirmed: from the beginning.
+            renewal.sent = false;
+        } else if self.state.subscribed {
+            let commands = conn.subscriptions.borrow().renewal();
+            self.state.subscribed = !commands.is_empty();
+            self.renewal = self.state.subscribed.then(|| Renewal { commands, sent: false, since: Instant::now() });
+        }
+        Step::Done
+    }
+
+    /// Subscribes again on a new connection; the confirmations are swallowed, the client had them. Nothing is owed.
+    pub(super) fn renew_subscriptions(&mut self) -> Option<Step> {
+        let renewal = self.renewal.as_ref()?;
+        if renewal.sent {
+            self.renewal = None;
+            // Redis would have closed a client that may not listen any more.
+            return self.down.take_silent_error().then_some(Step::Close(CloseReason::StateLost));
+        }
+        let end = renewal.since + self.pool.context.config.hold_timeout;
+        if self.eof {
+            return Some(Step::Close(CloseReason::Client));
+        }
+        // A subscriber cannot be told that it hears nothing.
+        if Instant::now() >= end {
+            return Some(Step::Close(CloseReason::StateLost));
+        }
+        let Pass::To(node) = self.pass(Effect::Write) else {
+            self.pool.wait_for_permission(&self.down.wake);
+            return Some(Step::Wait(Wait::until(end)));
+        };
+        let key = self.state.key.clone();
+        match self.pool.pinned(node, &key, &self.down.wake) {
+            Checkout::Ready(conn) => {
+                conn.assign(&self.down);
+                self.down.take_silent_error();
+                let commands = self.renewal.as_mut().map(|r| {
+                    r.sent = true;
+                    r.commands.clone()
+                });
+                for (command, n) in commands.unwrap_or_default() {
+                    conn.queue(self.entry(command, Effect::Deferred, Answer::Confirmations(n), Audience::Ours));
+                }
+                self.pin = Some((conn, key));
+                Some(Step::Done)
+            }
+            Checkout::Pending | Checkout::Full => Some(Step::Wait(Wait::until(end))),
+            Checkout::Failed(_, retry_at) => Some(Step::Wait(Wait::until(retry_at.min(end)))),
+        }
+    }
+
+    /// The null that answers an `EXEC` or a pop whose time is up (Redis `addReplyNullArray`).
+    pub(super) fn null(&self) -> &'static [u8] {
+        if self.state.key.resp3 { b"_\r\n" } else { b"*-1\r\n" }
+    }
+}
+
+/// A blocking command with what is left of its time; none if nothing is.
+fn with_time_left(command: &Bytes, gone: std::time::Duration) -> Option<Bytes> {
+    let mut words: Vec<Bytes> = args(command).map(Bytes::copy_from_slice).collect();
+    let is = |w: &Bytes, name: &[u8]| w.eq_ignore_ascii_case(name);
+    let first = words.first()?.clone();
+    // XREAD counts milliseconds behind BLOCK; BLMPOP and BZMPOP have the seconds first, all others last.
+    let (at, unit) = if is(&first, b"XREAD") || is(&first, b"XREADGROUP") {
+        (words.iter().position(|w| is(w, b"BLOCK"))? + 1, 1000.0)
+    } else if is(&first, b"BLMPOP") || is(&first, b"BZMPOP") {
+        (1, 1.0)
+    } else {
+        (words.len() - 1, 1.0)
+    };
+    let total: f64 = std::str::from_utf8(words.get(at)?).ok()?.parse().ok()?;
+    if total == 0.0 {
+        return Some(command.clone());
+    }
+    let left = total - gone.as_secs_f64() * unit;
+    if left <= 0.0 {
+        return None;
+    }
+    words[at] = if unit == 1.0 { format!("{left:.3}") } else { format!("{}", left.ceil()) }.into();
+    Some(encode_command(&words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn left(command: &str, gone_ms: u64) -> Option<String> {
+        let words: Vec<&str> = command.split(' ').collect();
+        let command = with_time_left(&encode_command(&words), Duration::from_millis(gone_ms))?;
+        Some(args(&command).map(|a| String::from_utf8_lossy(a).into_owned()).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn the_time_left_stands_where_the_time_stood() {
+        assert_eq!(left("BLPOP a b 5", 1500).unwrap(), "BLPOP a b 3.500");
+        assert_eq!(left("BLMPOP 5 1 k LEFT", 1500).unwrap(), "BLMPOP 3.500 1 k LEFT");
+        assert_eq!(left("XREAD BLOCK 5000 STREAMS s $", 1500).unwrap(), "XREAD BLOCK 3500 STREAMS s $");
+        assert_eq!(left("BLPOP a 0", 99_000).unwrap(), "BLPOP a 0", "for ever stays for ever");
+        assert_eq!(left("BLPOP a 1", 1000), None);
+    }
+}

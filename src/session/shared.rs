@@ -1,0 +1,129 @@
+//! Commands without connection state, on a connection shared with other sessions.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+use tokio::time::Instant;
+
+use super::{Command, MAX_OWED, Session, Step, Wait};
+use crate::backend::{Answer, Audience, Connection, DialError, Effect, Entry};
+use crate::metrics::{CloseReason, LatencyClass};
+use crate::pool::Checkout;
+use crate::resp::{Kind, Scan, lookup};
+use crate::router::Replies;
+use crate::topology::Pass;
+
+/// Bytes of commands in one entry: what is sent again after a refusal, and what keeps a read buffer alive.
+const MAX_BATCH: usize = 64 * 1024;
+
+impl Session {
+    /// Sends the command at the front, and with it all that follow it the same way.
+    pub(super) fn share(&mut self, first: Command) -> Step {
+        let effect = effect_of(first);
+        let node = match self.pass(effect) {
+            Pass::To(node) => node,
+            pass => return self.hold(first, pass),
+        };
+        let conn = match self.shared_connection(first, node) {
+            Ok(conn) => conn,
+            Err(step) => return step,
+        };
+        self.forget_wait();
+        self.count(first.id.index());
+        let (mut len, mut commands, mut batch_effect) = (first.len, 1, effect);
+        // The permission of the other kind, asked for once in a batch.
+        let mut other: Option<bool> = None;
+        let most = if self.state.replies == Replies::Skip { 1 } else { MAX_OWED - self.down.owed().min(MAX_OWED - 1) };
+        while len < MAX_BATCH && commands < most && len < self.buf.len() {
+            let (next, name, argc) = match self.scanner.scan(&self.buf[len..]) {
+                Ok(Scan::Command { len, name, argc }) => (len, name, argc),
+                Ok(_) => break,
+                Err(_) => {
+                    // Scanned afresh, and answered, once it stands at the front.
+                    self.renew_scanner();
+                    break;
+                }
+            };
+            let id = lookup(&self.buf[len + name.0..len + name.1]);
+            let command = Command { len: next, argc, id };
+            if id.info().kind != Kind::Plain || self.pool.context.refused.mentions(id) {
+                break;
+            }
+            let its = effect_of(command);
+            if its != effect && !*other.get_or_insert_with(|| self.pass(its) == Pass::To(node)) {
+                break;
+            }
+            if its == Effect::Write {
+                batch_effect = Effect::Write;
+            }
+            self.count(id.index());
+            len += next;
+            commands += 1;
+        }
+        let bytes = self.buf.split_to(len).freeze();
+        self.outstanding += len;
+        let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
+        if self.state.replies == Replies::Skip {
+            self.state.replies = Replies::On;
+        }
+        conn.queue(Entry {
+            to: Rc::clone(&self.down),
+            bytes,
+            commands,
+            answered: 0,
+            effect: batch_effect,
+            answer: Answer::Replies,
+            audience,
+            retry: true,
+            partial: false,
+            class: if batch_effect == Effect::Read { LatencyClass::Read } else { LatencyClass::Write },
+            queued_at: Instant::now(),
+        });
+        Step::Done
+    }
+
+    /// The connection to share with others: the one in use if it still serves, or the pool's.
+    fn shared_connection(&mut self, command: Command, node: SocketAddr) -> Result<Rc<Connection>, Step> {
+        if let Some(conn) = self.route.as_ref().filter(|c| c.is_free() && c.node == node) {
+            return Ok(Rc::clone(conn));
+        }
+        if self.down.owed() > 0 {
+            return Err(Step::Wait(Wait::REPLIES));
+        }
+        match self.pool.shared(node, &self.state.key, &self.down.wake) {
+            Checkout::Ready(conn) => {
+                self.route = Some(Rc::clone(&conn));
+                Ok(conn)
+            }
+            Checkout::Pending | Checkout::Full => Err(self.await_connection(command)),
+            Checkout::Failed(error, retry_at) => Err(self.no_connection(command, &error, retry_at)),
+        }
+    }
+
+    /// A connection is being dialled: the command at the front waits like a held one, but not for permission.
+    pub(super) fn await_connection(&mut self, command: Command) -> Step {
+        match self.hold(command, Pass::Wait) {
+            Step::Wait(wait) => Step::Wait(wait),
+            step => step,
+        }
+    }
+
+    /// A connection cannot be had.
+    pub(super) fn no_connection(&mut self, command: Command, error: &DialError, retry_at: Instant) -> Step {
+        match error {
+            // The user or database that the session has is not this master's: as if it had disconnected the client.
+            DialError::Auth(line) | DialError::Select(line) => {
+                self.down.push(line.clone());
+                Step::Close(CloseReason::StateLost)
+            }
+            _ => match self.hold(command, Pass::Wait) {
+                Step::Wait(wait) => Step::Wait(Wait { until: wait.until.map(|u| u.min(retry_at)), ..wait }),
+                step => step,
+            },
+        }
+    }
+}
+
+fn effect_of(command: Command) -> Effect {
+    if command.id.info().readonly { Effect::Read } else { Effect::Write }
+}

@@ -1,0 +1,170 @@
+//! Commands too large to be kept: they leave, on a connection of the session's own, while they still come in.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use super::{Session, Step, Wait};
+use crate::backend::{Answer, Audience, Connection, Effect, Entry, half_streamed};
+use crate::metrics::{CloseReason, LatencyClass};
+use crate::pool::Checkout;
+use crate::resp::{Kind, Scan, lookup};
+use crate::router::Replies;
+use crate::topology::Pass;
+
+/// A command that will have at least so many bytes is streamed. Below, keeping it costs less than a connection of its
+/// own, and it can be sent again.
+const STREAM_AT: usize = 256 * 1024;
+
+/// A command on its way.
+#[derive(Debug)]
+pub(super) struct Streaming {
+    /// Where it goes; none: it is read and dropped.
+    conn: Option<Rc<Connection>>,
+    effect: Effect,
+    /// All of it has come: so many bytes of it are at the front of the buffer.
+    last: Option<usize>,
+    /// What is answered in the end if it is dropped.
+    refusal: Bytes,
+}
+
+impl Session {
+    /// The command at the front is incomplete: if it is a large one, begins to send it. None: it is waited for.
+    pub(super) fn begin_streaming(&mut self) -> Option<Step> {
+        let pending = self.scanner.pending()?;
+        if self.buf.len() + pending.missing < STREAM_AT {
+            return None;
+        }
+        let id = lookup(&self.buf[pending.name.0..pending.name.1]);
+        let info = id.info();
+        if info.kind != Kind::Plain || self.pool.context.refused.mentions(id) || self.state.replies != Replies::On {
+            return None;
+        }
+        if self.down.owed() > 0 {
+            return Some(Step::Wait(Wait::REPLIES));
+        }
+        if self.unpin {
+            return Some(Step::Done);
+        }
+        let effect = match (self.state.multi, info.readonly) {
+            (true, _) => Effect::Deferred,
+            (false, true) => Effect::Read,
+            (false, false) => Effect::Write,
+        };
+        let conn = match self.connection_for_streaming() {
+            Ok(conn) => conn,
+            Err(step) => return Some(step),
+        };
+        self.forget_wait();
+        self.count(id.index());
+        if self.state.multi {
+            self.transaction.overflow();
+        }
+        let refusal = match conn {
+            Some(_) => half_streamed(&self.pool.context.config.name),
+            None => {
+                self.pool.context.stats.commands_refused.add(1);
+                self.no_master()
+            }
+        };
+        self.streaming = Some(Streaming { conn, effect, last: None, refusal });
+        Some(Step::Done)
+    }
+
+    /// The session's own connection, or a new one; `Ok(None)` if the wait for one has taken too long.
+    fn connection_for_streaming(&mut self) -> Result<Option<Rc<Connection>>, Step> {
+        // Large commands are writes as a rule, and the few reads can wait as well.
+        let pass = self.pass(Effect::Write);
+        let Pass::To(node) = pass else {
+            return self.wait_for_master(pass).map_or(Ok(None), |wait| Err(Step::Wait(wait)));
+        };
+        if let Some((conn, _)) = &self.pin {
+            return if conn.is_usable() && conn.node == node {
+                Ok(Some(Rc::clone(conn)))
+            } else {
+                self.wait_for_master(Pass::Wait).map_or(Ok(None), |wait| Err(Step::Wait(wait)))
+            };
+        }
+        let key = self.state.key.clone();
+        let retry_at = match self.pool.pinned(node, &key, &self.down.wake) {
+            Checkout::Ready(conn) => {
+                conn.assign(&self.down);
+                self.pin = Some((Rc::clone(&conn), key));
+                self.replay(&conn);
+                // Streamed parts overtake what is queued: the replay has to be answered first.
+                return if self.down.owed() > 0 { Err(Step::Wait(Wait::REPLIES)) } else { Ok(Some(conn)) };
+            }
+            Checkout::Pending | Checkout::Full => None,
+            Checkout::Failed(_, retry_at) => Some(retry_at),
+        };
+        match self.wait_for_master(Pass::Wait) {
+            None => Ok(None),
+            Some(wait) => Err(Step::Wait(Wait { until: retry_at.or(wait.until).min(wait.until), ..wait })),
+        }
+    }
+
+    /// Passes on what has come, or drops it.
+    pub(super) fn stream_on(&mut self) -> Step {
+        let Some(mut streaming) = self.streaming.take() else { return Step::Done };
+        if streaming.conn.as_ref().is_some_and(|c| c.lost().is_some()) {
+            streaming.conn = None;
+        }
+        if streaming.last.is_none() {
+            match self.scanner.scan(&self.buf) {
+                Ok(Scan::Command { len, .. }) => streaming.last = Some(len),
+                Ok(_) => {}
+                Err(e) => return self.malformed(&e),
+            }
+        }
+        match (streaming.last, &streaming.conn) {
+            (_, Some(conn)) if conn.is_congested() => {
+                self.streaming = Some(streaming);
+                Step::Wait(Wait::SIGNAL)
+            }
+            (None, _) if self.scanner.scanned() == 0 => {
+                self.streaming = Some(streaming);
+                if self.eof { Step::Close(CloseReason::Client) } else { Step::Wait(Wait::INPUT) }
+            }
+            (None, conn) => {
+                let n = self.scanner.scanned();
+                let part = self.buf.split_to(n).freeze();
+                self.scanner.advance(n);
+                if let Some(conn) = conn {
+                    conn.stream(part);
+                }
+                self.streaming = Some(streaming);
+                Step::Done
+            }
+            (Some(len), conn) => {
+                let end = self.buf.split_to(len).freeze();
+                match conn {
+                    Some(conn) => self.end_streaming(conn, end, streaming.effect),
+                    None => {
+                        self.transaction.spoil(self.state.multi);
+                        self.down.push(streaming.refusal);
+                        self.flush();
+                    }
+                }
+                Step::Done
+            }
+        }
+    }
+
+    fn end_streaming(&mut self, conn: &Connection, end: Bytes, effect: Effect) {
+        self.unpin = !self.state.is_pinned();
+        conn.queue(Entry {
+            to: Rc::clone(&self.down),
+            bytes: end,
+            commands: 1,
+            answered: 0,
+            effect,
+            answer: Answer::Replies,
+            audience: Audience::Client,
+            retry: false,
+            partial: true,
+            class: LatencyClass::Pinned,
+            queued_at: Instant::now(),
+        });
+    }
+}

@@ -1,0 +1,142 @@
+//! Waiting: for a master, for bytes from the client, for room in its socket; and how long at most.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::task::Poll;
+
+use bytes::Bytes;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::io::poll_read_buf;
+
+use super::{Command, OUTBOX_HIGH, READ_AHEAD, READ_MAX, READ_MIN, Session, Step, Wait};
+use crate::metrics::CloseReason;
+use crate::resp::{Kind, OwnError};
+use crate::topology::Pass;
+
+impl Session {
+    /// The command at the front may not go now: it waits, until `hold_timeout`.
+    pub(super) fn hold(&mut self, command: Command, pass: Pass) -> Step {
+        if let Some(wait) = self.wait_for_master(pass) {
+            return Step::Wait(wait);
+        }
+        if self.down.owed() > 0 {
+            return Step::Wait(Wait::REPLIES);
+        }
+        let line = self.no_master();
+        self.refuse_waiting(command, line)
+    }
+
+    /// How long the front waits; none once it has waited for `hold_timeout` or is refused.
+    pub(super) fn wait_for_master(&mut self, pass: Pass) -> Option<Wait> {
+        let limit = self.pool.context.config.hold_timeout;
+        let now = Instant::now();
+        let since = *self.waiting_since.get_or_insert_with(|| {
+            let stats = &self.pool.context.stats;
+            stats.commands_held.add(1);
+            stats.commands_waiting.add(1);
+            now
+        });
+        if pass == Pass::Refuse || now.saturating_duration_since(since) >= limit {
+            return None;
+        }
+        self.pool.wait_for_permission(&self.down.wake);
+        Some(Wait { replies: self.down.owed() > 0, until: Some(since + limit), input: false })
+    }
+
+    /// What is said where there is no master.
+    pub(super) fn no_master(&self) -> Bytes {
+        let name = &self.pool.context.config.name;
+        let why = self.pool.context.access.topology().why.clone();
+        let why: &str = if why.is_empty() { "it does not answer" } else { &why };
+        OwnError::NoMaster.line(&format!("no master for '{name}': {why}"))
+    }
+
+    /// The command at the front has waited for too long. Nothing is owed.
+    pub(super) fn refuse_waiting(&mut self, command: Command, line: Bytes) -> Step {
+        self.pool.context.stats.commands_refused.add(1);
+        // The next blocking command has all its time.
+        self.blocked_since = None;
+        if self.state.multi && matches!(command.id.info().kind, Kind::Exec | Kind::Discard) {
+            self.abandon_transaction();
+        } else {
+            self.transaction.spoil(self.state.multi);
+        }
+        // What was sent behind a MULTI that is refused was meant to run together or not at all.
+        self.quitting |= command.id.info().kind == Kind::Multi && self.buf.len() > command.len;
+        self.say(command, line)
+    }
+
+    /// The front waits no more.
+    pub(super) fn forget_wait(&mut self) {
+        if let Some(since) = self.waiting_since.take() {
+            let stats = &self.pool.context.stats;
+            stats.commands_waiting.sub(1);
+            stats.hold_wait_ms.add(since.elapsed().as_millis() as u64);
+        }
+    }
+
+    /// Waits as `wait` says; reads what the client sends meanwhile, up to a bound, so that its leaving is noticed.
+    pub(super) async fn pause(&mut self, wait: Wait) {
+        let down = Rc::clone(&self.down);
+        // A pin that has served is given back with its last reply, not with the client's next command.
+        down.set_waiting(wait.replies || self.unpin);
+        let mut writable = pin!(async {
+            if down.outbox.is_blocked() {
+                // An error means that the runtime ends.
+                let _ = down.outbox.writable().await;
+            } else {
+                std::future::pending::<()>().await;
+            }
+        });
+        let mut timer: Option<Pin<Box<Sleep>>> = wait.until.map(|at| Box::pin(sleep_until(at)));
+        let may_read = !self.eof && (wait.input || self.buf.len() < READ_AHEAD);
+        if may_read {
+            self.make_room();
+        }
+        let (read, buf) = (&mut self.read, &mut self.buf);
+        let got = poll_fn(|cx| {
+            if down.wake.poll(cx).is_ready() {
+                return Poll::Ready(None);
+            }
+            if writable.as_mut().poll(cx).is_ready() {
+                down.outbox.resume();
+                if down.outbox.queued() <= OUTBOX_HIGH {
+                    down.resume_reader();
+                }
+                return Poll::Ready(None);
+            }
+            if may_read && let Poll::Ready(n) = poll_read_buf(Pin::new(&mut *read), cx, buf) {
+                return Poll::Ready(Some(n));
+            }
+            match &mut timer {
+                Some(timer) => timer.as_mut().poll(cx).map(|()| None),
+                None => Poll::Pending,
+            }
+        })
+        .await;
+        match got {
+            None => {}
+            Some(Ok(0)) => self.eof = true,
+            Some(Ok(n)) => {
+                self.pool.context.stats.client_received_bytes.add(n as u64);
+                if n >= self.read_size {
+                    self.read_size = (self.read_size * 2).min(READ_MAX);
+                } else if n < self.read_size / 8 {
+                    self.read_size = (self.read_size / 2).max(READ_MIN);
+                }
+            }
+            // Reset by the client: nobody is there to be answered.
+            Some(Err(_)) => self.down.close(CloseReason::Client),
+        }
+    }
+
+    /// Room for the next read: the size that reads have lately had, or what is missing of a large command.
+    pub(super) fn make_room(&mut self) {
+        let free = self.buf.capacity() - self.buf.len();
+        let missing = self.scanner.pending().map_or(0, |p| p.missing).min(1 << 20);
+        if free < (self.read_size / 8).max(missing) {
+            self.buf.reserve(self.read_size.max(missing));
+        }
+    }
+}
