@@ -22,3 +22,10 @@ pub mod sentinel;
 pub mod router;
 
 pub mod session;
+
+pub mod worker;
+
+pub mod admin;
+pub mod listener;
+
+pub mod app;

@@ -1,0 +1,194 @@
+//! One worker thread: its own runtime, its own sessions, backend connections and counters; nothing shared but the
+//! leases.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::{mpsc, watch};
+
+use crate::backend::{Context, Downstream, Stats};
+use crate::clock::Moment;
+use crate::config::ServiceConfig;
+use crate::metrics::{CloseReason, WorkerStats};
+use crate::net::{Accepted, Stream, client::set_options};
+use crate::pool::Pool;
+use crate::session::Session;
+use crate::topology::{Access, Hint, Link, Topology};
+
+/// Pause between two looks at what time alone changes; shorter while sessions wait, for whom a lease may come back.
+const TICK: Duration = Duration::from_millis(100);
+const TICK_HELD: Duration = Duration::from_millis(10);
+
+/// Clients handed over and not yet taken; accepting waits when it is full.
+pub const INBOX: usize = 1024;
+
+/// One service as a worker is given it.
+#[derive(Debug)]
+pub struct WorkerService {
+    /// What was configured.
+    pub config: Arc<ServiceConfig>,
+    /// What this worker shares with control.
+    pub link: Arc<Link>,
+    /// What control publishes.
+    pub topology: watch::Receiver<Arc<Topology>>,
+    /// What the worker tells control.
+    pub hints: mpsc::Sender<Hint>,
+}
+
+/// An accepted client on its way to a worker.
+#[derive(Debug)]
+pub struct NewClient {
+    /// Its socket, not registered with any runtime.
+    pub socket: Accepted,
+    /// Number of the service.
+    pub service: usize,
+    /// Unique among the clients of this process.
+    pub id: u64,
+}
+
+/// All that a worker is made of.
+#[derive(Debug)]
+pub struct Worker {
+    /// Its number.
+    pub number: usize,
+    /// The services, in the order of the configuration.
+    pub services: Vec<WorkerService>,
+    /// Where it counts.
+    pub stats: Arc<WorkerStats>,
+    /// The time of its last tick, as [`Moment`].
+    pub heartbeats: Arc<Vec<AtomicU64>>,
+    /// New clients; the worker drains when it is closed, and ends when its last client has left.
+    pub inbox: mpsc::Receiver<NewClient>,
+}
+
+impl Worker {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn spawn(self) -> io::Result<JoinHandle<()>> {
+        std::thread::Builder::new().name(format!("worker-{}", self.number)).spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+            match runtime {
+                Ok(runtime) => runtime.block_on(self.run()),
+                Err(error) => tracing::error!(%error, "a worker's runtime cannot be built"),
+            }
+        })
+    }
+
+    async fn run(mut self) {
+        let pools: Vec<Rc<Pool>> = std::mem::take(&mut self.services)
+            .into_iter()
+            .enumerate()
+            .map(|(number, service)| self.pool(number, service))
+            .collect();
+        let ticks = tokio::task::spawn_local(tick(pools.clone(), Arc::clone(&self.heartbeats), self.number));
+        let sessions = Sessions::default();
+        while let Some(client) = self.inbox.recv().await {
+            let pool = Rc::clone(&pools[client.service]);
+            match register(client.socket) {
+                Ok(stream) => sessions.start(pool, stream, client.id),
+                // Gone before it was looked at.
+                Err(error) => tracing::debug!(%error, "a client left before it was served"),
+            }
+        }
+        sessions.drain().await;
+        ticks.abort();
+    }
+
+    fn pool(&self, number: usize, service: WorkerService) -> Rc<Pool> {
+        let WorkerService { config, link, mut topology, hints } = service;
+        let stats = Stats::new(Arc::clone(&self.stats), number);
+        let pool = Rc::new(Pool::new(Rc::new(Context::new(config, Access::new(link), stats, hints))));
+        let follower = Rc::clone(&pool);
+        tokio::task::spawn_local(async move {
+            loop {
+                let current = Arc::clone(&topology.borrow_and_update());
+                follower.apply(current);
+                if topology.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+        pool
+    }
+}
+
+fn register(socket: Accepted) -> io::Result<Stream> {
+    match socket {
+        Accepted::Tcp(s) => {
+            let s = TcpStream::from_std(s)?;
+            set_options(&s)?;
+            Ok(Stream::Tcp(s))
+        }
+        Accepted::Unix(s) => UnixStream::from_std(s).map(Stream::Unix),
+    }
+}
+
+async fn tick(pools: Vec<Rc<Pool>>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
+    loop {
+        let held = pools.iter().any(|p| p.has_held());
+        tokio::time::sleep(if held { TICK_HELD } else { TICK }).await;
+        for pool in &pools {
+            pool.tick();
+        }
+        heartbeats[number].store(Moment::now().0, Ordering::Relaxed);
+    }
+}
+
+/// The sessions of one worker.
+#[derive(Default)]
+struct Sessions {
+    open: Rc<RefCell<HashMap<u64, Rc<Downstream>>>>,
+    draining: Rc<Cell<bool>>,
+}
+
+impl Sessions {
+    fn start(&self, pool: Rc<Pool>, stream: Stream, id: u64) {
+        let session = Session::new(Rc::clone(&pool), stream, id, Rc::clone(&self.draining));
+        self.open.borrow_mut().insert(id, session.downstream());
+        let open = Rc::clone(&self.open);
+        pool.context.stats.clients_accepted.add(1);
+        pool.context.stats.clients.add(1);
+        tokio::task::spawn_local(async move {
+            let left = Left { pool, open, id, reason: Cell::new(CloseReason::Internal) };
+            left.reason.set(session.run().await);
+        });
+    }
+
+    /// Asks every session to leave at its next command boundary, and waits until all have.
+    async fn drain(&self) {
+        self.draining.set(true);
+        while !self.open.borrow().is_empty() {
+            for downstream in self.open.borrow().values() {
+                downstream.wake.raise();
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+/// Counts a session out, also when its task panicked.
+struct Left {
+    pool: Rc<Pool>,
+    open: Rc<RefCell<HashMap<u64, Rc<Downstream>>>>,
+    id: u64,
+    reason: Cell<CloseReason>,
+}
+
+impl Drop for Left {
+    fn drop(&mut self) {
+        let stats = &self.pool.context.stats;
+        stats.clients.sub(1);
+        stats.clients_closed[self.reason.get() as usize].add(1);
+        self.open.borrow_mut().remove(&self.id);
+    }
+}
