@@ -29,3 +29,7 @@ pub mod admin;
 pub mod listener;
 
 pub mod app;
+
+pub mod demo;
+
+pub mod cli;

@@ -1,0 +1,232 @@
+//! The flags. Passwords have none: a flag shows in `ps`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::{ArgGroup, Args, Parser, Subcommand};
+
+use crate::addr::{Endpoint, ListenAddr};
+use crate::config::{
+    CLIENT_AUTH, COMMIT, ClientAuth, Commit, Given, GivenCredentials, GivenService, LOG_FORMAT, LogFormat, Place,
+    Settings, duration, endpoint, listen_addr, log_level, workers,
+};
+use crate::demo::DemoArgs;
+
+/// A Redis Sentinel proxy: one fixed address that follows the master.
+#[derive(Debug, Parser)]
+#[command(name = "pointsman", version, about, after_help = AFTER_HELP, subcommand_required = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0   clean end
+  64  wrong usage
+  69  `check --online`: a server does not answer as it should
+  71  an address cannot be bound
+  78  wrong configuration
+
+Example:
+  pointsman run --sentinel s1:26379,s2:26379,s3:26379 --service mymaster --listen 127.0.0.1:6379";
+
+const SECRETS_HELP: &str = "\
+Passwords are never flags, since flags show in `ps`. They come from a password file, else from the \
+environment (POINTSMAN_BACKEND_USER, POINTSMAN_BACKEND_PASSWORD, POINTSMAN_SENTINEL_USER, \
+POINTSMAN_SENTINEL_PASSWORD), else from the configuration file.";
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Serve clients.
+    #[command(after_help = SECRETS_HELP)]
+    Run(Box<ServiceArguments>),
+    /// Check a configuration without serving anybody: everything that would keep `run` from starting.
+    #[command(after_help = SECRETS_HELP)]
+    Check(Box<CheckArguments>),
+    /// See a failover: three Redis servers, three Sentinels and pointsman on free local ports, under load.
+    Demo(DemoArguments),
+}
+
+#[derive(Debug, Args)]
+pub(super) struct CheckArguments {
+    /// Also ask every Sentinel and every master whether they answer as they should.
+    #[arg(long)]
+    pub(super) online: bool,
+    #[command(flatten)]
+    pub(super) service: ServiceArguments,
+}
+
+/// One service by flags, or any number by a file. The flags that concern the whole process go with either.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("source").required(true).args(["config", "sentinel", "master"]))]
+pub(super) struct ServiceArguments {
+    /// TOML file with all that the flags can say and more; goes with none of the flags that describe a service.
+    #[arg(short, long, value_name = "FILE", conflicts_with_all = SERVICE_FLAGS)]
+    pub(super) config: Option<PathBuf>,
+
+    /// Sentinels to ask for the master; the others are learned from them.
+    #[arg(long, value_name = "HOST:PORT", value_delimiter = ',', value_parser = endpoint, requires_all = ["service", "listen"], help_heading = "Service")]
+    sentinel: Vec<Endpoint>,
+    /// Fixed master, for where there is no Sentinel (a developer's machine).
+    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint, requires = "listen", help_heading = "Service")]
+    master: Option<Endpoint>,
+    /// Name under which the Sentinels monitor the master.
+    #[arg(long, value_name = "NAME", help_heading = "Service")]
+    service: Option<String>,
+    /// Where clients connect: IP:PORT or unix:/path.
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_addr, help_heading = "Service")]
+    listen: Vec<ListenAddr>,
+    /// Whose identity a client has before it says AUTH: none, or that of the backend user. [default: passthrough]
+    #[arg(long, value_name = "WHOSE", value_parser = one_of(CLIENT_AUTH), help_heading = "Service")]
+    client_auth: Option<ClientAuth>,
+    /// When a promotion counts: once two Sentinels confirm it, or at once. [default: confirmed]
+    #[arg(long, value_name = "WHEN", value_parser = one_of(COMMIT), help_heading = "Service")]
+    commit: Option<Commit>,
+    /// How long a command may wait for a master, such as 500ms or 15s; 0s refuses at once. [default: 15s]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Service")]
+    hold_timeout: Option<Duration>,
+
+    /// pointsman's own user at the Redis servers. [default: the `default` user]
+    #[arg(long, value_name = "NAME", help_heading = "Passwords")]
+    backend_user: Option<String>,
+    /// File whose one line is that user's password.
+    #[arg(long, value_name = "FILE", help_heading = "Passwords")]
+    backend_password_file: Option<PathBuf>,
+    /// pointsman's own user at the Sentinels. [default: the `default` user]
+    #[arg(long, value_name = "NAME", help_heading = "Passwords")]
+    sentinel_user: Option<String>,
+    /// File whose one line is that user's password.
+    #[arg(long, value_name = "FILE", help_heading = "Passwords")]
+    sentinel_password_file: Option<PathBuf>,
+
+    /// Address of the HTTP server for /metrics, /livez, /readyz and /status. [default: none]
+    #[arg(long, value_name = "IP:PORT", help_heading = "Process")]
+    admin: Option<SocketAddr>,
+    /// Worker threads. [default: auto, one for each core]
+    #[arg(long, value_name = "N|auto", value_parser = |text: &str| workers(text).map(Workers), help_heading = "Process")]
+    workers: Option<Workers>,
+    /// How long clients may take to finish after SIGTERM. [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration, help_heading = "Process")]
+    drain_timeout: Option<Duration>,
+    /// Directory where the confirmed master is remembered for a start without Sentinels. [default: none]
+    #[arg(long, value_name = "DIR", help_heading = "Process")]
+    state_dir: Option<PathBuf>,
+    /// What is logged: off, error, warn, info, debug, or by module, such as pointsman::sentinel=debug,info. [default: info]
+    #[arg(long, value_name = "LEVEL", value_parser = log_level, help_heading = "Process")]
+    log_level: Option<String>,
+    /// Layout of a log line. [default: text]
+    #[arg(long, value_name = "FORMAT", value_parser = one_of(LOG_FORMAT), help_heading = "Process")]
+    log_format: Option<LogFormat>,
+}
+
+/// The flags that a file replaces. (With a file of several services, which one would they mean?)
+const SERVICE_FLAGS: [&str; 11] = [
+    "sentinel",
+    "master",
+    "service",
+    "listen",
+    "client_auth",
+    "commit",
+    "hold_timeout",
+    "backend_user",
+    "backend_password_file",
+    "sentinel_user",
+    "sentinel_password_file",
+];
+
+/// A value of `--workers`; a type of its own since clap takes a bare `Option` for "flag not given".
+#[derive(Clone, Copy, Debug)]
+struct Workers(Option<usize>);
+
+fn one_of<T: Copy + Send + Sync + 'static>(words: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T> {
+    PossibleValuesParser::new(words.iter().map(|(word, _)| *word))
+        .try_map(|text| words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value).ok_or("not a known word"))
+}
+
+impl ServiceArguments {
+    /// Adds what the flags say; over what a file said where both do.
+    pub(super) fn add_to(&self, settings: &mut Settings) {
+        over(&mut settings.workers, &self.workers.map(|w| w.0), "--workers");
+        over(&mut settings.admin, &self.admin, "--admin");
+        over(&mut settings.drain_timeout, &self.drain_timeout, "--drain-timeout");
+        over(&mut settings.state_dir, &self.state_dir, "--state-dir");
+        over(&mut settings.log_level, &self.log_level, "--log-level");
+        over(&mut settings.log_format, &self.log_format, "--log-format");
+        if self.config.is_none() {
+            settings.services.push(self.service());
+        }
+    }
+
+    fn service(&self) -> GivenService {
+        GivenService {
+            name: given(&self.service, "--service"),
+            listen: all(&self.listen, "--listen"),
+            sentinels: all(&self.sentinel, "--sentinel"),
+            master: given(&self.master, "--master"),
+            backend: GivenCredentials {
+                user: given(&self.backend_user, "--backend-user"),
+                password: None,
+                password_file: given(&self.backend_password_file, "--backend-password-file"),
+            },
+            sentinel: GivenCredentials {
+                user: given(&self.sentinel_user, "--sentinel-user"),
+                password: None,
+                password_file: given(&self.sentinel_password_file, "--sentinel-password-file"),
+            },
+            client_auth: given(&self.client_auth, "--client-auth"),
+            commit: given(&self.commit, "--commit"),
+            hold_timeout: given(&self.hold_timeout, "--hold-timeout"),
+            ..GivenService::empty(Place::Named("command line"))
+        }
+    }
+}
+
+fn given<T: Clone>(value: &Option<T>, flag: &'static str) -> Option<Given<T>> {
+    value.clone().map(|value| Given::new(value, Place::Named(flag)))
+}
+
+fn over<T: Clone>(setting: &mut Option<Given<T>>, value: &Option<T>, flag: &'static str) {
+    if let Some(given) = given(value, flag) {
+        *setting = Some(given);
+    }
+}
+
+fn all<T: Clone>(values: &[T], flag: &'static str) -> Vec<Given<T>> {
+    values.iter().map(|value| Given::new(value.clone(), Place::Named(flag))).collect()
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DemoArguments {
+    /// Leave everything running afterwards, until Ctrl-C.
+    #[arg(long)]
+    keep: bool,
+    /// When a promotion counts.
+    #[arg(long, value_name = "WHEN", value_parser = one_of(COMMIT), default_value = "confirmed")]
+    commit: Commit,
+    /// Clients that write and read.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1000), default_value_t = 20)]
+    clients: u16,
+    /// Worker threads of the pointsman that is shown.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64), default_value_t = 2)]
+    workers: u16,
+}
+
+impl From<DemoArguments> for DemoArgs {
+    fn from(a: DemoArguments) -> Self {
+        Self { keep: a.keep, commit: a.commit, clients: a.clients.into(), workers: a.workers.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_holds_together() {
+        use clap::CommandFactory;
+        Arguments::command().debug_assert();
+    }
+}

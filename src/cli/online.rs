@@ -1,0 +1,204 @@
+//! `check --online`: what the Sentinels and the masters say when asked as pointsman would ask them.
+
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tokio::net::lookup_host;
+use tokio::time::timeout;
+
+use super::check::say;
+use crate::addr::Endpoint;
+use crate::config::{Config, Credentials, FAILOVER_AFTER_DETECTION, ServiceConfig, Source};
+use crate::net::client::{Client, ClientError};
+use crate::resp::Value;
+
+/// Longest wait for the name server.
+const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Longest wait for all answers of one server, once connected. Each is asked less than ten short questions.
+const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+
+/// Asks all servers of all services and prints what each said. Returns how many do not answer as they should.
+pub(super) async fn ask_all(config: &Config) -> usize {
+    let mut failed = 0;
+    for service in &config.services {
+        let masters = match &service.source {
+            Source::Sentinels { endpoints, credentials } => {
+                let (masters, silent) = ask_sentinels(service, endpoints, credentials.as_ref()).await;
+                failed += silent;
+                masters
+            }
+            Source::Static(master) => vec![master.clone()],
+        };
+        for master in masters {
+            let answer = ask_master(service, &master).await;
+            failed += usize::from(answer.is_err());
+            report(service, "master", &master, &answer);
+        }
+    }
+    failed
+}
+
+/// What one Sentinel says.
+struct SentinelAnswer {
+    master: Endpoint,
+    down_after: Duration,
+    text: String,
+}
+
+/// Every master that a Sentinel names, each once, and how many Sentinels failed.
+async fn ask_sentinels(
+    service: &ServiceConfig,
+    endpoints: &[Endpoint],
+    credentials: Option<&Credentials>,
+) -> (Vec<Endpoint>, usize) {
+    let mut masters: Vec<Endpoint> = Vec::new();
+    let mut failed = 0;
+    let mut down_after = Duration::ZERO;
+    for sentinel in endpoints {
+        let answer = match connect(service, sentinel, credentials).await {
+            Ok(mut client) => within_limit(ask_sentinel(&mut client, &service.name)).await,
+            Err(why) => Err(why),
+        };
+        report(service, "Sentinel", sentinel, &answer.as_ref().map(|a| &a.text).map_err(Clone::clone));
+        match answer {
+            Ok(answer) => {
+                down_after = down_after.max(answer.down_after);
+                if !masters.contains(&answer.master) {
+                    masters.push(answer.master);
+                }
+            }
+            Err(_) => failed += 1,
+        }
+    }
+    if masters.len() > 1 {
+        failed += 1;
+        let named: Vec<String> = masters.iter().map(ToString::to_string).collect();
+        say(&format!("{}: FAILED: the Sentinels name different masters: {}", service.name, named.join(" and ")));
+    }
+    let failover = down_after + FAILOVER_AFTER_DETECTION;
+    if !service.hold_timeout.is_zero() && failover > service.hold_timeout {
+        eprintln!(
+            "warning: {}: a failover may take {failover:?} (down-after-milliseconds of {down_after:?}, and 5 s), but \
+             hold_timeout is {:?}: clients would see errors",
+            service.name, service.hold_timeout
+        );
+    }
+    (masters, failed)
+}
+
+async fn ask_sentinel(client: &mut Client, name: &str) -> Result<SentinelAnswer, String> {
+    let address = call(client, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", name]).await?;
+    if address.is_null() {
+        return Err(format!("knows no master named `{name}`{}", known_names(client).await));
+    }
+    let master = named_master(&address).ok_or("does not name a master in a way that is understood")?;
+    let view = call(client, &["SENTINEL", "MASTER", name]).await?;
+    let field = |field: &str| view.map_get(field).and_then(Value::as_str).unwrap_or("?").to_owned();
+    if field("flags").split(',').any(|flag| flag == "s_down") {
+        return Err(format!("names master {master} and cannot reach it (flags {})", field("flags")));
+    }
+    let quorum = call(client, &["SENTINEL", "CKQUORUM", name]).await?;
+    let down_after = field("down-after-milliseconds").parse().unwrap_or(0);
+    let text = format!(
+        "master {master}, config epoch {}, {} replicas, {} other Sentinels, quorum {}, down-after {down_after} ms; {}",
+        field("config-epoch"),
+        field("num-slaves"),
+        field("num-other-sentinels"),
+        field("quorum"),
+        quorum.as_str().unwrap_or_default()
+    );
+    Ok(SentinelAnswer { master, down_after: Duration::from_millis(down_after), text })
+}
+
+/// The two strings of `GET-MASTER-ADDR-BY-NAME`.
+fn named_master(address: &Value) -> Option<Endpoint> {
+    let [host, port] = address.as_array()? else { return None };
+    Some(Endpoint { host: host.as_str()?.to_owned(), port: port.as_str()?.parse().ok()? })
+}
+
+/// The end of the message that a name is not known: those that are, if the Sentinel will say.
+async fn known_names(client: &mut Client) -> String {
+    let Ok(masters) = call(client, &["SENTINEL", "MASTERS"]).await else { return String::new() };
+    let names: Vec<&str> =
+        masters.as_array().unwrap_or_default().iter().filter_map(|m| m.map_get("name")?.as_str()).collect();
+    if names.is_empty() { ", nor any other".to_owned() } else { format!(", but {}", names.join(", ")) }
+}
+
+async fn ask_master(service: &ServiceConfig, master: &Endpoint) -> Result<String, String> {
+    let mut client = connect(service, master, service.backend.as_ref()).await?;
+    let role = within_limit(call(&mut client, &["ROLE"])).await;
+    let role = role.map_err(|why| match &service.backend {
+        None if why.starts_with("NOAUTH") => format!("{why} (backend_password is not configured)"),
+        _ => why,
+    })?;
+    let answer = role.as_array().unwrap_or_default();
+    match (answer.first().and_then(Value::as_str), answer.get(2).and_then(Value::as_array)) {
+        (Some("master"), Some(replicas)) => Ok(format!("role master, {} replicas connected", replicas.len())),
+        (Some(role), _) => Err(format!("expected role master, found {role}")),
+        (None, _) => Err("ROLE is not answered as Redis does".to_owned()),
+    }
+}
+
+/// A connection that has said AUTH, if there is something to say.
+async fn connect(
+    service: &ServiceConfig,
+    server: &Endpoint,
+    credentials: Option<&Credentials>,
+) -> Result<Client, String> {
+    let mut why = "the name has no address".to_owned();
+    for address in resolve(server).await? {
+        match Client::connect(address, service.connect_timeout).await {
+            Ok(mut client) => {
+                if let Some(credentials) = credentials {
+                    within_limit(authenticate(&mut client, credentials)).await?;
+                }
+                return Ok(client);
+            }
+            Err(e) => why = format!("cannot connect: {e}"),
+        }
+    }
+    Err(why)
+}
+
+async fn resolve(server: &Endpoint) -> Result<Vec<SocketAddr>, String> {
+    if let Some(address) = server.literal() {
+        return Ok(vec![address]);
+    }
+    match timeout(RESOLVE_LIMIT, lookup_host((server.host.as_str(), server.port))).await {
+        Ok(Ok(addresses)) => Ok(addresses.collect()),
+        Ok(Err(e)) => Err(format!("the name cannot be resolved: {e}")),
+        Err(_) => Err(format!("the name server does not answer within {RESOLVE_LIMIT:?}")),
+    }
+}
+
+async fn authenticate(client: &mut Client, credentials: &Credentials) -> Result<(), String> {
+    let password = credentials.password.expose();
+    let answer = match &credentials.user {
+        Some(user) => call(client, &["AUTH", user, password]).await,
+        None => call(client, &["AUTH", password]).await,
+    };
+    // A server that does not know AUTH (it may be renamed) repeats its arguments.
+    answer.map(drop).map_err(|why| format!("AUTH: {}", why.replace(password, "***")))
+}
+
+/// One question; an error reply is an `Err` like a lost connection.
+async fn call(client: &mut Client, args: &[&str]) -> Result<Value, String> {
+    let answer = client.call(args).await.map_err(|e: ClientError| e.to_string())?;
+    match answer.as_error() {
+        Some(text) => Err(text.to_owned()),
+        None => Ok(answer),
+    }
+}
+
+async fn within_limit<T>(answer: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    timeout(ANSWER_LIMIT, answer).await.unwrap_or_else(|_| Err(format!("no answer within {ANSWER_LIMIT:?}")))
+}
+
+fn report(service: &ServiceConfig, what: &str, server: &Endpoint, answer: &Result<impl Display, String>) {
+    match answer {
+        Ok(text) => say(&format!("{}: {what} {server}: {text}", service.name)),
+        Err(why) => say(&format!("{}: {what} {server}: FAILED: {}", service.name, why.replace(char::is_control, " "))),
+    }
+}

@@ -1,0 +1,74 @@
+//! What a failover may cost the clients, as the demo and the tests hold pointsman to it.
+
+use super::tally::Tally;
+
+/// What is allowed in one kind of failover; what is not named is never allowed: error replies, failed connects, a write
+/// executed twice, a value that goes back.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Promise {
+    /// Whether a client whose write was on its way may be disconnected: nobody can know whether a dead master executed
+    /// it.
+    pub writers_may_drop: bool,
+}
+
+/// A failover that begins while the master still answers costs nothing but waiting.
+pub const PLANNED: Promise = Promise { writers_may_drop: false };
+
+/// `kill -9` of the master: each writer has one command in flight at most.
+pub const KILLED: Promise = Promise { writers_may_drop: true };
+
+impl Promise {
+    /// What of it the counts break, one sentence each. `reported_loss`: the flight recorder says that replicated data
+    /// was lost, or that it cannot know; then, and only then, acknowledged writes may be missing.
+    pub fn broken(self, tally: &Tally, writers: usize, reported_loss: bool) -> Vec<String> {
+        let mut broken = Vec::new();
+        let mut expect_none = |count: u64, what: &str| {
+            if count > 0 {
+                broken.push(format!("{count} {what}"));
+            }
+        };
+        expect_none(tally.errors, &format!("error replies, first: {}", tally.first_error.as_deref().unwrap_or("?")));
+        expect_none(tally.dropped_reading, "connections dropped with no write in flight");
+        expect_none(tally.failed_connects, "connects failed");
+        expect_none(tally.doubled, "writes executed twice");
+        expect_none(tally.went_back, "reads answered less than was read before");
+        if !reported_loss {
+            expect_none(tally.lost, "acknowledged writes lost, and the flight recorder does not say so");
+        }
+        let droppable = if self.writers_may_drop { writers as u64 } else { 0 };
+        expect_none(tally.dropped_writing.saturating_sub(droppable), "connections dropped beyond what is allowed");
+        if tally.acknowledged == 0 {
+            broken.push("no write was acknowledged at all".into());
+        }
+        broken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_breach_is_told() {
+        let fine = Tally { acknowledged: 10, ..Tally::default() };
+        assert_eq!(PLANNED.broken(&fine, 2, false), Vec::<String>::new());
+        let breaches = [
+            Tally { errors: 1, first_error: Some("MASTERDOWN x".into()), ..fine.clone() },
+            Tally { dropped_writing: 1, ..fine.clone() },
+            Tally { dropped_reading: 1, ..fine.clone() },
+            Tally { failed_connects: 1, ..fine.clone() },
+            Tally { lost: 1, ..fine.clone() },
+            Tally { doubled: 1, ..fine.clone() },
+            Tally { went_back: 1, ..fine.clone() },
+            Tally { acknowledged: 0, ..fine.clone() },
+        ];
+        for breach in &breaches {
+            assert_eq!(PLANNED.broken(breach, 2, false).len(), 1, "{breach:?}");
+        }
+        assert!(PLANNED.broken(&breaches[0], 2, false)[0].contains("MASTERDOWN x"));
+
+        let two_dropped = Tally { dropped_writing: 2, lost: 3, ..fine };
+        assert_eq!(KILLED.broken(&two_dropped, 2, true), Vec::<String>::new());
+        assert_eq!(KILLED.broken(&two_dropped, 1, false).len(), 2);
+    }
+}
