@@ -1,0 +1,66 @@
+# `make demo` and `make test` need a Rust toolchain and, for what is missing, apt-get (as root or with sudo).
+
+CARGO ?= cargo
+# Optimised, but without the minutes that the release profile takes to link.
+FAST := --locked --profile fast
+SERVERS := cc redis-server redis-sentinel redis-cli setpriv
+
+.PHONY: help build demo test test-all lint doc check-config audit bench conformance clean
+
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+build: ## the release binary, target/release/pointsman
+	@tests/install.sh cc
+	$(CARGO) build --locked --release
+
+demo: ## two failovers on real servers, with what the clients noticed of them (under a minute)
+	@tests/install.sh $(SERVERS)
+	$(CARGO) build $(FAST) --bin pointsman
+	target/fast/pointsman demo $(ARGS)
+
+test: ## all tests but the few that take minutes
+	@tests/install.sh $(SERVERS) promtool
+	$(CARGO) test --locked --lib --bins
+	$(CARGO) test $(FAST) --test '*'
+
+test-all: test ## and those too
+	$(CARGO) test $(FAST) --test '*' -- --ignored --nocapture
+
+lint: ## formatting and clippy, warnings denied
+	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt
+	@$(CARGO) clippy --version >/dev/null 2>&1 || rustup component add clippy
+	@tests/install.sh cc
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+
+doc: ## the documentation of the code, broken links denied
+	@tests/install.sh cc
+	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --locked --no-deps --document-private-items
+
+check-config: ## whether the configuration files shipped are valid
+	$(CARGO) build $(FAST) --bin pointsman
+	for file in config/*.toml; do target/fast/pointsman check --config $$file || exit; done
+
+# The advisory database is fetched from GitHub; where that cannot be reached, everything else is still checked.
+audit: ## licences, bans, sources, and known vulnerabilities where the database can be had
+	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
+	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
+	@if $(CARGO) deny --locked fetch db; then \
+		$(CARGO) deny --locked check --disable-fetch advisories; \
+	else \
+		echo 'audit: the advisory database cannot be reached; advisories were NOT checked'; \
+	fi
+
+conformance: ## Redis' own test suite, directly and through pointsman, compared test by test (minutes)
+	@tests/install.sh cc $(SERVERS) redis-benchmark tclsh
+	$(CARGO) build $(FAST) --bin pointsman
+	tests/conformance/fetch.sh target/conformance
+	tests/conformance/run.sh $(ARGS)
+
+bench: ## throughput and latency, against Redis itself and HAProxy
+	@tests/install.sh $(SERVERS) redis-benchmark haproxy
+	$(CARGO) bench --locked
+
+clean: ## remove what was built
+	$(CARGO) clean

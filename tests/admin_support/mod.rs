@@ -1,0 +1,159 @@
+//! A running admin server with hand-written HTTP requests, and states of a service to show.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::Duration;
+
+use pointsman::admin::{AdminState, Limits, serve_with};
+use pointsman::metrics::WorkerStats;
+use pointsman::topology::status::{FlowStatus, FlowWord, Phase, SentinelStatus, ServiceStatus};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longer than anything may take; where it is reached the test has failed.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server on a free port, and everything that it looks at. Ends with the test's runtime.
+pub(crate) struct Admin {
+    pub(crate) address: SocketAddr,
+    /// Of two workers.
+    pub(crate) stats: Vec<Arc<WorkerStats>>,
+    pub(crate) draining: Arc<AtomicBool>,
+    pub(crate) shutdown: CancellationToken,
+    pub(crate) server: Option<JoinHandle<()>>,
+    services: Vec<(String, watch::Sender<Arc<ServiceStatus>>)>,
+}
+
+impl Admin {
+    pub(crate) async fn start(services: &[&str]) -> Self {
+        Self::start_with(services, Limits::default()).await
+    }
+
+    pub(crate) async fn start_with(services: &[&str], limits: Limits) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stats: Vec<_> = (0..2).map(|_| Arc::new(WorkerStats::new(services.len()))).collect();
+        let draining = Arc::new(AtomicBool::new(false));
+        let shutdown = CancellationToken::new();
+        let (services, receivers): (Vec<_>, Vec<_>) = services
+            .iter()
+            .map(|name| {
+                let (sender, receiver) = watch::channel(Arc::new(ServiceStatus::unknown(name)));
+                ((name.to_string(), sender), (name.to_string(), receiver))
+            })
+            .unzip();
+        let heartbeats = Arc::new((0..3).map(|_| AtomicU64::new(0)).collect());
+        let state = Arc::new(AdminState::new(stats.clone(), receivers, draining.clone(), heartbeats));
+        let server = tokio::spawn(serve_with(listener, state, limits, shutdown.clone()));
+        Self { address, stats, draining, shutdown, server: Some(server), services }
+    }
+
+    /// What control would do.
+    pub(crate) fn set(&self, status: ServiceStatus) {
+        let (_, sender) =
+            self.services.iter().find(|(name, _)| *name == status.service).expect("a service of the test");
+        sender.send_replace(Arc::new(status));
+    }
+
+    pub(crate) async fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, path: &str) -> Response {
+        self.request("GET", path).await
+    }
+
+    pub(crate) async fn request(&self, method: &str, path: &str) -> Response {
+        let mut stream = self.connect().await;
+        let request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("answered in time").unwrap();
+        Response::parse(&answer)
+    }
+}
+
+/// An HTTP response, taken apart.
+pub(crate) struct Response {
+    pub(crate) status: u16,
+    pub(crate) body: String,
+    headers: Vec<(String, String)>,
+}
+
+impl Response {
+    fn parse(text: &str) -> Self {
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        let mut lines = head.split("\r\n");
+        let status = lines.next().and_then(|l| l.strip_prefix("HTTP/1.1 ")).expect("a status line");
+        let headers = lines.map(|line| {
+            let (name, value) = line.split_once(": ").expect("a header");
+            (name.to_ascii_lowercase(), value.to_owned())
+        });
+        Self { status: status[..3].parse().unwrap(), body: body.to_owned(), headers: headers.collect() }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+fn master() -> SocketAddr {
+    "127.0.0.1:7001".parse().unwrap()
+}
+
+fn sentinels() -> Vec<SentinelStatus> {
+    let heard = SentinelStatus {
+        endpoint: "127.0.0.1:26001".parse().unwrap(),
+        learned: false,
+        up: true,
+        master: Some(master()),
+        epoch: Some(3),
+        error: None,
+    };
+    let lost = SentinelStatus {
+        endpoint: "127.0.0.1:26002".parse().unwrap(),
+        up: false,
+        master: None,
+        epoch: None,
+        error: Some("connect refused".into()),
+        ..heard
+    };
+    vec![heard, lost]
+}
+
+/// Sentinels have been asked, and no master is confirmed.
+pub(crate) fn without_master(service: &str) -> ServiceStatus {
+    ServiceStatus { sentinels: sentinels(), ..ServiceStatus::unknown(service) }
+}
+
+/// A master is confirmed and everything flows.
+pub(crate) fn stable(service: &str) -> ServiceStatus {
+    let flowing = FlowStatus { node: Some(master()), flow: FlowWord::Flowing };
+    ServiceStatus {
+        phase: Phase::Stable,
+        master: Some(master()),
+        generation: 1,
+        config_epoch: Some(3),
+        reads: flowing,
+        writes: flowing,
+        why: String::new(),
+        settled: true,
+        ..without_master(service)
+    }
+}
+
+/// A failover has been announced: writes are held, reads flow.
+pub(crate) fn failing_over(service: &str) -> ServiceStatus {
+    let stable = stable(service);
+    ServiceStatus {
+        phase: Phase::Held,
+        writes: FlowStatus { flow: FlowWord::Held, ..stable.writes },
+        why: "a Sentinel has begun a failover".into(),
+        writes_held_ms_total: 1500,
+        ..stable
+    }
+}

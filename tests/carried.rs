@@ -1,0 +1,150 @@
+//! What a session has set up is carried over a failover, on a service whose Redis and Sentinels want passwords.
+
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pointsman::config::Commit;
+use pointsman::demo::cluster::{Cluster, Member};
+use pointsman::demo::proxy::{Proxy, ProxySettings};
+use pointsman::demo::settings::Settings;
+use support::{Raw, command, text};
+
+const SETTLE_LIMIT: Duration = Duration::from_secs(40);
+
+struct Rig {
+    cluster: Cluster,
+    proxy: Proxy,
+}
+
+impl Rig {
+    async fn start() -> Self {
+        let cluster = Cluster::start(Settings {
+            password: Some("redispw".into()),
+            sentinel_password: Some("sentinelpw".into()),
+            ..Settings::default()
+        })
+        .await
+        .unwrap();
+        let secret = |name: &str, text: &str| {
+            let path = cluster.dir().join(name);
+            std::fs::write(&path, text).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let extra = vec![
+            "--backend-password-file".into(),
+            secret("backend.pw", "redispw\n"),
+            "--sentinel-password-file".into(),
+            secret("sentinel.pw", "sentinelpw\n"),
+        ];
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_pointsman"));
+        let settings = ProxySettings { binary, commit: Commit::Confirmed, workers: 1, extra };
+        let proxy = Proxy::start(&cluster, &settings).await.unwrap();
+        Self { cluster, proxy }
+    }
+
+    async fn client(&self) -> Raw {
+        let mut client = Raw::connect(self.proxy.listen()).await;
+        client.send(&command(&["AUTH", "redispw"])).await;
+        client.until(b"+OK\r\n").await;
+        client
+    }
+
+    /// Until so many clients are blocked on the master that is known now.
+    async fn wait_blocked(&self, n: usize) {
+        let master = Member::Node(self.cluster.master().await.unwrap());
+        let end = tokio::time::Instant::now() + support::PATIENCE;
+        loop {
+            let info = format!("{:?}", self.cluster.ask(master, &["INFO", "clients"]).await.unwrap());
+            let debug = info_text(&info);
+            if debug.contains(&format!("blocked_clients:{n}")) {
+                return;
+            }
+            assert!(tokio::time::Instant::now() < end, "{debug}");
+        }
+    }
+}
+
+/// The text of a reply's debug form, where it is a list of bytes.
+fn info_text(debug: &str) -> String {
+    let numbers = debug.split(|c: char| !c.is_ascii_digit()).filter_map(|n| n.parse::<u8>().ok());
+    String::from_utf8_lossy(&numbers.collect::<Vec<u8>>()).into_owned()
+}
+
+async fn carried(kill: bool) {
+    let mut rig = Rig::start().await;
+    let old = rig.cluster.master().await.unwrap();
+
+    let mut subscriber = rig.client().await;
+    subscriber.send(&[command(&["SUBSCRIBE", "news"]), command(&["PSUBSCRIBE", "n*"])].concat()).await;
+    subscriber.until(b"$2\r\nn*\r\n:2\r\n").await;
+    let mut queueing = rig.client().await;
+    queueing.send(&[command(&["SELECT", "3"]), command(&["MULTI"]), command(&["SET", "tx", "1"])].concat()).await;
+    queueing.until(b"+QUEUED\r\n").await;
+    let mut watching = rig.client().await;
+    watching.send(&[command(&["WATCH", "w"]), command(&["GET", "w"])].concat()).await;
+    watching.until(b"$-1\r\n").await;
+    let mut popping = rig.client().await;
+    popping.send(&command(&["BLPOP", "list", "0"])).await;
+    let mut moving = rig.client().await;
+    moving.send(&command(&["BLMOVE", "source", "target", "LEFT", "RIGHT", "0"])).await;
+    let mut third = Raw::connect(rig.proxy.listen()).await;
+    third.send(&command(&["HELLO", "3", "AUTH", "default", "redispw", "SETNAME", "third"])).await;
+    third.until(b"modules\r\n*0\r\n").await;
+    assert_eq!(third.ask(&["SELECT", "5"]).await, "+OK\r\n");
+    assert_eq!(third.ask(&["SET", "k", "five"]).await, "+OK\r\n");
+    rig.wait_blocked(2).await;
+
+    if kill {
+        rig.cluster.kill(Member::Node(old)).unwrap();
+        rig.cluster.wait_master_other_than(old, SETTLE_LIMIT).await.unwrap();
+    } else {
+        rig.cluster.failover(0).await.unwrap();
+    }
+    rig.cluster.wait_settled(SETTLE_LIMIT).await.unwrap();
+    let new = rig.cluster.master().await.unwrap();
+    assert_ne!(new, old);
+
+    let log = rig.proxy.log_tail();
+    let mut other = rig.client().await;
+    assert_eq!(third.ask(&["GET", "k"]).await, "$4\r\nfive\r\n", "{log}");
+    assert_eq!(third.ask(&["CLIENT", "GETNAME"]).await, "$5\r\nthird\r\n");
+    assert_eq!(third.ask(&["GET", "nothing"]).await, "_\r\n", "still RESP3");
+
+    queueing.send(&[command(&["INCR", "tx"]), command(&["EXEC"])].concat()).await;
+    assert_eq!(text(&queueing.until(b":2\r\n").await), "+QUEUED\r\n*2\r\n+OK\r\n:2\r\n", "{log}");
+    watching.send(&[command(&["MULTI"]), command(&["SET", "w", "1"]), command(&["EXEC"])].concat()).await;
+    assert_eq!(text(&watching.until(b"*-1\r\n").await), "+OK\r\n+QUEUED\r\n*-1\r\n", "{log}");
+    assert_eq!(other.ask(&["EXISTS", "w"]).await, ":0\r\n");
+
+    assert_eq!(other.ask(&["RPUSH", "list", "element"]).await, ":1\r\n");
+    assert_eq!(text(&popping.until(b"element\r\n").await), "*2\r\n$4\r\nlist\r\n$7\r\nelement\r\n", "{log}");
+    if kill {
+        // The dead master cannot say that it moved nothing.
+        assert_eq!(text(&moving.rest().await), "");
+    } else {
+        assert_eq!(other.ask(&["RPUSH", "source", "thing"]).await, ":1\r\n");
+        assert_eq!(text(&moving.until(b"thing\r\n").await), "$5\r\nthing\r\n", "{log}");
+        assert_eq!(other.ask(&["LRANGE", "target", "0", "-1"]).await, "*1\r\n$5\r\nthing\r\n");
+    }
+
+    // No second confirmation: the message is the next thing that is heard.
+    assert_eq!(other.ask(&["PUBLISH", "news", "flash"]).await, ":2\r\n", "{log}");
+    let heard = text(&subscriber.until(b"$4\r\nnews\r\n$5\r\nflash\r\n*").await);
+    assert_eq!(heard, "*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nflash\r\n*", "{log}");
+    subscriber.until(b"pmessage\r\n$2\r\nn*\r\n$4\r\nnews\r\n$5\r\nflash\r\n").await;
+    assert!(!rig.proxy.log_tail().contains("redispw"));
+}
+
+#[tokio::test]
+async fn sessions_are_carried_over_a_planned_failover() {
+    carried(false).await;
+}
+
+#[tokio::test]
+async fn sessions_are_carried_over_the_death_of_the_master() {
+    carried(true).await;
+}

@@ -1,0 +1,152 @@
+//! Faults other than a plain failover or crash, each as it was seen to go wrong somewhere.
+
+use std::time::Duration;
+
+use pointsman::clock::Moment;
+use pointsman::config::Commit;
+use pointsman::demo::cluster::{Cluster, Member, Settings};
+use pointsman::topology::{Hint, HintKind};
+use tokio::time::sleep;
+
+use crate::harness::{Control, config, flows, held, watched};
+
+async fn stable(commit: Commit) -> (Cluster, Control) {
+    stable_with(Settings::default().down_after, commit).await
+}
+
+async fn stable_with(down_after: Duration, commit: Commit) -> (Cluster, Control) {
+    let cluster = Cluster::start(Settings { down_after, ..Settings::default() }).await.unwrap();
+    let mut control = Control::start(config(watched(&cluster), commit));
+    control.until_stable(cluster.addr(Member::Node(0)), 3, 2).await;
+    (cluster, control)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_hangs_is_left_and_its_return_changes_nothing() {
+    let (mut cluster, mut control) = stable(Commit::Confirmed).await;
+    let old = cluster.addr(Member::Node(0));
+    let from = Moment::now();
+    cluster.pause(Member::Node(0)).unwrap();
+    // What a worker says when its oldest command in flight is 300 ms old.
+    sleep(Duration::from_millis(300)).await;
+    control.hints.send(Hint { node: old, kind: HintKind::Silent }).await.unwrap();
+    control.until("the commit", |t| t.generation == 2 && flows(t)).await;
+    let diary = control.diary(from);
+    assert!((300..1000).contains(&diary[0].0), "held {} ms after the stop", diary[0].0);
+    assert!(diary.last().unwrap().0 < 4000, "{} ms", diary.last().unwrap().0);
+
+    cluster.resume(Member::Node(0)).unwrap();
+    control
+        .until_status("settled, the old master included", |s| {
+            s.settled && s.replicas.iter().filter(|r| r.link == "connected").count() == 2
+        })
+        .await;
+    assert_eq!(control.diary(from).len(), diary.len(), "nothing after the commit");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_pauses_for_less_than_down_after_stays() {
+    let (mut cluster, mut control) = stable_with(Duration::from_secs(5), Commit::Confirmed).await;
+    let master = cluster.addr(Member::Node(0));
+    cluster.pause(Member::Node(0)).unwrap();
+    sleep(Duration::from_millis(300)).await;
+    control.hints.send(Hint { node: master, kind: HintKind::Silent }).await.unwrap();
+    control.until("held", |t| held(t)).await;
+    sleep(Duration::from_millis(200)).await;
+    cluster.resume(Member::Node(0)).unwrap();
+    let resumed = Moment::now();
+    let back = control.until("released", |t| flows(t)).await;
+    assert_eq!((back.generation, back.writes.node), (1, Some(master)));
+    assert!(Moment::now().since(resumed) < Duration::from_millis(500), "no longer than it takes to ask everybody");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_crashes_after_the_promotion_is_not_followed() {
+    let (cluster, mut control) = stable(Commit::Confirmed).await;
+    let old = cluster.addr(Member::Node(0));
+    let from = Moment::now();
+    cluster.ask(Member::Sentinel(0), &["SENTINEL", "SIMULATE-FAILURE", "crash-after-promotion"]).await.unwrap();
+    cluster.failover(0).await.unwrap();
+    control.until("held", |t| held(t)).await;
+    // The others have heard nothing. They see a replica that says master, and demote it after some 14 s.
+    let back = control.until("released", |t| flows(t)).await;
+    assert_eq!((back.generation, back.writes.node), (1, Some(old)));
+    let diary = control.diary(from);
+    assert!(diary.iter().all(|d| d.2 == Some(old)), "nobody was sent anywhere else");
+    assert!(diary.last().unwrap().0 > 8000, "the promoted node was master for long");
+    control.until_recorded("aborted").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_eager_commit_whose_leader_crashes_is_undone() {
+    let (cluster, mut control) = stable(Commit::Eager).await;
+    let old = cluster.addr(Member::Node(0));
+    cluster.ask(Member::Sentinel(0), &["SENTINEL", "SIMULATE-FAILURE", "crash-after-promotion"]).await.unwrap();
+    cluster.failover(0).await.unwrap();
+    control.until("the provisional commit", |t| t.generation == 2 && flows(t)).await;
+    let committed = Moment::now();
+    control.until("held again", |t| held(t)).await;
+    let held = Moment::now().since(committed).as_millis();
+    assert!((4900..5300).contains(&held), "confirm_timeout is 5 s, held after {held} ms");
+    let back = control.until("the old master", |t| flows(t)).await;
+    assert_eq!((back.generation, back.writes.node), (3, Some(old)));
+    control.until_recorded("rollback").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_restarts_at_once_goes_on_and_is_told_apart() {
+    let (mut cluster, mut control) = stable(Commit::Confirmed).await;
+    let master = cluster.addr(Member::Node(0));
+    let from = Moment::now();
+    cluster.restart(Member::Node(0)).await.unwrap();
+    control.until_status("another process", |s| s.run_id_changes_total == 1).await;
+    let back = control.until("released", |t| flows(t)).await;
+    assert_eq!((back.generation, back.writes.node), (1, Some(master)));
+    let diary = control.diary(from);
+    assert!(diary.last().unwrap().0 < 3500, "{} ms", diary.last().unwrap().0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_that_are_reset_or_stopped_or_stale_hold_nobody() {
+    let (mut cluster, mut control) = stable(Commit::Confirmed).await;
+    let from = Moment::now();
+    for i in 0..3 {
+        cluster.ask(Member::Sentinel(i), &["SENTINEL", "RESET", "mymaster"]).await.unwrap();
+    }
+    cluster.wait_settled(Duration::from_secs(30)).await.unwrap();
+    cluster.pause(Member::Sentinel(2)).unwrap();
+    control.until_status("one is out of hearing", |s| s.sentinels.iter().any(|s| !s.up)).await;
+    assert_eq!(control.diary(from), [], "no hold");
+
+    cluster.failover(0).await.unwrap();
+    let new = control.until("the commit", |t| t.generation == 2).await.writes.node;
+    cluster.resume(Member::Sentinel(2)).unwrap();
+    control
+        .until_status("it has caught up", |s| s.settled && s.sentinels.iter().all(|s| s.up && s.master == new))
+        .await;
+    assert_eq!(control.diary(from).len(), 2, "one hold and one commit: what it said meanwhile moved nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sentinels_that_are_told_of_another_master_are_followed() {
+    let (cluster, mut control) = stable(Commit::Confirmed).await;
+    let (old, new) = (cluster.addr(Member::Node(0)), cluster.addr(Member::Node(1)));
+    let (host, port) = (new.ip().to_string(), new.port().to_string());
+    for i in 0..3 {
+        cluster.ask(Member::Sentinel(i), &["SENTINEL", "REMOVE", "mymaster"]).await.unwrap();
+    }
+    control.until_status("nobody knows the name", |s| s.sentinels.iter().all(|s| s.error.is_some())).await;
+    assert!(flows(&control.topology.borrow()), "the last confirmed master goes on");
+    cluster.ask(Member::Node(1), &["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    for i in [0, 2] {
+        cluster.ask(Member::Node(i), &["REPLICAOF", &host, &port]).await.unwrap();
+    }
+    // The old master says replica now: that is noticed by a worker's write or by the probe.
+    control.hints.send(Hint { node: old, kind: HintKind::ReadOnly }).await.unwrap();
+    control.until("held", |t| held(t)).await;
+    for i in 0..3 {
+        cluster.ask(Member::Sentinel(i), &["SENTINEL", "MONITOR", "mymaster", &host, &port, "2"]).await.unwrap();
+    }
+    let after = control.until("the commit", |t| flows(t)).await;
+    assert_eq!((after.generation, after.writes.node), (2, Some(new)));
+}

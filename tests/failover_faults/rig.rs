@@ -1,0 +1,171 @@
+//! A cluster, pointsman before it, and clients that keep a ledger.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pointsman::config::Commit;
+use pointsman::demo::cluster::{Cluster, Member, Settings};
+use pointsman::demo::ledger::{Ledger, LedgerSettings};
+use pointsman::demo::proxy::{Proxy, ProxySettings};
+use pointsman::demo::tally::Tally;
+use pointsman::demo::wire::{Connection, Reply, elements, info_field, text};
+use pointsman::demo::{PLANNED, Promise};
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+/// Longest wait for anything that must happen; Sentinel demotes an old master after some 11 to 22 s.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+/// Acknowledged writes before and after a fault, so that the figures mean something.
+const ENOUGH: u64 = 200;
+/// Few clients: these tests are about what happens, not how fast, and several run at once.
+const WRITERS: usize = 4;
+const READERS: usize = 2;
+
+pub(crate) struct Rig {
+    pub(crate) proxy: Proxy,
+    pub(crate) cluster: Cluster,
+}
+
+impl Rig {
+    pub(crate) async fn start(settings: Settings, flags: &[&str]) -> Self {
+        let cluster = Cluster::start(settings).await.unwrap();
+        let settings = ProxySettings {
+            binary: PathBuf::from(env!("CARGO_BIN_EXE_pointsman")),
+            commit: Commit::Confirmed,
+            workers: 2,
+            extra: flags.iter().map(|f| (*f).to_owned()).collect(),
+        };
+        let proxy = Proxy::start(&cluster, &settings).await.unwrap();
+        Self { proxy, cluster }
+    }
+
+    /// Clients that have written enough to be warm.
+    pub(crate) async fn ledger(&self) -> Ledger {
+        let load = LedgerSettings { writers: WRITERS, readers: READERS, ..LedgerSettings::new(self.proxy.listen()) };
+        let ledger = Ledger::start(load);
+        self.write_on(&ledger).await;
+        ledger
+    }
+
+    /// Waits until more writes are acknowledged.
+    pub(crate) async fn write_on(&self, ledger: &Ledger) {
+        let aim = ledger.tally().acknowledged + ENOUGH;
+        let end = Instant::now() + PATIENCE;
+        while ledger.tally().acknowledged < aim {
+            assert!(Instant::now() < end, "the clients stand still: {:?}\n{}", ledger.tally(), self.evidence());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends the ledger: what the clients were promised must be true of what the node holds.
+    pub(crate) async fn settle_accounts(&self, ledger: &Ledger, node: usize, promise: Promise) -> Tally {
+        self.write_on(ledger).await;
+        let mut direct = self.cluster.connect(Member::Node(node)).await.unwrap();
+        let tally = ledger.audit(&mut direct).await.unwrap();
+        let broken = promise.broken(&tally, WRITERS, false);
+        assert!(broken.is_empty(), "{broken:?}\n{tally:?}\n{}", self.evidence());
+        tally
+    }
+
+    /// The same where nobody may notice anything but waiting.
+    pub(crate) async fn unnoticed(&self, ledger: &Ledger, node: usize) -> Tally {
+        self.settle_accounts(ledger, node, PLANNED).await
+    }
+
+    pub(crate) async fn service(&self) -> Value {
+        self.proxy.status().await.unwrap()["services"][0].clone()
+    }
+
+    /// Waits until pointsman's status is as said.
+    pub(crate) async fn until(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let service = self.service().await;
+            if fits(&service) {
+                return service;
+            }
+            assert!(Instant::now() < end, "never {what}: {service:#}\n{}", self.evidence());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until all flows in this generation; returns the index of the master.
+    pub(crate) async fn until_flowing(&self, generation: u64) -> usize {
+        let service = self
+            .until("flowing", |s| s["generation"].as_u64() >= Some(generation) && s["writes"]["flow"] == "flowing")
+            .await;
+        assert_eq!(service["generation"], generation, "{}", self.evidence());
+        self.node_at(&service["writes"]["node"])
+    }
+
+    /// For as long as this, the status must stay as said.
+    pub(crate) async fn stays(&self, what: &str, time: Duration, fits: impl Fn(&Value) -> bool) {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            let service = self.service().await;
+            assert!(fits(&service), "not {what} any more: {service:#}\n{}", self.evidence());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Which node an address in the status is.
+    pub(crate) fn node_at(&self, addr: &Value) -> usize {
+        let addr = addr.as_str().unwrap();
+        self.cluster.nodes().iter().position(|n| n.to_string() == addr).unwrap()
+    }
+
+    pub(crate) fn addr(&self, member: Member) -> String {
+        self.cluster.addr(member).to_string()
+    }
+
+    /// What a node has carried out for clients, and what it says that it is, both at one moment. Counts of a replica
+    /// contain what it was sent by its master.
+    pub(crate) async fn traffic(&self, node: usize) -> (String, u64) {
+        let mut direct = self.cluster.connect(Member::Node(node)).await.unwrap();
+        let role = direct.call(&["ROLE"], PATIENCE).await.unwrap();
+        let stats = direct.call(&["INFO", "commandstats"], PATIENCE).await.unwrap();
+        let calls = |name: &str| {
+            let line = info_field(&stats, name).unwrap_or_default();
+            line.strip_prefix("calls=").and_then(|c| c.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
+        };
+        let role = elements(&role).first().map(text).unwrap_or_default();
+        (role, ["cmdstat_incr", "cmdstat_get", "cmdstat_set"].into_iter().map(calls).sum())
+    }
+
+    pub(crate) async fn offset(&self, node: usize) -> u64 {
+        let info = self.cluster.ask(Member::Node(node), &["INFO", "replication"]).await.unwrap();
+        info_field(&info, "master_repl_offset").unwrap().parse().unwrap()
+    }
+
+    pub(crate) async fn client(&self) -> Connection {
+        Connection::open(self.proxy.listen(), PATIENCE).await.unwrap()
+    }
+
+    /// What one command through pointsman is answered.
+    pub(crate) async fn ask(&self, command: &[&str]) -> Reply {
+        self.client().await.call(command, PATIENCE).await.unwrap()
+    }
+
+    /// Waits for a line of the log that contains this.
+    pub(crate) async fn until_logged(&self, words: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let log = std::fs::read_to_string(self.proxy.log()).unwrap();
+            if let Some(line) = log.lines().find(|l| l.contains(words)) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < end, "never logged: {words}\n{log}");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// For whoever must find out why a test failed.
+    pub(crate) fn evidence(&self) -> String {
+        self.proxy.log_tail()
+    }
+}
+
+/// The last closed record.
+pub(crate) fn last_record(service: &Value) -> &Value {
+    service["records"].as_array().unwrap().iter().rev().find(|r| !r["lasted_ms"].is_null()).unwrap()
+}
