@@ -106,13 +106,15 @@ async fn a_reply_whose_fate_nobody_can_tell_is_given_up_in_time() {
     let mut client = Raw::connect(front.proxy).await;
     // So that there is a connection on which the next one goes out at once.
     assert_eq!(client.ask(&["SET", "k", "before"]).await, "+OK\r\n");
+    // Connected before, or pointsman's ROLE would be answered first.
+    let mut demoter = Connection::open(front.redis, PATIENCE).await.unwrap();
+    assert_eq!(text(&demoter.call(&["PING"], PATIENCE).await.unwrap()), "PONG");
     let mut sleeper = front.cluster.connect(redis).await.unwrap();
     sleeper.send(&["DEBUG", "SLEEP", "2.5"]).await.unwrap();
     sleep(Duration::from_millis(100)).await;
     client.send(&command(&["SET", "k", "v"])).await;
     sleep(Duration::from_millis(100)).await;
     // Carried out behind the SET, when it wakes: from then on it is nobody's master.
-    let mut demoter = Connection::open(front.redis, PATIENCE).await.unwrap();
     demoter.send(&["REPLICAOF", "127.0.0.1", "1"]).await.unwrap();
     assert_eq!(text(&sleeper.receive().await.unwrap()), "OK");
     assert_eq!(text(&demoter.receive().await.unwrap()), "OK");

@@ -6,7 +6,7 @@ use std::time::Duration;
 use pointsman::demo::KILLED;
 use pointsman::demo::cluster::{Member, Settings};
 use pointsman::demo::wire::{Reply, text};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use crate::rig::{PATIENCE, Rig, last_record};
@@ -67,17 +67,22 @@ async fn a_leader_that_crashes_after_the_promotion_costs_nothing_but_waiting() {
     assert!(claims > 50, "it was master for long: seen {claims} times");
     assert_eq!(rig.until_flowing(1).await, 0);
     let tally = rig.unnoticed(&ledger, 0).await;
-    let service = rig.until("recorded", |s| s["failovers_total"] == json!(aborted(1))).await;
-    let record = last_record(&service);
+    let service = rig.service().await;
+    assert_eq!(total(&service, "aborted"), 1, "{service:#}");
+    // Afterwards the node that was demoted may lose its link once more, which is looked at: an interruption.
+    for kind in ["planned", "crash", "unannounced", "rollback"] {
+        assert_eq!(total(&service, kind), 0, "{service:#}");
+    }
+    let record = &service["records"][0];
     assert!(record["cause"].as_str().unwrap().contains(&rig.addr(Member::Sentinel(0))), "{record:#}");
     eprintln!("crashed leader: writes stalled {:?}, reads {:?}", tally.write_stall.length, tally.read_stall.length);
     assert!(tally.read_stall.length < Duration::from_secs(2), "reads went on: {:?}", tally.read_stall);
 }
 
-/// `failovers_total` with nothing in it but so many that were aborted.
-fn aborted(n: u64) -> Vec<(&'static str, u64)> {
-    let others = |kind| (kind, if kind == "aborted" { n } else { 0 });
-    ["planned", "crash", "unannounced", "rollback", "aborted", "interruption"].map(others).to_vec()
+/// How many records of a kind there were.
+fn total(service: &Value, kind: &str) -> u64 {
+    let totals = service["failovers_total"].as_array().unwrap();
+    totals.iter().find(|t| t[0] == kind).unwrap()[1].as_u64().unwrap()
 }
 
 /// One hung through the failover, one comes back with an empty memory: both name the old master, with an old epoch.
@@ -95,7 +100,7 @@ async fn stale_and_forgetful_sentinels_turn_nothing_back() {
     let new = rig.until_flowing(2).await;
     assert_ne!(new, 0);
     rig.cluster.resume(Member::Sentinel(2)).unwrap();
-    let is_heard = |s: &serde_json::Value| s["sentinels"].as_array().unwrap().iter().all(|s| s["up"] == true);
+    let is_heard = |s: &Value| s["sentinels"].as_array().unwrap().iter().all(|s| s["up"] == true);
     rig.until("all are in hearing", is_heard).await;
     rig.stays("the new master", Duration::from_secs(2), |s| s["generation"] == 2 && s["writes"]["flow"] == "flowing")
         .await;
@@ -118,7 +123,7 @@ async fn stale_and_forgetful_sentinels_turn_nothing_back() {
     let mut named_old = 0;
     while Instant::now() < end {
         let service = rig.service().await;
-        let names_old = |s: &serde_json::Value| s["master"] == old.to_string() && s["epoch"] == 0;
+        let names_old = |s: &Value| s["master"] == old.to_string() && s["epoch"] == 0;
         named_old += u32::from(service["sentinels"].as_array().unwrap().iter().any(names_old));
         assert!(service["generation"] == 2 && service["writes"]["flow"] == "flowing", "{service:#}");
         sleep(Duration::from_millis(10)).await;
@@ -193,11 +198,13 @@ async fn a_reset_in_the_middle_of_a_failover_loses_nothing() {
     let rig = Rig::start(Settings::default(), &PATIENT).await;
     let ledger = rig.ledger().await;
     rig.cluster.failover(0).await.unwrap();
-    let selected = |s: &serde_json::Value| {
-        let records = s["records"].as_array().unwrap();
-        records.iter().any(|r| {
-            r["events"].as_array().unwrap().iter().any(|e| e["text"].as_str().unwrap().starts_with("+selected-slave"))
-        })
+    // On a busy machine the selection itself may be published while the leader is out of hearing.
+    let is_selection = |e: &Value| {
+        let text = e["text"].as_str().unwrap();
+        text.starts_with("+selected-slave") || text.starts_with("+failover-state-wait-promotion")
+    };
+    let selected = |s: &Value| {
+        s["records"].as_array().unwrap().iter().flat_map(|r| r["events"].as_array().unwrap()).any(is_selection)
     };
     rig.until("a candidate is selected", selected).await;
     rig.cluster.ask(Member::Sentinel(0), &["SENTINEL", "RESET", "mymaster"]).await.unwrap();
@@ -222,17 +229,17 @@ async fn a_service_that_is_removed_and_monitored_elsewhere_is_followed() {
         sleep(Duration::from_millis(10)).await;
     }
     for i in 0..3 {
-        rig.cluster.ask(Member::Sentinel(i), &["SENTINEL", "REMOVE", "mymaster"]).await.unwrap();
+        rig.tell(Member::Sentinel(i), &["SENTINEL", "REMOVE", "mymaster"]).await;
     }
     let port = rig.cluster.addr(Member::Node(1)).port().to_string();
-    rig.cluster.ask(Member::Node(1), &["REPLICAOF", "NO", "ONE"]).await.unwrap();
+    rig.tell(Member::Node(1), &["REPLICAOF", "NO", "ONE"]).await;
     for node in [0, 2] {
-        rig.cluster.ask(Member::Node(node), &["REPLICAOF", "127.0.0.1", &port]).await.unwrap();
+        rig.tell(Member::Node(node), &["REPLICAOF", "127.0.0.1", &port]).await;
     }
     ledger.go_on();
     for i in 0..3 {
         let monitor = ["SENTINEL", "MONITOR", "mymaster", "127.0.0.1", &port, "2"];
-        rig.cluster.ask(Member::Sentinel(i), &monitor).await.unwrap();
+        rig.tell(Member::Sentinel(i), &monitor).await;
     }
     assert_eq!(rig.until_flowing(2).await, 1);
     rig.unnoticed(&ledger, 1).await;
@@ -259,4 +266,34 @@ async fn a_dead_master_without_a_candidate_is_refused_with_the_reason() {
     let service = rig.service().await;
     assert_eq!(service["run_id_changes_total"], 1, "{service:#}");
     assert_eq!(rig.ask(&["INCR", "k"]).await, Reply::Integer(1));
+}
+
+/// It hangs at any moment of its own failover (Sentinel writes its configuration to the disk at every step): what it
+/// announces then is heard late or never, and nothing may be lost by that.
+#[tokio::test]
+#[ignore = "all of them take minutes: `make test-all` runs it"]
+async fn a_leader_that_hangs_at_any_moment_of_its_failover_loses_nothing() {
+    // Longer ones make it a case of Sentinel's own TILT: it goes on half a minute later, or somebody else undoes it.
+    for hang in [400, 900, 1400, 1800] {
+        let mut rig = Rig::start(Settings::default(), &PATIENT).await;
+        let ledger = rig.ledger().await;
+        rig.cluster.failover(0).await.unwrap();
+        let moment = fastrand::u64(0..250);
+        sleep(Duration::from_millis(moment)).await;
+        rig.cluster.pause(Member::Sentinel(0)).unwrap();
+        sleep(Duration::from_millis(hang)).await;
+        rig.cluster.resume(Member::Sentinel(0)).unwrap();
+        let new = rig.until_flowing(2).await;
+        let tally = rig.unnoticed(&ledger, new).await;
+        let service = rig.service().await;
+        let kinds: Vec<&str> =
+            service["records"].as_array().unwrap().iter().map(|r| r["kind"].as_str().unwrap()).collect();
+        eprintln!(
+            "hung for {hang} ms, {moment} ms after the beginning: {kinds:?}, writes stalled {:?}",
+            tally.write_stall.length
+        );
+        assert_eq!(kinds, ["planned"], "writes flowed to the old master in between\n{}", rig.evidence());
+        assert_eq!(last_record(&service)["offset_lost"], json!({"known": "exact", "bytes": 0}), "{service:#}");
+        assert_ne!(new, 0);
+    }
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use super::knowledge::Sentinel;
 use super::round::Cause;
-use super::{ALERT_FOR, ANNOUNCEMENT_EXPIRES, Action, DWELL_FORGET, DWELL_MAX, DWELL_MIN, Failover, Suspicion};
+use super::{
+    ALERT_FOR, ANNOUNCEMENT_EXPIRES, Action, DWELL_FORGET, DWELL_MAX, DWELL_MIN, Failover, SENTINEL_SILENT, Suspicion,
+};
 use crate::clock::Moment;
 use crate::topology::{Event, Hint, HintKind, Message, SentinelId, View};
 
@@ -23,6 +25,7 @@ impl Failover {
                 if let Some(sentinel) = self.known.sentinels.get_mut(&id) {
                     sentinel.up = true;
                 }
+                self.talks(now, id);
             }
             Event::SentinelDown(id) => {
                 if let Some(sentinel) = self.known.sentinels.get_mut(&id) {
@@ -90,6 +93,7 @@ impl Failover {
         // Its announcement was missed, or is still on its way on the other connection.
         let begins = was_in_progress == Some(false) && view.failover_in_progress && Some(view.master) == master;
         let is_underway = was_in_progress.is_none() && view.failover_in_progress;
+        self.talks(now, id);
         if news {
             self.recorder.event(now, &self.known.name(id), text);
         }
@@ -98,6 +102,18 @@ impl Failover {
         } else if is_underway {
             // It came into hearing in the middle of a failover: what it announced before was missed.
             self.alert(now);
+        }
+    }
+
+    /// A Sentinel answers. If it was silent, what it announced before is given its time anew: it may go on only now.
+    fn talks(&mut self, now: Moment, id: SentinelId) {
+        let Some(sentinel) = self.known.sentinels.get_mut(&id) else { return };
+        let before = sentinel.heard.replace(now);
+        let was_silent = before.is_none_or(|before| now.since(before) >= SENTINEL_SILENT);
+        if let Some(round) = self.round.as_mut().filter(|r| was_silent && r.announcers.contains(&id))
+            && let Some(expires) = &mut round.expires
+        {
+            *expires = now + ANNOUNCEMENT_EXPIRES;
         }
     }
 

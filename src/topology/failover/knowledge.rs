@@ -18,6 +18,8 @@ pub(super) struct Sentinel {
     /// Views since the hold began or since this Sentinel last announced something. The first may answer a question
     /// asked before; from the second on they are fresh, since a poll has one question outstanding.
     pub(super) views: u32,
+    /// When it last answered a poll, or came into hearing.
+    pub(super) heard: Option<Moment>,
     pub(super) unknown_name: bool,
     /// In TILT it takes no notice of what is down.
     pub(super) tilt: bool,
@@ -29,7 +31,16 @@ pub(super) struct Sentinel {
 impl Sentinel {
     /// One of which nothing but its existence is known.
     pub(super) fn new(endpoint: Endpoint) -> Self {
-        Self { endpoint, up: false, view: None, views: 0, unknown_name: false, tilt: false, reconfiguring: false }
+        Self {
+            endpoint,
+            up: false,
+            view: None,
+            views: 0,
+            heard: None,
+            unknown_name: false,
+            tilt: false,
+            reconfiguring: false,
+        }
     }
 
     /// What it says now; nothing while it is out of hearing.

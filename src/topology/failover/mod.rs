@@ -41,6 +41,8 @@ use round::{Cause, Previous, Round};
 /// How long an announcement that nothing follows holds writes. `+selected-slave` comes 80–150 ms after
 /// `+try-failover`; a Sentinel that cannot win its election says so only after up to 10 s.
 pub const ANNOUNCEMENT_EXPIRES: Duration = Duration::from_millis(500);
+/// A Sentinel that has answered no poll for so long hangs, or is out of hearing: what it says next may be late.
+const SENTINEL_SILENT: Duration = Duration::from_millis(250);
 /// How long stragglers among the workers may take to acknowledge a hold before their sockets are shut down.
 pub const STRAGGLER_PATIENCE: Duration = Duration::from_millis(20);
 /// For how long after the last sign of a failover everybody is asked as often as possible. The slowest step that is

@@ -196,11 +196,12 @@ impl Failover {
                 round.fast_until,
                 round.not_before,
                 round.began + STRAGGLER_PATIENCE,
-                round.began + ANSWER_PATIENCE,
-                round.began + RECONNECT_PATIENCE,
+                self.turned + ANSWER_PATIENCE,
+                self.turned + RECONNECT_PATIENCE,
                 round.began + self.hearsay_patience(),
                 round.last_sign + LOST_LEADER_PATIENCE,
             ]);
+            times.extend(self.known.sentinels.values().filter_map(|s| s.heard).map(|heard| heard + ANSWER_PATIENCE));
             times.extend(round.expires);
             times.extend(round.demoted_since.map(|since| since + LINK_PATIENCE));
             times.extend(round.answering_since.map(|since| since + LINK_PATIENCE));

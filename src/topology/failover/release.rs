@@ -9,9 +9,9 @@ use super::{
     LOST_LEADER_PATIENCE, Level, RECONNECT_PATIENCE,
 };
 use crate::clock::Moment;
-use crate::topology::RoleAnswer;
 use crate::topology::failover::knowledge::Node;
 use crate::topology::record::{FailoverKind, OffsetLost};
+use crate::topology::{RoleAnswer, SentinelId};
 
 impl Failover {
     /// Lets traffic flow to the old master again if nothing speaks against it.
@@ -71,7 +71,7 @@ impl Failover {
         if round.undone.is_some() && self.confirmation(now, master.node, |v| v.epoch >= master.epoch).is_none() {
             return Some("no Sentinel confirmed the new master".to_owned());
         }
-        if let Some(node) = self.successor(now).filter(|n| self.may_be_master(now, round, *n)) {
+        if let Some(node) = self.successor(now).filter(|n| self.may_be_master(now, *n)) {
             return Some(format!("{node} is to be master"));
         }
         self.unfinished_failover(now, round)
@@ -80,9 +80,9 @@ impl Failover {
     }
 
     /// Whether a node says master, or has not had the time to say otherwise.
-    fn may_be_master(&self, now: Moment, round: &Round, node: SocketAddr) -> bool {
+    fn may_be_master(&self, now: Moment, node: SocketAddr) -> bool {
         match self.known.answer(node, self.turned) {
-            None => round.age(now) < ANSWER_PATIENCE,
+            None => now.since(self.turned) < ANSWER_PATIENCE,
             Some(answer) => matches!(answer, RoleAnswer::Master { .. }),
         }
     }
@@ -93,7 +93,9 @@ impl Failover {
             if sentinel.is_leading() && !self.promotion_was_undone(now, round) {
                 return Some(format!("{} reports a failover in progress", self.known.name(*id)));
             }
-            if sentinel.views < 2 && (sentinel.view.is_some() || round.age(now) < ANSWER_PATIENCE) {
+            // One that has just come back into hearing has not had the time to say whether it goes on.
+            let since = sentinel.heard.map_or(self.turned, |heard| heard.max(self.turned));
+            if sentinel.views < 2 && (sentinel.view.is_some() || now.since(since) < ANSWER_PATIENCE) {
                 return Some(format!("{} was not heard since", self.known.name(*id)));
             }
         }
@@ -116,7 +118,7 @@ impl Failover {
         if !self.settings.managed || self.known.voices().next().is_some() || !(round.master_failed || round.is_gap()) {
             return None;
         }
-        if round.age(now) < RECONNECT_PATIENCE {
+        if now.since(self.turned) < RECONNECT_PATIENCE {
             return Some("no Sentinel is in hearing yet".to_owned());
         }
         let same_run = has_run_id && !round.restarted;
@@ -143,7 +145,7 @@ impl Failover {
     fn fault(&self, now: Moment, master: SocketAddr, round: &Round, node: &Node) -> Option<String> {
         let answer = node.answer(self.turned);
         match answer {
-            None => (round.age(now) < ANSWER_PATIENCE).then(|| "was not heard since".to_owned()),
+            None => (now.since(self.turned) < ANSWER_PATIENCE).then(|| "was not heard since".to_owned()),
             Some(RoleAnswer::Replica { of, connected: true, .. }) if *of == master => None,
             Some(RoleAnswer::Replica { of, connected: false, .. }) if *of == master => {
                 // After a restart of the master a resync may take minutes, and Sentinels vouch that nobody is promoted.
@@ -166,15 +168,21 @@ impl Failover {
         self.known.sentinels.values().filter(content).count()
     }
 
-    /// A Sentinel that cannot win its election must not stall a healthy master.
+    /// A Sentinel that cannot win its election must not stall a healthy master. That nothing followed can be said only
+    /// of one that goes on talking: what one announces that hangs, or is out of hearing, may be on its way.
     fn announcement_came_to_nothing(&self, now: Moment) -> bool {
         let (Some(master), Some(round)) = (&self.master, &self.round) else { return false };
         let alive = matches!(
             self.known.answer(master.node, self.turned),
             Some(RoleAnswer::Master { .. } | RoleAnswer::Error(_))
         );
-        round.expires.is_some_and(|e| now >= e)
+        let Some(expires) = round.expires else { return false };
+        let went_on = |id: &SentinelId| {
+            self.known.sentinels.get(id).is_some_and(|s| s.up && s.heard.is_some_and(|heard| heard >= expires))
+        };
+        now >= expires
             && alive
+            && (round.announcers.iter().all(went_on) || now.since(round.last_sign) >= LOST_LEADER_PATIENCE)
             && round.must_follow.is_empty()
             && !self.known.voices().any(|(_, v)| self.is_news(v))
             && !self.known.followers(self.generation).any(|(a, _)| self.known.says_master(a, self.turned))

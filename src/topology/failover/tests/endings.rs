@@ -20,6 +20,8 @@ fn an_announcement_that_nothing_follows_expires() {
     }
     scene.pass(10);
     scene.role(A, master(100));
+    scene.assert_held("the last word of the Sentinel is older");
+    scene.view_in_progress(0, A, 1);
     scene.assert_flows_to(A, "the Sentinel cannot win its election");
     assert_eq!(scene.last_record().kind.label(), "aborted");
     for _ in 0..100 {
@@ -30,6 +32,51 @@ fn an_announcement_that_nothing_follows_expires() {
     }
     scene.say(0, Message::SelectedSlave(node(B)));
     scene.assert_held("a selection does");
+}
+
+#[test]
+fn an_announcement_does_not_expire_by_the_silence_of_its_sentinel() {
+    // It hangs; or it is given up, and what it publishes then goes unheard.
+    let silences: [fn(&mut Scene); 2] = [|_| {}, |scene| scene.event(Event::SentinelDown(SentinelId(0)))];
+    for fall_silent in silences {
+        let mut scene = confirmed();
+        scene.say(0, Message::TryFailover);
+        scene.view_in_progress(0, A, 1);
+        fall_silent(&mut scene);
+        for _ in 0..299 {
+            scene.pass(10);
+            scene.role(A, master(100));
+            scene.assert_held("whom it selected may be on its way to be promoted");
+        }
+        scene.pass(20);
+        scene.role(A, master(100));
+        scene.assert_flows_to(A, "after three seconds it would have been");
+    }
+    // Back after a silence, it is given its time anew: what it says next is late.
+    let returns: [fn(&mut Scene); 2] = [
+        |scene| scene.view_in_progress(0, A, 1),
+        |scene| {
+            scene.event(Event::SentinelDown(SentinelId(0)));
+            scene.event(Event::SentinelUp(SentinelId(0)));
+        },
+    ];
+    for come_back in returns {
+        let mut scene = confirmed();
+        scene.say(0, Message::TryFailover);
+        scene.view_in_progress(0, A, 1);
+        scene.pass(900);
+        scene.role(A, master(100));
+        come_back(&mut scene);
+        for _ in 0..49 {
+            scene.pass(10);
+            scene.role(A, master(100));
+            scene.view_in_progress(0, A, 1);
+            scene.assert_held("it has been back for less than half a second");
+        }
+        scene.pass(10);
+        scene.view_in_progress(0, A, 1);
+        scene.assert_flows_to(A, "nothing followed");
+    }
 }
 
 #[test]
@@ -299,6 +346,62 @@ fn a_leader_that_went_out_of_hearing_is_waited_for() {
     scene.pass(200);
     scene.all_is_well();
     scene.assert_flows_to(A, "it would have");
+}
+
+#[test]
+fn a_leader_that_comes_back_into_hearing_is_asked_before_a_hold_ends() {
+    let mut scene = confirmed();
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.event(Event::SentinelDown(SentinelId(0)));
+    scene.all_is_well();
+    scene.pass(1600);
+    scene.all_is_well();
+    scene.assert_held("it may be promoting");
+    scene.event(Event::SentinelUp(SentinelId(0)));
+    scene.assert_held("it is back, and has not said yet whether it goes on");
+    scene.view_in_progress(0, A, 1);
+    scene.view_in_progress(0, A, 1);
+    scene.all_but_views();
+    scene.assert_held("it goes on");
+    for id in 0..3 {
+        scene.view(id, A, 1);
+        scene.view(id, A, 1);
+    }
+    scene.assert_flows_to(A, "it gave up");
+
+    // One that comes back and cannot say anything is not waited for longer than any other.
+    let mut scene = confirmed();
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.event(Event::SentinelDown(SentinelId(0)));
+    scene.pass(3500);
+    scene.event(Event::SentinelUp(SentinelId(0)));
+    for id in [1, 2] {
+        scene.view(id, A, 1);
+        scene.view(id, A, 1);
+    }
+    scene.all_but_views();
+    scene.assert_held("it may answer");
+    scene.pass(1000);
+    scene.assert_flows_to(A, "it had a second");
+}
+
+#[test]
+fn after_a_gap_in_an_old_hold_everybody_is_waited_for_anew() {
+    let mut scene = confirmed();
+    scene.hint(A, HintKind::Refused);
+    scene.pass(3000);
+    scene.event(Event::Gap);
+    scene.pass(5);
+    scene.role(A, master(100));
+    scene.assert_held("neither replicas nor Sentinels were heard since the gap");
+    scene.role(B, replica(A, 100));
+    scene.role(C, replica(A, 100));
+    scene.assert_held("nor the Sentinels");
+    for id in 0..3 {
+        scene.view(id, A, 1);
+        scene.view(id, A, 1);
+    }
+    scene.assert_flows_to(A, "all were");
 }
 
 #[test]

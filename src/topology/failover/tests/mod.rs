@@ -136,6 +136,14 @@ impl Scene {
         }
     }
 
+    /// Every node says that all is as at the start.
+    pub(super) fn all_but_views(&mut self) {
+        self.pass(5);
+        self.role(A, master(100));
+        self.role(B, replica(A, 100));
+        self.role(C, replica(A, 100));
+    }
+
     pub(super) fn event(&mut self, event: Event) {
         let from = self.actions.len();
         self.machine.handle(self.now, event, &mut self.actions);
