@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::time::Instant;
@@ -27,11 +28,17 @@ const MAX_SLICES: usize = 64;
 /// more would not leave in one call anyway.
 const FLUSH_AT: usize = 128 * 1024;
 
+/// A shared connection whose oldest command is older takes nothing new. Behind a script that runs for too long everybody
+/// else would wait for its end, where Redis tells them `-BUSY`.
+const STALLED: Duration = Duration::from_millis(50);
+
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Use {
     /// Many sessions pipeline on it.
     Shared,
+    /// As `Shared`, for scripts.
+    Scripts,
     /// One session at a time has it to itself.
     Pinned,
 }
@@ -70,6 +77,8 @@ pub struct Connection {
     retiring: Cell<bool>,
     /// A large reply is on its way: nothing new is queued on a shared connection, it would wait behind it.
     pub(super) streaming: Cell<bool>,
+    /// Its oldest command has been unanswered for [`STALLED`], a long script perhaps: nothing new is queued behind it.
+    pub(super) stalled: Cell<bool>,
     /// Parts of a large command that leave before anything in `inflight`; the command's end will be an entry there.
     ahead: RefCell<VecDeque<Bytes>>,
     /// The beginning of a command was streamed, and its end was not written.
@@ -80,11 +89,11 @@ pub struct Connection {
     pub(super) owner: RefCell<Option<Rc<Downstream>>>,
     /// What a pinned connection is subscribed to.
     pub subscriptions: RefCell<Subscriptions>,
-    /// Every frame is the owner's, without counting (`MONITOR`).
+    /// Every byte is the owner's, whatever it means (`MONITOR`, `SYNC`).
     pub(super) raw: Cell<bool>,
     /// Its blocking command was asked to come back: `-UNBLOCKED` is the answer to that, and proves that nothing was popped.
     pub(super) withdrawn: Cell<bool>,
-    /// The last reply on a pinned connection was an error.
+    /// The last reply on a pinned connection was an error, other than `-EXECABORT`, which ends a transaction too.
     pub(super) refused: Cell<bool>,
     /// When the session gave it back, or, of a shared one, when something was last queued on it.
     pub idle_since: Cell<Instant>,
@@ -109,6 +118,7 @@ impl Connection {
             blocked: Cell::new(false),
             retiring: Cell::new(false),
             streaming: Cell::new(false),
+            stalled: Cell::new(false),
             ahead: RefCell::default(),
             mid_command: Cell::new(false),
             fresh: Cell::new(0),
@@ -130,7 +140,7 @@ impl Connection {
 
     /// Whether a shared connection takes new sessions' commands.
     pub fn is_free(&self) -> bool {
-        self.is_usable() && !self.streaming.get()
+        self.is_usable() && !self.streaming.get() && !self.stalled.get()
     }
 
     /// Whether nothing is queued or owed on it.
@@ -193,7 +203,7 @@ impl Connection {
         self.idle_since.set(Instant::now());
     }
 
-    /// From now on every frame is the owner's.
+    /// From now on every byte is the owner's. Nothing is owed on the connection.
     pub fn set_raw(&self) {
         self.raw.set(true);
     }
@@ -415,11 +425,13 @@ impl Connection {
         true
     }
 
-    /// Tells control, once for each command, that the oldest one has been unanswered for longer than the threshold.
+    /// Notes whether the oldest command has been unanswered for too long to queue behind it; and tells control, once for
+    /// each, when it has been for longer than the threshold.
     pub fn check_silence(&self, now: Instant) {
         let inflight = self.inflight.borrow();
         // A blocking command is silent by intent.
-        let oldest = inflight.oldest_written().filter(|_| self.used == Use::Shared).map(|e| e.queued_at);
+        let oldest = inflight.oldest_written().filter(|_| self.used != Use::Pinned).map(|e| e.queued_at);
+        self.stalled.set(oldest.is_some_and(|since| now.saturating_duration_since(since) > STALLED));
         if let Some(since) = oldest
             && now.saturating_duration_since(since) > self.context.config.silence_threshold
             && self.told_silent.replace(Some(since)) != Some(since)
@@ -436,7 +448,7 @@ pub fn half_streamed(service: &str) -> Bytes {
 
 fn open_count(context: &Context, used: Use) -> &crate::metrics::Counter {
     match used {
-        Use::Shared => &context.stats.backend_shared_master,
+        Use::Shared | Use::Scripts => &context.stats.backend_shared_master,
         Use::Pinned => &context.stats.backend_pinned,
     }
 }

@@ -78,7 +78,9 @@ pub(super) async fn drive(conn: Rc<Connection>, mut read: ReadHalf, mut buf: Byt
             Turn::Read(n) => {
                 conn.context.stats.backend_received_bytes.add(n as u64);
                 rx.adapt(n);
-                if rx.receive(&conn, &mut buf).is_err() {
+                if conn.raw.get() {
+                    rx.pass_on(&conn, &mut buf);
+                } else if rx.receive(&conn, &mut buf).is_err() {
                     conn.close(Lost::Protocol);
                 }
                 rx.flush_touched().await;
@@ -161,7 +163,7 @@ async fn wait_for_client(conn: &Rc<Connection>, to: &Rc<Downstream>) {
 /// Whether the frame at the front of `buf` may be one that answers nothing. What it is can be told at its end only: it
 /// is kept whole.
 fn may_be_unasked(conn: &Connection, buf: &[u8]) -> bool {
-    conn.used == Use::Pinned && (buf[0] == b'>' || conn.raw.get() || !conn.subscriptions.borrow().is_empty())
+    conn.used == Use::Pinned && (buf[0] == b'>' || !conn.subscriptions.borrow().is_empty())
 }
 
 impl Receiver {
@@ -171,6 +173,20 @@ impl Receiver {
             self.size = (self.size * 2).min(READ_MAX);
         } else if n < self.size / 8 {
             self.size = (self.size / 2).max(READ_MIN);
+        }
+    }
+
+    /// Hands everything to the owner as it is: what comes answers nothing by itself, and need not be RESP (the stream of
+    /// a `SYNC` is not).
+    fn pass_on(&mut self, conn: &Connection, buf: &mut BytesMut) {
+        let mut inflight = conn.inflight.borrow_mut();
+        while let Some(entry) = inflight.pop() {
+            entry.to.swallow(entry.commands, false);
+        }
+        drop(inflight);
+        if let Some(owner) = conn.owner.borrow().as_ref() {
+            owner.push(buf.split().freeze());
+            self.touch(owner);
         }
     }
 
@@ -230,6 +246,7 @@ impl Receiver {
     ) -> Result<(), Malformed> {
         let streamed = std::mem::take(&mut self.streamed);
         conn.streaming.set(false);
+        conn.stalled.set(false);
         let mut inflight = conn.inflight.borrow_mut();
         let entry = inflight.front().ok_or(Malformed)?;
         let to = Rc::clone(&entry.to);
@@ -302,21 +319,23 @@ impl Receiver {
             let owner = conn.owner.borrow().clone();
             let expected = |e: &mut Entry<_>| matches!(e.answer, Answer::Confirmations(_));
             let expected = conn.inflight.borrow_mut().front().is_some_and(expected);
-            let kind =
-                if conn.raw.get() { Frame::Push } else { conn.subscriptions.borrow_mut().note(&frame, expected) };
+            let kind = conn.subscriptions.borrow_mut().note(&frame, expected);
             if kind != Frame::Reply {
                 return self.unasked(conn, owner, frame, kind);
             }
         }
-        // Another client may unblock this one: then it is the answer.
-        let by_client = |r: &Refusal| {
-            let unblocked = *r == Refusal::Unblocked && !conn.withdrawn.get();
-            unblocked && memchr::memmem::find(&frame, b"CLIENT UNBLOCK").is_some()
+        // Another client may unblock this one, or its stream may be gone: then it is the answer. It is none where the
+        // node was demoted, or where pointsman asked for the command to come back.
+        let is_answer = |r: &Refusal| {
+            let says = |text: &str| memchr::memmem::find(&frame, text.as_bytes()).is_some();
+            let ours = says("instance state changed") || conn.withdrawn.get() && says("CLIENT UNBLOCK");
+            *r == Refusal::Unblocked && !ours
         };
-        let refusal = classify(&frame).filter(|r| !by_client(r));
+        let refusal = classify(&frame).filter(|r| !is_answer(r));
         let mut inflight = conn.inflight.borrow_mut();
         let entry = inflight.front().ok_or(Malformed)?;
-        conn.refused.set(frame[0] == b'-');
+        conn.refused.set(frame[0] == b'-' && !frame.starts_with(b"-EXECABORT"));
+        conn.stalled.set(false);
         let to = Rc::clone(&entry.to);
         if frame[0] == b'-' && entry.audience != Audience::Client {
             entry.answered += 1;
@@ -370,16 +389,13 @@ impl Receiver {
             } else {
                 left.saturating_sub(1)
             };
-            silent = entry.audience != Audience::Client;
+            // Redis too tells subscriptions to a client that has turned replies off.
+            silent = entry.audience == Audience::Ours;
             if *left == 0 {
                 let to = Rc::clone(&entry.to);
                 inflight.pop().ok_or(Malformed)?;
                 to.swallow(1, false);
             }
-        }
-        if conn.raw.get() && inflight.front().is_some() {
-            let to = inflight.pop().ok_or(Malformed)?.to;
-            to.swallow(1, false);
         }
         drop(inflight);
         if let Some(owner) = owner.filter(|_| !silent) {

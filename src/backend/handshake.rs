@@ -31,6 +31,9 @@ pub struct Hello {
     /// The connection is not authenticated where it would have to be: it answers `-NOAUTH` to all but a few commands,
     /// and its role is not known.
     pub unauthenticated: bool,
+    /// Why its user could not have selected its database. It was selected before the user was authenticated, as a client
+    /// does that authenticates as one who may not `SELECT`.
+    pub select_refusal: Option<Bytes>,
 }
 
 /// Why a connection could not be had.
@@ -51,6 +54,9 @@ pub enum DialError {
     /// It refused the database. The error line as the backend wrote it.
     #[error("{}", String::from_utf8_lossy(.0).trim_end())]
     Select(Bytes),
+    /// A script has been running for too long, and it does nothing else. The error line as the backend wrote it.
+    #[error("{}", String::from_utf8_lossy(.0).trim_end())]
+    Busy(Bytes),
     /// It answered with another error (`-LOADING`, `-ERR max number of clients reached` …).
     #[error("{0}")]
     Answered(String),
@@ -62,27 +68,69 @@ impl From<ClientError> for DialError {
     }
 }
 
-/// Connects and brings the connection into the state of `key`.
+/// Connects and brings the connection into the state of `key`. `own` is pointsman's own user.
 ///
 /// # Errors
 /// [`DialError`]; everything within `limit`.
-pub(super) async fn dial(node: SocketAddr, key: &Key, limit: Duration) -> Result<(Client, Hello), DialError> {
+pub(super) async fn dial(
+    node: SocketAddr,
+    key: &Key,
+    own: Option<&Credentials>,
+    limit: Duration,
+) -> Result<(Client, Hello), DialError> {
     timeout(limit, async {
-        let mut client = Client::connect(node, limit).await.map_err(|e| match e.kind() {
-            io::ErrorKind::ConnectionRefused => DialError::Refused,
-            _ => DialError::Unreachable(e.to_string()),
-        })?;
+        let mut client = open(node, limit).await?;
         let hello = greet(&mut client, key).await?;
-        if key.database != 0 && !hello.unauthenticated {
-            let frame = client.exchange(&encode_command(&["SELECT", &key.database.to_string()])).await?;
-            if frame[0] == b'-' {
-                return Err(DialError::Select(frame));
-            }
+        if key.database == 0 || hello.unauthenticated {
+            return Ok((client, hello));
         }
-        Ok((client, hello))
+        match select(&mut client, key.database).await {
+            Ok(()) => Ok((client, hello)),
+            Err(DialError::Select(line)) if line.starts_with(b"-NOPERM") && key.user.is_some() => {
+                select_first(node, key, own, limit).await.map_err(|_| DialError::Select(line.clone())).map(
+                    |(client, mut hello)| {
+                        hello.select_refusal = Some(line);
+                        (client, hello)
+                    },
+                )
+            }
+            Err(e) => Err(e),
+        }
     })
     .await
     .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
+}
+
+async fn open(node: SocketAddr, limit: Duration) -> Result<Client, DialError> {
+    Client::connect(node, limit).await.map_err(|e| match e.kind() {
+        io::ErrorKind::ConnectionRefused => DialError::Refused,
+        _ => DialError::Unreachable(e.to_string()),
+    })
+}
+
+async fn select(client: &mut Client, database: u32) -> Result<(), DialError> {
+    let frame = client.exchange(&encode_command(&["SELECT", &database.to_string()])).await?;
+    match frame[0] {
+        b'-' if frame.starts_with(b"-BUSY") => Err(DialError::Busy(frame)),
+        b'-' => Err(DialError::Select(frame)),
+        _ => Ok(()),
+    }
+}
+
+/// Selects as pointsman's own user and then becomes the one of `key`: `AUTH` leaves the database as it is.
+async fn select_first(
+    node: SocketAddr,
+    key: &Key,
+    own: Option<&Credentials>,
+    limit: Duration,
+) -> Result<(Client, Hello), DialError> {
+    let mut client = open(node, limit).await?;
+    let hello = greet(&mut client, &Key { user: own.cloned().map(Rc::new), ..key.clone() }).await?;
+    select(&mut client, key.database).await?;
+    if let Some(user) = &key.user {
+        authenticate(&mut client, user).await?;
+    }
+    Ok((client, hello))
 }
 
 /// `HELLO v [AUTH …]` is allowed to every ACL user and tells the role; `ROLE` is asked only where `HELLO` is missing
@@ -96,7 +144,7 @@ async fn greet(client: &mut Client, key: &Key) -> Result<Hello, DialError> {
     let frame = client.exchange(&encode_command(&command)).await?;
     let reply = crate::resp::decode(&frame).map_err(|e| DialError::Unreachable(e.to_string()))?;
     match &reply {
-        Value::Error(e) if e.starts_with("NOAUTH") => Ok(Hello { id: 0, unauthenticated: true }),
+        Value::Error(e) if e.starts_with("NOAUTH") => Ok(Hello { unauthenticated: true, ..Hello::default() }),
         Value::Error(e) if e.starts_with("WRONGPASS") || e.starts_with("NOPERM") => Err(DialError::Auth(frame)),
         Value::Error(e) if e.starts_with("ERR unknown command") => greet_without_hello(client, key).await,
         Value::Error(e) => Err(DialError::Answered(e.clone())),
@@ -105,23 +153,25 @@ async fn greet(client: &mut Client, key: &Key) -> Result<Hello, DialError> {
             if role != "master" {
                 return Err(DialError::NotMaster(role.to_owned()));
             }
-            Ok(Hello { id: reply.map_get("id").and_then(Value::as_i64).unwrap_or(0), unauthenticated: false })
+            Ok(Hello { id: reply.map_get("id").and_then(Value::as_i64).unwrap_or(0), ..Hello::default() })
         }
     }
 }
 
+async fn authenticate(client: &mut Client, c: &Credentials) -> Result<(), DialError> {
+    let mut command = vec!["AUTH"];
+    command.extend(c.user.as_deref());
+    command.push(c.password.expose());
+    let frame = client.exchange(&encode_command(&command)).await?;
+    if frame[0] == b'-' { Err(DialError::Auth(frame)) } else { Ok(()) }
+}
+
 async fn greet_without_hello(client: &mut Client, key: &Key) -> Result<Hello, DialError> {
     if let Some(c) = &key.user {
-        let mut command = vec!["AUTH"];
-        command.extend(c.user.as_deref());
-        command.push(c.password.expose());
-        let frame = client.exchange(&encode_command(&command)).await?;
-        if frame[0] == b'-' {
-            return Err(DialError::Auth(frame));
-        }
+        authenticate(client, c).await?;
     }
     match client.call(&["ROLE"]).await? {
-        Value::Error(e) if e.starts_with("NOAUTH") => Ok(Hello { id: 0, unauthenticated: true }),
+        Value::Error(e) if e.starts_with("NOAUTH") => Ok(Hello { unauthenticated: true, ..Hello::default() }),
         Value::Error(e) => Err(DialError::Answered(e)),
         Value::Array(items) => match items.first().and_then(Value::as_str) {
             Some("master") => Ok(Hello::default()),
@@ -140,10 +190,7 @@ async fn greet_without_hello(client: &mut Client, key: &Key) -> Result<Hello, Di
 /// [`DialError`] when the backend cannot be asked; its own refusal is a reply.
 pub async fn judge(node: SocketAddr, key: &Key, command: &Bytes, limit: Duration) -> Result<Bytes, DialError> {
     let ask = async {
-        let mut client = Client::connect(node, limit).await.map_err(|e| match e.kind() {
-            io::ErrorKind::ConnectionRefused => DialError::Refused,
-            _ => DialError::Unreachable(e.to_string()),
-        })?;
+        let mut client = open(node, limit).await?;
         if key.user.is_some() || key.resp3 {
             greet(&mut client, key).await?;
         }
@@ -161,7 +208,7 @@ pub async fn judge(node: SocketAddr, key: &Key, command: &Bytes, limit: Duration
 /// [`DialError`] when the backend cannot be asked.
 pub(super) async fn unblock(node: SocketAddr, key: &Key, ids: &[i64], limit: Duration) -> Result<(), DialError> {
     let ask = async {
-        let (mut client, _) = dial(node, key, limit).await?;
+        let (mut client, _) = dial(node, key, None, limit).await?;
         let commands: Vec<Bytes> =
             ids.iter().map(|id| encode_command(&["CLIENT", "UNBLOCK", &id.to_string(), "ERROR"])).collect();
         client.send(&commands.concat()).await.map_err(|e| DialError::Unreachable(e.to_string()))?;

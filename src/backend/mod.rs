@@ -31,7 +31,8 @@ pub async fn connect(
     key: &Key,
     used: Use,
 ) -> Result<Rc<Connection>, DialError> {
-    let (client, hello) = handshake::dial(node, key, context.config.connect_timeout).await?;
+    let (client, hello) =
+        handshake::dial(node, key, context.config.backend.as_ref(), context.config.connect_timeout).await?;
     let (stream, rest) = client.into_parts();
     let unreachable = |e: std::io::Error| DialError::Unreachable(e.to_string());
     let duplicate = socket2::SockRef::from(&stream).try_clone().map_err(unreachable)?;

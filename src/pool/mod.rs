@@ -54,7 +54,7 @@ type Place = (SocketAddr, Key);
 pub struct Pool {
     /// What the connections have in common.
     pub context: Rc<Context>,
-    shared: RefCell<HashMap<Place, Vec<Rc<Connection>>>>,
+    shared: RefCell<HashMap<(Place, Use), Vec<Rc<Connection>>>>,
     /// Pinned connections that no session has.
     free: RefCell<HashMap<Place, Vec<Rc<Connection>>>>,
     /// Every open connection.
@@ -82,14 +82,13 @@ impl Pool {
         }
     }
 
-    /// A connection to pipeline on, in the state of `key`.
-    pub fn shared(self: &Rc<Self>, node: SocketAddr, key: &Key, waiter: &Rc<Signal>) -> Checkout {
-        // The key is cloned on the paths that miss only.
-        let place = (node, key.clone());
+    /// A connection to pipeline on, in the state of `key`; `used` says whether for scripts.
+    pub fn shared(self: &Rc<Self>, node: SocketAddr, key: &Key, used: Use, waiter: &Rc<Signal>) -> Checkout {
+        let place = ((node, key.clone()), used);
         if let Some(conn) = self.shared.borrow().get(&place).and_then(|c| c.iter().find(|c| c.is_free())) {
             return Checkout::Ready(Rc::clone(conn));
         }
-        self.dial(place, Use::Shared, waiter)
+        self.dial(place.0, used, waiter)
     }
 
     /// A connection for one session.
@@ -173,8 +172,8 @@ impl Pool {
             Ok(conn) => {
                 self.all.borrow_mut().push(Rc::clone(&conn));
                 match used {
-                    Use::Shared => {
-                        self.shared.borrow_mut().entry(place).or_default().push(conn);
+                    Use::Shared | Use::Scripts => {
+                        self.shared.borrow_mut().entry((place, used)).or_default().push(conn);
                         d.succeeded();
                         d.wake_all();
                     }
@@ -229,7 +228,10 @@ impl Pool {
         let before = context.access.update(Arc::clone(&topology));
         context.unpark(topology.parked_safe_before);
         if topology.generation != before.generation {
-            context.note_switch();
+            // The first master is none that replicas have yet to come to.
+            if before.generation > 0 {
+                context.note_switch();
+            }
             context.close_parked();
         } else if topology.writes.flow == Flow::Flowing {
             context.unpark(Moment(u64::MAX));
@@ -328,12 +330,12 @@ impl Pool {
 
     fn sweep(&self) {
         self.all.borrow_mut().retain(|c| c.lost().is_none());
-        for map in [&self.shared, &self.free] {
-            map.borrow_mut().retain(|_, conns| {
-                conns.retain(|c| c.lost().is_none());
-                !conns.is_empty()
-            });
-        }
+        let some_open = |conns: &mut Vec<Rc<Connection>>| {
+            conns.retain(|c| c.lost().is_none());
+            !conns.is_empty()
+        };
+        self.shared.borrow_mut().retain(|_, conns| some_open(conns));
+        self.free.borrow_mut().retain(|_, conns| some_open(conns));
         self.dials.borrow_mut().retain(|_, d| !d.is_done());
     }
 }

@@ -26,6 +26,9 @@ pub struct CommandInfo {
 pub enum Kind {
     /// Leaves no state on the connection: goes on a shared one.
     Plain,
+    /// Leaves no state either, but may run for ever, while the server answers everybody else `-BUSY`: goes on a connection
+    /// shared with other scripts only.
+    Script,
     /// Waits on the server for an element, or until a time-out that is among its arguments.
     Blocking,
     /// `XREAD` and `XREADGROUP`: blocks if `BLOCK` stands before `STREAMS`.

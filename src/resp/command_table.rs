@@ -14,8 +14,8 @@ const WRITE: bool = false;
 const GROUPS: &[Group] = &[
     // Flagged readonly by the server.
     (Kind::Plain, READ, &[
-        "bitcount", "bitfield_ro", "bitpos", "dbsize", "digest", "dump", "eval_ro", "evalsha_ro", "exists", "expiretime",
-        "fcall_ro", "geodist", "geohash", "geopos", "georadius_ro", "georadiusbymember_ro", "geosearch", "get", "getbit",
+        "bitcount", "bitfield_ro", "bitpos", "dbsize", "digest", "dump", "exists", "expiretime",
+        "geodist", "geohash", "geopos", "georadius_ro", "georadiusbymember_ro", "geosearch", "get", "getbit",
         "getrange", "hexists", "hexpiretime", "hget", "hgetall", "hkeys", "hlen", "hmget", "hpexpiretime", "hpttl",
         "hrandfield", "hscan", "hstrlen", "httl", "hvals", "keys", "lcs", "lindex", "llen", "lolwut", "lpos", "lrange",
         "mget", "pexpiretime", "pttl", "randomkey", "scan", "scard", "sdiff", "sinter", "sintercard", "sismember",
@@ -31,8 +31,8 @@ const GROUPS: &[Group] = &[
     // Flagged readonly, but it writes its cache back into the key, and then replicates.
     (Kind::Plain, WRITE, &["pfcount"]),
     (Kind::Plain, WRITE, &[
-        "append", "bitfield", "bitop", "copy", "decr", "decrby", "del", "delex", "delifeq", "eval", "evalsha", "expire",
-        "expireat", "fcall", "flushall", "flushdb", "geoadd", "georadius", "georadiusbymember", "geosearchstore",
+        "append", "bitfield", "bitop", "copy", "decr", "decrby", "del", "delex", "delifeq", "expire",
+        "expireat", "flushall", "flushdb", "geoadd", "georadius", "georadiusbymember", "geosearchstore",
         "getdel", "getex", "getset", "hdel", "hexpire", "hexpireat", "hgetdel", "hgetex", "hincrby", "hincrbyfloat",
         "hmset", "hpersist", "hpexpire", "hpexpireat", "hset", "hsetex", "hsetnx", "incr", "incrby", "incrbyfloat",
         "linsert", "lmove", "lmpop", "lpop", "lpush", "lpushx", "lrem", "lset", "ltrim", "migrate", "move", "mset",
@@ -43,6 +43,8 @@ const GROUPS: &[Group] = &[
         "xgroup", "xsetid", "xtrim", "zadd", "zdiffstore", "zincrby", "zinterstore", "zmpop", "zpopmax", "zpopmin",
         "zrangestore", "zrem", "zremrangebylex", "zremrangebyrank", "zremrangebyscore", "zunionstore",
     ]),
+    (Kind::Script, READ, &["eval_ro", "evalsha_ro", "fcall_ro"]),
+    (Kind::Script, WRITE, &["eval", "evalsha", "fcall"]),
     // Administration: containers count as writes if any subcommand changes something.
     (Kind::Plain, WRITE, &[
         "acl", "asking", "bgrewriteaof", "bgsave", "cluster", "commandlog", "config", "latency", "readonly", "readwrite",

@@ -16,7 +16,7 @@ pub enum Route {
     Pinned(Pinned),
     /// Answered by pointsman.
     Local(Local),
-    /// Put to a backend's judgement on a connection kept for it: `AUTH`, `HELLO`.
+    /// Put to a backend on a connection made for it: `AUTH`, `HELLO`, `SCRIPT KILL`.
     Judge,
     /// To another database, which a backend has to accept.
     Select(u32),
@@ -65,8 +65,10 @@ pub enum Step {
     Unwatch,
     /// Changes subscriptions.
     Subscribe,
-    /// Every later frame is the client's.
+    /// Every later byte is the client's.
     Monitor,
+    /// The connection is a replica's: from now on bytes go to and fro unread.
+    Sync,
     /// Changes the connection in a way that is not followed: it is the session's until the client leaves.
     Keep,
 }
@@ -172,7 +174,9 @@ fn on_own_connection(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
         Kind::Unwatch => pinned(Effect::Read, Step::Once),
         Kind::Multi if argc > 1 => pinned(Effect::Read, Step::Once),
         Kind::Select | Kind::Auth | Kind::Hello | Kind::Reset | Kind::Client => pinned(effect(info), Step::Keep),
-        Kind::Plain | Kind::Exec | Kind::Discard | Kind::ScriptControl => pinned(effect(info), Step::Once),
+        Kind::Plain | Kind::Script | Kind::Exec | Kind::Discard | Kind::ScriptControl => {
+            pinned(effect(info), Step::Once)
+        }
         Kind::BlockingIfAsked if !blocks(frame) => pinned(effect(info), Step::Once),
         _ => unpinned(info, frame, argc),
     }
@@ -180,7 +184,7 @@ fn on_own_connection(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
 
 fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
     match info.kind {
-        Kind::Plain | Kind::Exec | Kind::Discard | Kind::Unwatch => Route::Shared(effect(info)),
+        Kind::Plain | Kind::Script | Kind::Exec | Kind::Discard | Kind::Unwatch => Route::Shared(effect(info)),
         Kind::Blocking | Kind::BlockingIfAsked if info.kind == Kind::Blocking || blocks(frame) => {
             pinned(Effect::Write, Step::Block(may_pop_again(info)))
         }
@@ -229,15 +233,18 @@ fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
             }
         }
         Kind::Monitor => pinned(Effect::Deferred, Step::Monitor),
-        // On a shared connection it would wait behind the very script it is to kill.
-        Kind::ScriptControl if is(argument(frame, 1), b"KILL") => pinned(Effect::Write, Step::Once),
+        // While a script runs for too long, the server brings no new connection into a database, but does answer these
+        // on one that needs none.
+        Kind::ScriptControl if is(argument(frame, 1), b"KILL") || is(argument(frame, 1), b"STATS") => Route::Judge,
         Kind::ScriptControl if is(argument(frame, 1), b"DEBUG") => pinned(Effect::Write, Step::Keep),
         Kind::ScriptControl => Route::Shared(Effect::Write),
         // Whoever shares a connection with it would wait behind it.
         Kind::Server => pinned(Effect::Write, Step::Once),
         // With arguments it is an error that changes nothing.
         Kind::Reset => Route::Shared(Effect::Read),
-        Kind::Other | Kind::Replica => pinned(Effect::Write, Step::Keep),
+        Kind::Replica if info.name == "replconf" => pinned(Effect::Write, Step::Keep),
+        Kind::Replica => pinned(Effect::Write, Step::Sync),
+        Kind::Other => pinned(Effect::Write, Step::Keep),
         Kind::Quit => unreachable!("decided before"),
     }
 }

@@ -34,6 +34,7 @@ fn a_fresh_session_shares_and_pins_by_the_table() {
         ("SELECT 1 2", Route::Shared(Effect::Read)),
         ("AUTH pw", Route::Judge),
         ("HELLO 3", Route::Judge),
+        ("SCRIPT KILL", Route::Judge),
         ("QUIT", Route::Local(Local::Quit)),
         ("RESET", Route::Local(Local::Reset)),
         ("CLIENT ID", Route::Local(Local::Id)),
@@ -58,12 +59,12 @@ fn a_fresh_session_shares_and_pins_by_the_table() {
         ("MONITOR", Step::Monitor),
         ("CLIENT TRACKING ON", Step::Keep),
         ("CLIENT CAPA redirect", Step::Keep),
-        ("SCRIPT KILL", Step::Once),
         ("SCRIPT DEBUG YES", Step::Keep),
         ("SHUTDOWN", Step::Once),
         ("DEBUG SLEEP 1", Step::Once),
         ("CLIENT PAUSE 10", Step::Once),
-        ("SYNC", Step::Keep),
+        ("REPLCONF listening-port 1", Step::Keep),
+        ("SYNC", Step::Sync),
         ("NOSUCHCOMMAND x", Step::Keep),
     ] {
         assert_eq!(step(command, &s), Some(expected), "{command}");

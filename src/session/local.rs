@@ -8,10 +8,10 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::{Command, Session, Step, Wait};
-use crate::backend::{DialError, Effect, Key, judge};
+use crate::backend::{DialError, Effect, Key, Use, judge};
 use crate::config::{ClientAuth, Credentials, Secret};
 use crate::pool::Checkout;
-use crate::resp::args;
+use crate::resp::{Kind, args};
 use crate::router::{Local, Replies, State};
 use crate::topology::Pass;
 
@@ -93,12 +93,15 @@ impl Session {
             pass => return self.hold(command, pass),
         };
         let key = Key { database, ..self.state.key.clone() };
-        match self.pool.shared(node, &key, &self.down.wake) {
+        match self.pool.shared(node, &key, Use::Shared, &self.down.wake) {
             Checkout::Ready(conn) => {
                 // A connection that is not authenticated was not asked: the backend refuses this as it does the rest.
                 if conn.hello.unauthenticated {
                     self.route = Some(conn);
                     return self.share(command);
+                }
+                if let Some(refusal) = conn.hello.select_refusal.clone() {
+                    return self.say(command, refusal);
                 }
                 self.state.key = key;
                 self.route = Some(conn);
@@ -110,7 +113,8 @@ impl Session {
         }
     }
 
-    /// Has the master judge `AUTH` or `HELLO`: pointsman accepts no password on its own memory.
+    /// Asks the master on a connection made for this: `AUTH` and `HELLO`, since pointsman accepts no password on its own
+    /// memory, and what must not wait behind the commands of others.
     pub(super) fn judge(&mut self, command: Command) -> Step {
         let node = match self.pass(Effect::Read) {
             Pass::To(node) => node,
@@ -138,6 +142,9 @@ impl Session {
         };
         match result {
             Ok(reply) => {
+                if !matches!(command.id.info().kind, Kind::Auth | Kind::Hello) {
+                    return self.say(command, reply);
+                }
                 if reply.first() != Some(&b'-') {
                     self.adopt(command);
                 }

@@ -107,12 +107,16 @@ pub struct Session {
     pin: Option<(Rc<Connection>, Key)>,
     /// The pin is given back once nothing is owed.
     unpin: bool,
+    /// The last command on the pin was to end some state of it, and has not if it was answered with an error.
+    ends_state: bool,
     transaction: Transaction,
     /// Subscriptions that went with a lost connection and have to be renewed.
     renewal: Option<Renewal>,
     judgement: Option<Judgement>,
     /// A large command that leaves while it comes in.
     streaming: Option<Streaming>,
+    /// The pin is a replica's connection: what the client sends goes there unread.
+    tunnel: bool,
     /// Since when the command at the front has waited for a master, or for a connection.
     waiting_since: Option<Instant>,
     /// A blocking command's first issue: what it is issued again with is the time left.
@@ -154,10 +158,12 @@ impl Session {
             outstanding: 0,
             pin: None,
             unpin: false,
+            ends_state: false,
             transaction: Transaction::default(),
             renewal: None,
             judgement: None,
             streaming: None,
+            tunnel: false,
             waiting_since: None,
             blocked_since: None,
             counted: 0,
@@ -203,6 +209,9 @@ impl Session {
         }
         if self.streaming.is_some() {
             return self.stream_on();
+        }
+        if self.tunnel {
+            return self.tunnel_on();
         }
         let owed = self.down.owed();
         if owed == 0 {
@@ -371,7 +380,7 @@ impl Session {
         if self.pool.context.refused.mentions(command.id) && self.pool.context.refused.contains(command.id, frame) {
             return self.refuse(command, "is on the list `refuse` of pointsman's configuration");
         }
-        if info.kind == Kind::Plain && !self.state.is_pinned() && !self.unpin {
+        if matches!(info.kind, Kind::Plain | Kind::Script) && !self.state.is_pinned() && !self.unpin {
             if self.down.is_suspect() {
                 return self.pin_and_send(command, Pinned::once(info));
             }

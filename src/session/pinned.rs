@@ -51,6 +51,10 @@ impl Session {
                 Err(step) => return step,
             },
         };
+        // From then on no reply is told from another.
+        if matches!(way.step, router::Step::Monitor | router::Step::Sync) && self.down.owed() > 0 {
+            return Step::Wait(Wait::REPLIES);
+        }
         // Not before it is known that the replay went as the first time.
         if way.step == router::Step::Exec && self.transaction.replayed {
             return Step::Wait(Wait::REPLIES);
@@ -170,9 +174,10 @@ impl Session {
             router::Step::Watch => self.state.watching = true,
             router::Step::Unwatch => self.state.watching = false,
             router::Step::Subscribe => self.state.subscribed = true,
-            router::Step::Monitor => {
+            router::Step::Monitor | router::Step::Sync => {
                 conn.set_raw();
                 self.state.kept = true;
+                self.tunnel = way.step == router::Step::Sync;
             }
             router::Step::Keep => {
                 if self.state.multi {
@@ -187,9 +192,11 @@ impl Session {
                 | router::Step::Queue
                 | router::Step::Watch
                 | router::Step::Monitor
+                | router::Step::Sync
                 | router::Step::Keep
         ) || way.step == router::Step::Once && self.state.is_pinned();
         self.unpin = !stays;
+        self.ends_state = !matches!(way.step, router::Step::Once | router::Step::Block(_) | router::Step::Wait);
         conn.queue(Entry { retry, ..self.entry(bytes, effect, way.answer, audience) });
     }
 
@@ -247,9 +254,8 @@ impl Session {
         if !self.state.is_pinned()
             && let Some((conn, key)) = self.pin.take()
         {
-            // What came back was refused: the node is not what it was. And what was to end a transaction or a watch has
-            // not, if it was answered with an error.
-            let clean = answered && !conn.is_refused();
+            // What came back was refused: the node is not what it was.
+            let clean = answered && !(self.ends_state && conn.is_refused());
             self.pool.release(conn, &key, clean);
         }
     }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::{Command, MAX_OWED, Session, Step, Wait};
-use crate::backend::{Answer, Audience, Connection, DialError, Effect, Entry};
+use crate::backend::{Answer, Audience, Connection, DialError, Effect, Entry, Use};
 use crate::metrics::{CloseReason, LatencyClass};
 use crate::pool::Checkout;
 use crate::resp::{Kind, Scan, lookup};
@@ -33,6 +33,7 @@ impl Session {
         let (mut len, mut commands, mut batch_effect) = (first.len, 1, effect);
         // The permission of the other kind, asked for once in a batch.
         let mut other: Option<bool> = None;
+        let kind = first.id.info().kind;
         let most = if self.state.replies == Replies::Skip { 1 } else { MAX_OWED - self.down.owed().min(MAX_OWED - 1) };
         while len < MAX_BATCH && commands < most && len < self.buf.len() {
             let (next, name, argc) = match self.scanner.scan(&self.buf[len..]) {
@@ -46,7 +47,7 @@ impl Session {
             };
             let id = lookup(&self.buf[len + name.0..len + name.1]);
             let command = Command { len: next, argc, id };
-            if id.info().kind != Kind::Plain || self.pool.context.refused.mentions(id) {
+            if id.info().kind != kind || self.pool.context.refused.mentions(id) {
                 break;
             }
             let its = effect_of(command);
@@ -84,13 +85,14 @@ impl Session {
 
     /// The connection to share with others: the one in use if it still serves, or the pool's.
     fn shared_connection(&mut self, command: Command, node: SocketAddr) -> Result<Rc<Connection>, Step> {
-        if let Some(conn) = self.route.as_ref().filter(|c| c.is_free() && c.node == node) {
+        let used = if command.id.info().kind == Kind::Script { Use::Scripts } else { Use::Shared };
+        if let Some(conn) = self.route.as_ref().filter(|c| c.used == used && c.is_free() && c.node == node) {
             return Ok(Rc::clone(conn));
         }
         if self.down.owed() > 0 {
             return Err(Step::Wait(Wait::REPLIES));
         }
-        match self.pool.shared(node, &self.state.key, &self.down.wake) {
+        match self.pool.shared(node, &self.state.key, used, &self.down.wake) {
             Checkout::Ready(conn) => {
                 self.route = Some(Rc::clone(&conn));
                 Ok(conn)
@@ -115,6 +117,11 @@ impl Session {
             DialError::Auth(line) | DialError::Select(line) => {
                 self.down.push(line.clone());
                 Step::Close(CloseReason::StateLost)
+            }
+            // The one who is to stop the script may wait for this very answer.
+            DialError::Busy(line) => {
+                let line = line.clone();
+                self.refuse_waiting(command, line)
             }
             _ => match self.hold(command, Pass::Wait) {
                 Step::Wait(wait) => Step::Wait(Wait { until: wait.until.map(|u| u.min(retry_at)), ..wait }),

@@ -38,7 +38,10 @@ impl Session {
         }
         let id = lookup(&self.buf[pending.name.0..pending.name.1]);
         let info = id.info();
-        if info.kind != Kind::Plain || self.pool.context.refused.mentions(id) || self.state.replies != Replies::On {
+        if !matches!(info.kind, Kind::Plain | Kind::Script)
+            || self.pool.context.refused.mentions(id)
+            || self.state.replies != Replies::On
+        {
             return None;
         }
         if self.down.owed() > 0 {
@@ -149,6 +152,28 @@ impl Session {
                 Step::Done
             }
         }
+    }
+
+    /// Passes on what the client of a replica's connection says, as it is.
+    pub(super) fn tunnel_on(&mut self) -> Step {
+        let Some((conn, _)) = self.pin.as_ref().filter(|(conn, _)| conn.lost().is_none()) else {
+            return Step::Close(CloseReason::StateLost);
+        };
+        if self.eof && self.buf.is_empty() {
+            return Step::Close(CloseReason::Client);
+        }
+        // Streamed parts overtake what is queued: the SYNC itself has to have gone.
+        if self.down.owed() > 0 {
+            return Step::Wait(Wait::REPLIES);
+        }
+        if conn.is_congested() {
+            return Step::Wait(Wait::SIGNAL);
+        }
+        if self.buf.is_empty() {
+            return Step::Wait(Wait::INPUT);
+        }
+        conn.stream(self.buf.split().freeze());
+        Step::Done
     }
 
     fn end_streaming(&mut self, conn: &Connection, end: Bytes, effect: Effect) {

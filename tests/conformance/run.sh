@@ -92,8 +92,9 @@ run_file() {
     start_server "$dir"
     [ "$1" = through ] && start_pointsman "$dir"
     # timeout puts the suite and all that it starts into a process group of their own, and ends that.
+    # The suite's own processes talk to each other from baseport on.
     (cd "$work/suite" && TERM=dumb exec timeout -k 5 "$limit" ./runtest --host 127.0.0.1 --port "$port" \
-        --tags "$tags" --durable --timeout $((limit / 2)) --single "$2") >"$dir.log" 2>&1 </dev/null
+        --tags "$tags" --baseport $((30000 + RANDOM % 2000)) --durable --timeout $((limit / 2)) --single "$2") >"$dir.log" 2>&1 </dev/null
     [ $? -ge 124 ] && echo "[limit]: ended after $limit seconds" >>"$dir.log"
     stop
 }
