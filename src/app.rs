@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::addr::ListenAddr;
 use crate::admin::{self, AdminState};
+use crate::clients::Clients;
 use crate::clock::Moment;
 use crate::config::Config;
 use crate::listener::{self, Target, Targets};
@@ -123,6 +124,7 @@ impl App {
         let mut statuses = Vec::new();
         for (number, service) in config.services.iter().enumerate() {
             let shared = Arc::new(service.clone());
+            let clients = Arc::new(Clients::new(config.workers));
             let links: Vec<Arc<Link>> = (0..config.workers).map(|_| Arc::default()).collect();
             let (topology, topologies) = watch::channel(Arc::new(Topology::unknown()));
             let (status, status_reader) = watch::channel(Arc::new(ServiceStatus::unknown(&service.name)));
@@ -130,6 +132,7 @@ impl App {
             for (services, link) in for_workers.iter_mut().zip(&links) {
                 services.push(WorkerService {
                     config: Arc::clone(&shared),
+                    clients: Arc::clone(&clients),
                     link: Arc::clone(link),
                     topology: topologies.clone(),
                     hints: hints.clone(),

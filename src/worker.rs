@@ -15,6 +15,7 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 
 use crate::backend::{Context, Downstream, Stats};
+use crate::clients::{Clients, Presence};
 use crate::clock::Moment;
 use crate::config::ServiceConfig;
 use crate::metrics::{CloseReason, WorkerStats};
@@ -35,6 +36,8 @@ pub const INBOX: usize = 1024;
 pub struct WorkerService {
     /// What was configured.
     pub config: Arc<ServiceConfig>,
+    /// Its clients on all workers.
+    pub clients: Arc<Clients>,
     /// What this worker shares with control.
     pub link: Arc<Link>,
     /// What control publishes.
@@ -85,17 +88,22 @@ impl Worker {
     }
 
     async fn run(mut self) {
-        let pools: Vec<Rc<Pool>> = std::mem::take(&mut self.services)
-            .into_iter()
-            .enumerate()
-            .map(|(number, service)| self.pool(number, service))
-            .collect();
+        let services = std::mem::take(&mut self.services);
+        let clients: Vec<Arc<Clients>> = services.iter().map(|s| Arc::clone(&s.clients)).collect();
+        let pools: Vec<Rc<Pool>> =
+            services.into_iter().enumerate().map(|(number, service)| self.pool(number, service)).collect();
         let ticks = tokio::task::spawn_local(tick(pools.clone(), Arc::clone(&self.heartbeats), self.number));
         let sessions = Sessions::default();
+        for clients in &clients {
+            tokio::task::spawn_local(close_killed(Arc::clone(clients), self.number, Rc::clone(&sessions.open)));
+        }
         while let Some(client) = self.inbox.recv().await {
             let pool = Rc::clone(&pools[client.service]);
             match register(client.socket) {
-                Ok(stream) => sessions.start(pool, stream, client.id),
+                Ok((stream, addr, laddr)) => {
+                    let presence = clients[client.service].join(client.id, self.number, addr, laddr);
+                    sessions.start(pool, stream, presence);
+                }
                 // Gone before it was looked at.
                 Err(error) => tracing::debug!(%error, "a client left before it was served"),
             }
@@ -105,7 +113,7 @@ impl Worker {
     }
 
     fn pool(&self, number: usize, service: WorkerService) -> Rc<Pool> {
-        let WorkerService { config, link, mut topology, hints } = service;
+        let WorkerService { config, link, mut topology, hints, .. } = service;
         let stats = Stats::new(Arc::clone(&self.stats), number);
         let pool = Rc::new(Pool::new(Rc::new(Context::new(config, Access::new(link), stats, hints))));
         let follower = Rc::clone(&pool);
@@ -122,14 +130,32 @@ impl Worker {
     }
 }
 
-fn register(socket: Accepted) -> io::Result<Stream> {
+/// The client's stream, its address and the one that it connected to.
+fn register(socket: Accepted) -> io::Result<(Stream, String, String)> {
     match socket {
         Accepted::Tcp(s) => {
             let s = TcpStream::from_std(s)?;
             set_options(&s)?;
-            Ok(Stream::Tcp(s))
+            let (addr, laddr) = (s.peer_addr()?.to_string(), s.local_addr()?.to_string());
+            Ok((Stream::Tcp(s), addr, laddr))
         }
-        Accepted::Unix(s) => UnixStream::from_std(s).map(Stream::Unix),
+        Accepted::Unix(s) => {
+            let s = UnixStream::from_std(s)?;
+            // Redis too gives the path of its own side for both.
+            let path = s.local_addr()?.as_pathname().map_or(String::new(), |p| p.display().to_string()) + ":0";
+            Ok((Stream::Unix(s), path.clone(), path))
+        }
+    }
+}
+
+/// Closes the clients that others have killed.
+async fn close_killed(clients: Arc<Clients>, number: usize, open: Rc<RefCell<HashMap<u64, Rc<Downstream>>>>) {
+    loop {
+        for id in clients.killed(number).await {
+            if let Some(downstream) = open.borrow().get(&id) {
+                downstream.close(CloseReason::Killed);
+            }
+        }
     }
 }
 
@@ -152,8 +178,9 @@ struct Sessions {
 }
 
 impl Sessions {
-    fn start(&self, pool: Rc<Pool>, stream: Stream, id: u64) {
-        let session = Session::new(Rc::clone(&pool), stream, id, Rc::clone(&self.draining));
+    fn start(&self, pool: Rc<Pool>, stream: Stream, presence: Presence) {
+        let id = presence.client.id;
+        let session = Session::new(Rc::clone(&pool), stream, presence, Rc::clone(&self.draining));
         self.open.borrow_mut().insert(id, session.downstream());
         let open = Rc::clone(&self.open);
         pool.context.stats.clients_accepted.add(1);

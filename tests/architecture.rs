@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("addr", &[]),
     ("clock", &[]),
+    ("clients", &["clock"]),
     ("resp", &[]),
     ("shutdown", &[]),
     ("config", &["addr"]),
@@ -19,15 +20,15 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("pool", &["backend", "clock", "net", "topology"]),
     ("sentinel", &["addr", "clock", "config", "net", "resp", "topology"]),
     ("router", &["backend", "resp"]),
-    ("session", &["backend", "clock", "config", "metrics", "net", "pool", "resp", "router", "topology"]),
-    ("worker", &["backend", "clock", "config", "metrics", "net", "pool", "session", "topology"]),
+    ("session", &["backend", "clients", "clock", "config", "metrics", "net", "pool", "resp", "router", "topology"]),
+    ("worker", &["backend", "clients", "clock", "config", "metrics", "net", "pool", "session", "topology"]),
     ("admin", &["clock", "metrics", "topology"]),
     ("listener", &["metrics", "net", "resp", "worker"]),
     (
         "app",
         &[
-            "addr", "admin", "clock", "config", "listener", "metrics", "net", "sentinel", "shutdown", "topology",
-            "worker",
+            "addr", "admin", "clients", "clock", "config", "listener", "metrics", "net", "sentinel", "shutdown",
+            "topology", "worker",
         ],
     ),
     ("demo", &["config"]),

@@ -181,20 +181,27 @@ async fn greet_without_hello(client: &mut Client, key: &Key) -> Result<Hello, Di
     }
 }
 
-/// Lets a backend judge a command that authenticates or greets, on a connection of its own, and returns its reply
-/// byte for byte. Never pipelined behind anything: a failed AUTH in a pipeline can lose its reply (redis#15640).
+/// Puts commands to a backend on a connection of their own, one after the other, and returns the reply to the last, or
+/// the first that is an error, byte for byte: what authenticates, greets, or must not wait. Never pipelined behind anything: a failed AUTH in a pipeline can lose its reply (redis#15640).
 ///
-/// `key` is the state the command runs in.
+/// `key` is the state they run in, but for the database.
 ///
 /// # Errors
 /// [`DialError`] when the backend cannot be asked; its own refusal is a reply.
-pub async fn judge(node: SocketAddr, key: &Key, command: &Bytes, limit: Duration) -> Result<Bytes, DialError> {
+pub async fn judge(node: SocketAddr, key: &Key, commands: &[Bytes], limit: Duration) -> Result<Bytes, DialError> {
     let ask = async {
         let mut client = open(node, limit).await?;
         if key.user.is_some() || key.resp3 {
             greet(&mut client, key).await?;
         }
-        Ok(client.exchange(command).await?)
+        let mut reply = Bytes::new();
+        for command in commands {
+            reply = client.exchange(command).await?;
+            if reply.starts_with(b"-") {
+                break;
+            }
+        }
+        Ok(reply)
     };
     timeout(limit, ask)
         .await

@@ -59,13 +59,15 @@ pub enum CloseReason {
     StateLost,
     /// pointsman is draining.
     Drain,
+    /// Another client closed it (`CLIENT KILL`).
+    Killed,
     /// A bug was caught; the connection is dropped rather than shifted by one reply.
     Internal,
 }
 
 /// Label values of [`CloseReason`], in its order.
-pub const CLOSE_REASONS: [&str; 7] =
-    ["client", "protocol_error", "output_limit", "unknown_outcome", "state_lost", "drain", "internal"];
+pub const CLOSE_REASONS: [&str; 8] =
+    ["client", "protocol_error", "output_limit", "unknown_outcome", "state_lost", "drain", "killed", "internal"];
 
 /// Class of a command for latency; label `class`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

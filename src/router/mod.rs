@@ -18,6 +18,8 @@ pub enum Route {
     Local(Local),
     /// Put to a backend on a connection made for it: `AUTH`, `HELLO`, `SCRIPT KILL`.
     Judge,
+    /// Put to a backend, whose answer is translated: what is asked names clients by their ids here.
+    About(About),
     /// To another database, which a backend has to accept.
     Select(u32),
     /// Refused, with the reason.
@@ -73,6 +75,19 @@ pub enum Step {
     Keep,
 }
 
+/// What a client asks about clients.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum About {
+    /// `CLIENT LIST`.
+    List,
+    /// `CLIENT INFO`.
+    Info,
+    /// `CLIENT KILL`.
+    Kill,
+    /// `CLIENT UNBLOCK`.
+    Unblock,
+}
+
 /// What pointsman answers itself.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Local {
@@ -111,9 +126,17 @@ fn everywhere(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Opt
         Kind::Reset if argc == 1 => Some(Route::Local(Local::Reset)),
         Kind::Client => {
             let sub = argument(frame, 1);
-            // UNBLOCK names a connection of the backend by a number that is another client's here.
-            if [b"KILL".as_slice(), b"UNBLOCK"].iter().any(|s| is(sub, s)) {
-                return Some(Route::Refuse("acts on connections that other clients share"));
+            let about = [(b"LIST".as_slice(), About::List), (b"INFO", About::Info), (b"KILL", About::Kill)];
+            let about = about.iter().find(|(word, _)| is(sub, word)).map(|(_, about)| *about);
+            let about = about.or_else(|| (is(sub, b"UNBLOCK") && argc > 2).then_some(About::Unblock));
+            if let Some(about) = about {
+                return Some(match (state.multi, about) {
+                    (true, About::Kill | About::Unblock) => {
+                        Route::Refuse("cannot be queued in a transaction behind pointsman")
+                    }
+                    (true, _) => pinned(Effect::Deferred, Step::Queue),
+                    (false, _) => Route::About(about),
+                });
             }
             let local = if is(sub, b"REPLY") && argc == 3 {
                 match argument(frame, 2) {
@@ -212,9 +235,8 @@ fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
             let sub = argument(frame, 1);
             // The rest changes the connection, or may in a server newer than this. Words that stand here but are
             // handled elsewhere have come with a wrong number of arguments, and change nothing.
-            const HARMLESS: [&[u8]; 10] = [
-                b"LIST",
-                b"INFO",
+            const HARMLESS: [&[u8]; 9] = [
+                b"UNBLOCK",
                 b"GETREDIR",
                 b"TRACKINGINFO",
                 b"SETINFO",

@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
+use super::clients::Translate;
 use super::{Command, Session, Step, Wait};
 use crate::backend::{DialError, Effect, Key, Use, judge};
 use crate::config::{ClientAuth, Credentials, Secret};
@@ -23,6 +24,7 @@ const JUDGE_AGAIN: Duration = Duration::from_millis(50);
 pub(super) struct Judgement {
     command: Command,
     verdict: Rc<RefCell<Option<Result<Bytes, DialError>>>>,
+    translate: Translate,
 }
 
 impl std::fmt::Debug for Command {
@@ -44,7 +46,7 @@ impl Session {
                 self.reset();
                 Bytes::from_static(b"+RESET\r\n")
             }
-            Local::Id => format!(":{}\r\n", self.id).into(),
+            Local::Id => format!(":{}\r\n", self.presence.client.id).into(),
             Local::SetName => self.set_name(command),
             Local::GetName => match &self.state.name {
                 Some(name) => bulk(name),
@@ -64,7 +66,7 @@ impl Session {
     }
 
     fn reset(&mut self) {
-        if let Some((conn, key)) = self.pin.take() {
+        if let Some((conn, key)) = self.disown() {
             self.pool.release(conn, &key, false);
         }
         let config = &self.pool.context.config;
@@ -74,6 +76,7 @@ impl Session {
         self.transaction.clear();
         self.renewal = None;
         self.route = None;
+        self.describe();
     }
 
     fn set_name(&mut self, command: Command) -> Bytes {
@@ -83,6 +86,7 @@ impl Session {
             return Bytes::from_static(b"-ERR Client names cannot contain spaces, newlines or special characters.\r\n");
         }
         self.state.name = if name.is_empty() { None } else { Some(Bytes::copy_from_slice(name)) };
+        self.describe();
         Bytes::from_static(b"+OK\r\n")
     }
 
@@ -104,6 +108,7 @@ impl Session {
                     return self.say(command, refusal);
                 }
                 self.state.key = key;
+                self.presence.client.share(conn.hello.id);
                 self.route = Some(conn);
                 self.say(command, Bytes::from_static(b"+OK\r\n"))
             }
@@ -116,41 +121,45 @@ impl Session {
     /// Asks the master on a connection made for this: `AUTH` and `HELLO`, since pointsman accepts no password on its own
     /// memory, and what must not wait behind the commands of others.
     pub(super) fn judge(&mut self, command: Command) -> Step {
+        let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
+        self.ask(command, vec![frame], Translate::No)
+    }
+
+    /// Asks the master these commands in place of the one at the front.
+    pub(super) fn ask(&mut self, command: Command, commands: Vec<Bytes>, translate: Translate) -> Step {
         let node = match self.pass(Effect::Read) {
             Pass::To(node) => node,
             pass => return self.hold(command, pass),
         };
         let verdict = Rc::new(RefCell::new(None));
-        let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
         let (key, wake) = (self.state.key.clone(), Rc::clone(&self.down.wake));
         let limit = self.pool.context.config.connect_timeout;
         let slot = Rc::clone(&verdict);
         tokio::task::spawn_local(async move {
-            let result = judge(node, &key, &frame, limit).await;
+            let result = judge(node, &key, &commands, limit).await;
             *slot.borrow_mut() = Some(result);
             wake.raise();
         });
-        self.judgement = Some(Judgement { command, verdict });
+        self.judgement = Some(Judgement { command, verdict, translate });
         Step::Done
     }
 
     pub(super) fn finish_judgement(&mut self) -> Step {
-        let Some(Judgement { command, verdict }) = self.judgement.take() else { return Step::Done };
-        let Some(result) = verdict.take() else {
-            self.judgement = Some(Judgement { command, verdict });
+        let Some(judgement) = self.judgement.take() else { return Step::Done };
+        let Some(result) = judgement.verdict.take() else {
+            self.judgement = Some(judgement);
             return Step::Wait(Wait::SIGNAL);
         };
+        let Judgement { command, translate, .. } = judgement;
         match result {
-            Ok(reply) => {
-                if !matches!(command.id.info().kind, Kind::Auth | Kind::Hello) {
-                    return self.say(command, reply);
-                }
+            Ok(reply) if matches!(command.id.info().kind, Kind::Auth | Kind::Hello) => {
                 if reply.first() != Some(&b'-') {
                     self.adopt(command);
                 }
-                let reply = with_id(&reply, self.id);
+                let reply = with_id(&reply, self.presence.client.id);
                 self.say(command, reply)
             }
+            Ok(reply) => self.translated(command, &reply, translate),
             Err(error) => self.no_connection(command, &error, Instant::now() + JUDGE_AGAIN),
         }
     }
@@ -189,6 +198,7 @@ impl Session {
             }
         }
         self.route = None;
+        self.describe();
     }
 }
 

@@ -3,6 +3,7 @@
 //! The session is a machine that advances as far as it can without waiting ([`Session::advance`]) and then says what
 //! it waits for ([`Wait`]); only [`Session::pause`] awaits. So nothing is ever cancelled half-way.
 
+mod clients;
 mod local;
 mod pinned;
 mod shared;
@@ -18,6 +19,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::backend::{Again, Connection, Downstream, Key, Lost};
+use crate::clients::Presence;
 use crate::clock::Moment;
 use crate::config::ClientAuth;
 use crate::metrics::CloseReason;
@@ -97,8 +99,8 @@ pub struct Session {
     read_size: usize,
     scanner: RequestScanner,
     state: State,
-    /// Unique among the clients of this process.
-    id: u64,
+    /// Itself among the other clients.
+    presence: Presence,
     /// The shared connection its last commands went to.
     route: Option<Rc<Connection>>,
     /// Bytes handed to `route` since nothing was owed.
@@ -132,13 +134,16 @@ pub struct Session {
 
 impl std::fmt::Debug for Session {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("id", &self.id).field("state", &self.state).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("id", &self.presence.client.id)
+            .field("state", &self.state)
+            .finish_non_exhaustive()
     }
 }
 
 impl Session {
     /// A session for a client that has just connected.
-    pub fn new(pool: Rc<Pool>, stream: Stream, id: u64, draining: Rc<Cell<bool>>) -> Self {
+    pub fn new(pool: Rc<Pool>, stream: Stream, presence: Presence, draining: Rc<Cell<bool>>) -> Self {
         let (read, write) = stream.into_split();
         let config = &pool.context.config;
         let user = match config.client_auth {
@@ -153,7 +158,7 @@ impl Session {
             read_size: READ_MIN,
             scanner: RequestScanner::new(config.limits.bulk_bytes),
             state: State::new(Key { database: 0, resp3: false, user }),
-            id,
+            presence,
             route: None,
             outstanding: 0,
             pin: None,
@@ -399,6 +404,7 @@ impl Session {
             }
             Route::Local(local) => self.answer(command, local),
             Route::Judge => self.judge(command),
+            Route::About(about) => self.ask_about(command, about),
             Route::Select(database) => self.select(command, database),
             Route::Refuse(why) => self.refuse(command, why),
         }
@@ -423,6 +429,7 @@ impl Session {
     }
 
     fn count(&mut self, index: usize) {
+        self.presence.client.sent(index);
         if self.counted > 0 {
             self.counted -= 1;
         } else {
@@ -472,9 +479,35 @@ impl Session {
         let _ = tokio::time::timeout(PATIENCE, drain).await;
     }
 
+    /// The connection is the session's own from now on.
+    fn own(&mut self, conn: Rc<Connection>, key: Key) {
+        conn.assign(&self.down);
+        self.presence.client.pin(conn.hello.id);
+        self.pin = Some((conn, key));
+    }
+
+    /// It is no more.
+    fn disown(&mut self) -> Option<(Rc<Connection>, Key)> {
+        // Somebody is naming it to the server, and means this client.
+        if !self.presence.client.unpin()
+            && let Some((conn, _)) = &self.pin
+        {
+            conn.close(Lost::Dropped);
+        }
+        self.pin.take()
+    }
+
+    /// Tells the other clients who this one is.
+    fn describe(&self) {
+        let user = self.state.key.user.as_ref().and_then(|c| c.user.as_deref()).unwrap_or("default");
+        let name = self.state.name.as_deref().unwrap_or_default();
+        self.presence.client.describe(name, user, self.state.subscribed);
+    }
+
     /// What commands of this effect may do now.
     fn pass(&self, effect: crate::backend::Effect) -> Pass {
         let (now, access) = (Moment::now(), &self.pool.context.access);
+        self.presence.client.active(now);
         if effect == crate::backend::Effect::Read { access.reads(now) } else { access.writes(now) }
     }
 }
@@ -484,7 +517,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.forget_wait();
         self.down.leave();
-        if let Some((conn, key)) = self.pin.take() {
+        if let Some((conn, key)) = self.disown() {
             self.pool.release(conn, &key, false);
         }
         self.pool.forget(&self.down.wake);

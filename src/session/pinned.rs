@@ -5,11 +5,12 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::clients::redirected;
 use super::{Command, Session, Step, Wait};
 use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry};
 use crate::metrics::{CloseReason, LatencyClass};
 use crate::pool::Checkout;
-use crate::resp::{OwnError, args, encode_command};
+use crate::resp::{Kind, OwnError, args, encode_command};
 use crate::router::{self, Pinned, Replies};
 use crate::topology::Pass;
 
@@ -67,8 +68,7 @@ impl Session {
         let key = self.state.key.clone();
         match self.pool.pinned(node, &key, &self.down.wake) {
             Checkout::Ready(conn) => {
-                conn.assign(&self.down);
-                self.pin = Some((Rc::clone(&conn), key));
+                self.own(Rc::clone(&conn), key);
                 self.replay(&conn);
                 Ok(conn)
             }
@@ -126,6 +126,9 @@ impl Session {
 
     fn send_pinned(&mut self, conn: &Rc<Connection>, command: Command, way: Pinned) {
         let mut bytes = self.take(command);
+        if command.id.info().kind == Kind::Client {
+            bytes = redirected(&bytes, &self.presence.clients);
+        }
         let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
         if self.state.replies == Replies::Skip {
             self.state.replies = Replies::On;
@@ -173,7 +176,10 @@ impl Session {
             }
             router::Step::Watch => self.state.watching = true,
             router::Step::Unwatch => self.state.watching = false,
-            router::Step::Subscribe => self.state.subscribed = true,
+            router::Step::Subscribe => {
+                self.state.subscribed = true;
+                self.describe();
+            }
             router::Step::Monitor | router::Step::Sync => {
                 conn.set_raw();
                 self.state.kept = true;
@@ -234,7 +240,7 @@ impl Session {
             && let Some((conn, _)) = self.pin.as_ref().filter(|(conn, _)| conn.is_usable())
         {
             conn.queue(self.entry(encode_command(&["DISCARD"]), Effect::Deferred, Answer::Replies, Audience::Ours));
-        } else if let Some((conn, key)) = self.pin.take() {
+        } else if let Some((conn, key)) = self.disown() {
             self.pool.release(conn, &key, false);
         }
     }
@@ -249,10 +255,14 @@ impl Session {
             }
         }
         if let Some((conn, _)) = &self.pin {
-            self.state.subscribed = !conn.subscriptions.borrow().is_empty();
+            let subscribed = !conn.subscriptions.borrow().is_empty();
+            if self.state.subscribed != subscribed {
+                self.state.subscribed = subscribed;
+                self.describe();
+            }
         }
         if !self.state.is_pinned()
-            && let Some((conn, key)) = self.pin.take()
+            && let Some((conn, key)) = self.disown()
         {
             // What came back was refused: the node is not what it was.
             let clean = answered && !(self.ends_state && conn.is_refused());
@@ -274,7 +284,7 @@ impl Session {
 
     /// The pin was lost with its backend; `again` came back.
     pub(super) fn lose_pin(&mut self, again: &[Again]) -> Step {
-        let Some((conn, _)) = self.pin.take() else { return Step::Done };
+        let Some((conn, _)) = self.disown() else { return Step::Done };
         self.unpin = false;
         self.transaction.opening = false;
         if self.state.kept {
@@ -337,7 +347,7 @@ impl Session {
         let key = self.state.key.clone();
         match self.pool.pinned(node, &key, &self.down.wake) {
             Checkout::Ready(conn) => {
-                conn.assign(&self.down);
+                self.own(Rc::clone(&conn), key);
                 self.down.take_silent_error();
                 let commands = self.renewal.as_mut().map(|r| {
                     r.sent = true;
@@ -346,7 +356,6 @@ impl Session {
                 for (command, n) in commands.unwrap_or_default() {
                     conn.queue(self.entry(command, Effect::Deferred, Answer::Confirmations(n), Audience::Ours));
                 }
-                self.pin = Some((conn, key));
                 Some(Step::Done)
             }
             Checkout::Pending | Checkout::Full => Some(Step::Wait(Wait::until(end))),

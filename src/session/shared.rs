@@ -94,6 +94,7 @@ impl Session {
         }
         match self.pool.shared(node, &self.state.key, used, &self.down.wake) {
             Checkout::Ready(conn) => {
+                self.presence.client.share(conn.hello.id);
                 self.route = Some(Rc::clone(&conn));
                 Ok(conn)
             }

@@ -92,8 +92,7 @@ impl Session {
         let key = self.state.key.clone();
         let retry_at = match self.pool.pinned(node, &key, &self.down.wake) {
             Checkout::Ready(conn) => {
-                conn.assign(&self.down);
-                self.pin = Some((Rc::clone(&conn), key));
+                self.own(Rc::clone(&conn), key);
                 self.replay(&conn);
                 // Streamed parts overtake what is queued: the replay has to be answered first.
                 return if self.down.owed() > 0 { Err(Step::Wait(Wait::REPLIES)) } else { Ok(Some(conn)) };

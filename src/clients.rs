@@ -1,0 +1,239 @@
+//! The clients of one service over all workers, by the ids that they know each other by (`CLIENT LIST`, `KILL`,
+//! `UNBLOCK`). Written when a client comes, goes, changes its name or is given a connection; for a command no more than two
+//! words are stored, which hardly anybody reads.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::clock::Moment;
+
+/// One client as others may see it.
+#[derive(Debug)]
+pub struct Client {
+    /// Unique among the clients of this process.
+    pub id: u64,
+    /// Its address as Redis writes it: `IP:PORT`, or `/path:0` for a Unix socket.
+    pub addr: String,
+    /// The address that it connected to, written alike.
+    pub laddr: String,
+    /// Since when.
+    pub since: Moment,
+    worker: usize,
+    /// What it calls itself and whom it is authenticated as.
+    named: Mutex<(Vec<u8>, String)>,
+    /// Id of its own backend connection; 0 if it has none.
+    pinned: AtomicI64,
+    /// Id of the shared backend connection that it used last; 0 if none.
+    shared: AtomicI64,
+    /// Others that are about to name `pinned` to the server: the connection must not become another client's meanwhile.
+    holders: AtomicUsize,
+    subscribed: AtomicBool,
+    active: AtomicU64,
+    command: AtomicUsize,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half done in these that a panic could have interrupted.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Client {
+    /// Its own backend connection, kept from becoming another's for as long as the value lives.
+    pub fn hold(self: &Arc<Self>) -> Held {
+        self.holders.fetch_add(1, Ordering::SeqCst);
+        Held(Arc::clone(self))
+    }
+
+    /// Its own backend connection; 0 if it has none.
+    pub fn pinned(&self) -> i64 {
+        self.pinned.load(Ordering::SeqCst)
+    }
+
+    /// The client was given a connection of its own.
+    pub fn pin(&self, backend: i64) {
+        self.pinned.store(backend, Ordering::SeqCst);
+    }
+
+    /// It was taken from it. Returns whether the connection may be given to another client.
+    pub fn unpin(&self) -> bool {
+        // Either the other one sees that it is gone, or is seen here: both are sequentially consistent.
+        self.pinned.store(0, Ordering::SeqCst);
+        self.holders.load(Ordering::SeqCst) == 0
+    }
+
+    /// The connection that its state can be read from: its own, or the shared one it used last; 0 if it has used none.
+    pub fn backend(&self) -> i64 {
+        match self.pinned() {
+            0 => self.shared.load(Ordering::Relaxed),
+            own => own,
+        }
+    }
+
+    /// It uses this shared connection.
+    pub fn share(&self, backend: i64) {
+        self.shared.store(backend, Ordering::Relaxed);
+    }
+
+    /// Name and user.
+    pub fn named(&self) -> (Vec<u8>, String) {
+        lock(&self.named).clone()
+    }
+
+    /// Name, user, and whether it is subscribed to something have changed, or may have.
+    pub fn describe(&self, name: &[u8], user: &str, subscribed: bool) {
+        *lock(&self.named) = (name.to_owned(), user.to_owned());
+        self.subscribed.store(subscribed, Ordering::Relaxed);
+    }
+
+    /// Whether it is subscribed to something.
+    pub fn is_subscribed(&self) -> bool {
+        self.subscribed.load(Ordering::Relaxed)
+    }
+
+    /// It sent a command: its place in the table of commands.
+    #[inline]
+    pub fn sent(&self, command: usize) {
+        self.command.store(command, Ordering::Relaxed);
+    }
+
+    /// It did something.
+    #[inline]
+    pub fn active(&self, now: Moment) {
+        self.active.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Its last command, and when that was.
+    pub fn last(&self) -> (usize, Moment) {
+        (self.command.load(Ordering::Relaxed), Moment(self.active.load(Ordering::Relaxed)))
+    }
+}
+
+/// See [`Client::hold`].
+#[derive(Debug)]
+pub struct Held(Arc<Client>);
+
+impl Held {
+    /// The connection; 0 if there is none.
+    pub fn backend(&self) -> i64 {
+        self.0.pinned()
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.holders.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Clients {
+    open: Mutex<BTreeMap<u64, Arc<Client>>>,
+    /// By worker: clients that are to be closed.
+    killed: Vec<(Mutex<Vec<u64>>, Notify)>,
+}
+
+impl Clients {
+    /// Nobody yet.
+    pub fn new(workers: usize) -> Self {
+        Self { open: Mutex::default(), killed: (0..workers).map(|_| Default::default()).collect() }
+    }
+
+    /// A client has come to a worker.
+    pub fn join(self: &Arc<Self>, id: u64, worker: usize, addr: String, laddr: String) -> Presence {
+        let now = Moment::now();
+        let client = Arc::new(Client {
+            id,
+            addr,
+            laddr,
+            since: now,
+            worker,
+            named: Mutex::default(),
+            pinned: AtomicI64::new(0),
+            shared: AtomicI64::new(0),
+            holders: AtomicUsize::new(0),
+            subscribed: AtomicBool::new(false),
+            active: AtomicU64::new(now.0),
+            command: AtomicUsize::new(usize::MAX),
+        });
+        lock(&self.open).insert(id, Arc::clone(&client));
+        Presence { client, clients: Arc::clone(self) }
+    }
+
+    /// All clients, the eldest first.
+    pub fn all(&self) -> Vec<Arc<Client>> {
+        lock(&self.open).values().cloned().collect()
+    }
+
+    /// One client.
+    pub fn get(&self, id: u64) -> Option<Arc<Client>> {
+        lock(&self.open).get(&id).cloned()
+    }
+
+    /// Has its worker close the client.
+    pub fn kill(&self, client: &Client) {
+        if let Some((ids, notify)) = self.killed.get(client.worker) {
+            lock(ids).push(client.id);
+            notify.notify_one();
+        }
+    }
+
+    /// The clients of a worker that are to be closed, once there are any.
+    pub async fn killed(&self, worker: usize) -> Vec<u64> {
+        let (ids, notify) = &self.killed[worker];
+        loop {
+            let due = std::mem::take(&mut *lock(ids));
+            if !due.is_empty() {
+                return due;
+            }
+            notify.notified().await;
+        }
+    }
+}
+
+/// A client among the others, for as long as the value lives.
+#[derive(Debug)]
+pub struct Presence {
+    /// Itself.
+    pub client: Arc<Client>,
+    /// All.
+    pub clients: Arc<Clients>,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        lock(&self.clients.open).remove(&self.client.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_somebody_is_about_to_name_is_not_given_away() {
+        let clients = Arc::new(Clients::new(1));
+        let presence = clients.join(7, 0, "a".into(), "b".into());
+        presence.client.pin(40);
+        let held = clients.get(7).unwrap().hold();
+        assert_eq!(held.backend(), 40);
+        assert!(!presence.client.unpin());
+        assert_eq!(held.backend(), 0);
+        drop(held);
+        presence.client.pin(41);
+        assert!(presence.client.unpin());
+        drop(presence);
+        assert!(clients.all().is_empty());
+    }
+
+    #[tokio::test]
+    async fn the_worker_of_a_killed_client_is_told() {
+        let clients = Arc::new(Clients::new(2));
+        let presence = clients.join(7, 1, String::new(), String::new());
+        clients.kill(&presence.client);
+        assert_eq!(clients.killed(1).await, [7]);
+    }
+}
