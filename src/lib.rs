@@ -4,11 +4,11 @@
 //! layer order: each imports only from those above it (`tests/architecture.rs` holds the table).
 
 pub mod addr;
-pub mod clients;
 pub mod clock;
 pub mod resp;
 pub mod shutdown;
 
+pub mod clients;
 pub mod config;
 pub mod metrics;
 

@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("addr", &[]),
     ("clock", &[]),
-    ("clients", &["clock"]),
     ("resp", &[]),
     ("shutdown", &[]),
+    ("clients", &["clock"]),
     ("config", &["addr"]),
     ("metrics", &["resp"]),
     ("net", &["addr", "resp"]),

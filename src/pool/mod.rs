@@ -48,13 +48,14 @@ pub enum Checkout {
 }
 
 type Place = (SocketAddr, Key);
+type Connections = Vec<Rc<Connection>>;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Pool {
     /// What the connections have in common.
     pub context: Rc<Context>,
-    shared: RefCell<HashMap<(Place, Use), Vec<Rc<Connection>>>>,
+    shared: RefCell<HashMap<(Place, Use), Connections>>,
     /// Pinned connections that no session has.
     free: RefCell<HashMap<Place, Vec<Rc<Connection>>>>,
     /// Every open connection.

@@ -263,11 +263,11 @@ mod tests {
         let ids = |command: &str| victims(&clients, &words(command), 1).iter().map(|c| c.id).collect::<Vec<_>>();
         assert_eq!(ids("CLIENT KILL SKIPME YES"), [2]);
         assert_eq!(ids("CLIENT KILL SKIPME NO"), [1, 2]);
-        assert_eq!(ids("CLIENT KILL ID 1"), [], "the one that asks is spared");
+        assert!(ids("CLIENT KILL ID 1").is_empty(), "the one that asks is spared");
         assert_eq!(ids("CLIENT KILL 10.0.0.1:5"), [1]);
         assert_eq!(ids("CLIENT KILL USER bob TYPE pubsub"), [2]);
         assert_eq!(ids("CLIENT KILL USER default SKIPME no"), [1]);
-        assert_eq!(ids("CLIENT KILL TYPE replica"), []);
+        assert!(ids("CLIENT KILL TYPE replica").is_empty());
     }
 
     #[test]
