@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -51,6 +52,8 @@ pub struct Context {
     /// Sessions with parked replies.
     parked: RefCell<Vec<Rc<Downstream>>>,
     next_id: Cell<u64>,
+    /// Until when a client of this worker has paused the others (`CLIENT PAUSE`).
+    paused_until: Cell<Option<Instant>>,
     /// When the generation last changed.
     switched_at: Cell<Option<Instant>>,
 }
@@ -66,6 +69,7 @@ impl Context {
             hints,
             parked: RefCell::default(),
             next_id: Cell::new(1),
+            paused_until: Cell::new(None),
             switched_at: Cell::new(None),
         }
     }
@@ -78,6 +82,22 @@ impl Context {
     /// Tells control what was seen. When the channel is full control has enough to look at: the hint is dropped.
     pub fn hint(&self, node: std::net::SocketAddr, kind: HintKind) {
         let _ = self.hints.try_send(Hint { node, kind });
+    }
+
+    /// A client of this worker has paused the server's clients for so long.
+    pub fn pause(&self, time: Duration) {
+        self.paused_until.set(Instant::now().checked_add(time).filter(|_| !time.is_zero()));
+    }
+
+    /// Whether writes are paused, as far as this worker knows.
+    pub fn is_paused(&self) -> bool {
+        self.paused_until.get().is_some_and(|end| {
+            let paused = Instant::now() < end;
+            if !paused {
+                self.paused_until.set(None);
+            }
+            paused
+        })
     }
 
     /// The generation has changed.

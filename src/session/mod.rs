@@ -386,12 +386,15 @@ impl Session {
             return self.refuse(command, "is on the list `refuse` of pointsman's configuration");
         }
         if matches!(info.kind, Kind::Plain | Kind::Script) && !self.state.is_pinned() && !self.unpin {
-            if self.down.is_suspect() {
+            if self.down.is_suspect() || !info.readonly && self.pool.context.is_paused() {
                 return self.pin_and_send(command, Pinned::once(info));
             }
             return self.share(command);
         }
-        match router::route(info, frame, command.argc, &self.state) {
+        if info.kind == Kind::Client {
+            self.note_pause(command);
+        }
+        match router::route(info, &self.buf[..command.len], command.argc, &self.state) {
             Route::Pinned(way) => self.pin_and_send(command, way),
             // Everything else changes the route: what is owed on the present one comes first.
             _ if self.down.owed() > 0 => Step::Wait(Wait::REPLIES),
@@ -407,6 +410,20 @@ impl Session {
             Route::About(about) => self.ask_about(command, about),
             Route::Select(database) => self.select(command, database),
             Route::Refuse(why) => self.refuse(command, why),
+        }
+    }
+
+    /// While `CLIENT PAUSE` keeps writes waiting on the server, those of different clients must not wait behind each other,
+    /// nor reads behind them.
+    fn note_pause(&self, command: Command) {
+        let mut words = args(&self.buf[..command.len]).skip(1);
+        match words.next() {
+            Some(word) if word.eq_ignore_ascii_case(b"PAUSE") => {
+                let millis = words.next().and_then(|ms| std::str::from_utf8(ms).ok()?.parse().ok()).unwrap_or(0);
+                self.pool.context.pause(Duration::from_millis(millis));
+            }
+            Some(word) if word.eq_ignore_ascii_case(b"UNPAUSE") => self.pool.context.pause(Duration::ZERO),
+            _ => {}
         }
     }
 

@@ -51,6 +51,9 @@ impl Session {
                 break;
             }
             let its = effect_of(command);
+            if its == Effect::Write && self.pool.context.is_paused() {
+                break;
+            }
             if its != effect && !*other.get_or_insert_with(|| self.pass(its) == Pass::To(node)) {
                 break;
             }
