@@ -150,7 +150,6 @@ impl Failover {
         };
         // Rule 1: a failover whose leader is out of hearing shows only in the roles.
         let unseen = !self.known.hears_all() || self.known.sentinels.values().any(Sentinel::is_leading);
-        let probing = if urgent == Pace::Slow && unseen { Pace::Watch } else { urgent };
         let unconfirmed = self.master.as_ref().is_some_and(|m| m.provisional.is_some());
         let polling = if urgent == Pace::Slow && unconfirmed { Pace::Watch } else { urgent };
 
@@ -165,6 +164,14 @@ impl Failover {
             }
             nodes.insert(node);
         }
+        // Who follows a new master must be known before the next failover: without it there is no eager commit, and what
+        // was lost cannot be told. A node that does not answer is soon noted as silent.
+        let unheard = nodes.iter().any(|n| self.known.answer(*n, self.turned).is_none());
+        let probing = match urgent {
+            Pace::Slow if unheard => Pace::Fast,
+            Pace::Slow if unseen => Pace::Watch,
+            _ => urgent,
+        };
         if self.planned.as_ref().is_none_or(|(n, p)| *n != nodes || *p != probing) {
             // What is no longer asked is no longer known.
             self.known.nodes.retain(|node, _| nodes.contains(node));

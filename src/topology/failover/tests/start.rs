@@ -34,6 +34,28 @@ fn the_first_master_needs_a_majority_and_its_own_word() {
     }
 }
 
+/// A failover may begin in the first second; who followed the master before it is known by then.
+#[test]
+fn everybody_is_asked_as_often_as_possible_until_each_has_answered() {
+    let mut scene = fresh();
+    scene.view(0, A, 1);
+    scene.view(1, A, 1);
+    scene.pass(5);
+    scene.role(B, replica(A, 1));
+    scene.role(A, master(100));
+    scene.assert_flows_to(A, "two of three");
+    let pace = |scene: &Scene| scene.probing().expect("somebody is asked").1;
+    assert_eq!(pace(&scene), Pace::Fast, "B answered before A was confirmed");
+    scene.pass(5);
+    scene.role(A, master(100));
+    scene.role(B, replica(A, 100));
+    assert_eq!(pace(&scene), Pace::Fast, "C has not answered");
+    scene.role(C, SILENT);
+    scene.view(2, A, 1);
+    scene.pass(6000);
+    assert_eq!(pace(&scene), Pace::Slow, "nor will it soon");
+}
+
 #[test]
 fn the_highest_epoch_wins_even_against_a_majority() {
     let mut scene = fresh();
