@@ -210,6 +210,14 @@ async fn kill_eager_costs_only_writes_in_flight() {
     Rig::start(Commit::Eager).await.killed().await;
 }
 
+#[tokio::test]
+#[ignore = "two minutes; `make test-all` runs it"]
+async fn ten_times_killed_and_nothing_lost() {
+    for _ in 0..10 {
+        Rig::start(Commit::Confirmed).await.killed().await;
+    }
+}
+
 /// Each planned failover as good as the first, and nothing piles up.
 async fn planned_in_a_row(times: usize) {
     let mut rig = Rig::start(Commit::Confirmed).await;
