@@ -113,7 +113,12 @@ pub fn find_program(program: &Path) -> Option<PathBuf> {
     env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
-/// A directory of our own below the system's one for temporary files; removed with its contents on drop.
+/// Linux' file system in memory. A Sentinel writes its configuration to the disk and waits for it at every step of a
+/// failover: on a busy disk that takes seconds, and it would be the disk that is shown and measured.
+const IN_MEMORY: &str = "/dev/shm";
+
+/// A directory of our own, in memory where that can be had, else below the system's one for temporary files; removed
+/// with its contents on drop.
 #[derive(Debug)]
 pub struct TempDir(PathBuf);
 
@@ -121,9 +126,11 @@ impl TempDir {
     /// Makes one that only this user can read.
     pub fn new() -> io::Result<Self> {
         let name = format!("pointsman-{}-{:08x}", std::process::id(), fastrand::u32(..));
-        let path = env::temp_dir().join(name);
-        fs::DirBuilder::new().mode(0o700).create(&path)?;
-        Ok(Self(path))
+        let make = |parent: &Path| {
+            let path = parent.join(&name);
+            fs::DirBuilder::new().mode(0o700).create(&path).map(|()| Self(path))
+        };
+        make(Path::new(IN_MEMORY)).or_else(|_| make(&env::temp_dir()))
     }
 
     /// Where it is.
