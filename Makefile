@@ -5,7 +5,7 @@ CARGO ?= cargo
 FAST := --locked --profile fast
 SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 
-.PHONY: help build demo test test-all lint doc check-config audit bench conformance clean
+.PHONY: help build demo test test-all soak lint doc check-config audit bench conformance clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -26,6 +26,10 @@ test: ## all tests but the few that take minutes
 
 test-all: test ## and those too
 	$(CARGO) test $(FAST) --test '*' -- --ignored --nocapture
+
+soak: ## a hundred clients through planned failovers and killed masters for ten minutes; SOAK_SEED=n repeats one
+	@tests/install.sh $(SERVERS)
+	$(CARGO) test $(FAST) --test isolation -- --ignored --nocapture ten_minutes
 
 lint: ## formatting and clippy, warnings denied
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt

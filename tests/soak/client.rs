@@ -1,4 +1,4 @@
-//! A client that knows what every reply must be.
+//! A connection on which every reply is held against what it may be.
 
 use std::io;
 use std::net::SocketAddr;
@@ -10,59 +10,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use super::book::Book;
+use super::expect::{Command, Expect};
+
 /// Longest wait for a reply: a failover, on a busy machine, is well within it.
 const PATIENCE: Duration = Duration::from_secs(30);
-
-/// What a command may be answered.
-#[derive(Clone, Debug)]
-pub enum Expect {
-    /// Exactly this bulk string.
-    Exactly(String),
-    /// A bulk string of the client's own, that begins so, or a null.
-    Own(String),
-    /// An `INCR` of the client's own counter.
-    Incr,
-    /// An integer.
-    Int,
-    /// `+OK`.
-    Ok,
-    /// `+QUEUED`.
-    Queued,
-    /// A transaction of so many `INCR`s of the own counter, and an own value at the end; or a null.
-    Exec(usize, String),
-    /// A transaction on the counter that all share: an array if it ran, a null if it was watched in vain.
-    SharedExec,
-    /// A list's name and an own element, or a null.
-    Popped(String, String),
-    /// A greeting.
-    Map,
-    /// Not answered at all.
-    Nothing,
-}
-
-/// What a client has been told of its writes.
-#[derive(Clone, Copy, Default, Debug)]
-pub struct Counts {
-    pub acknowledged: u64,
-    pub unknown: u64,
-    pub shared_acknowledged: u64,
-    pub shared_unknown: u64,
-    pub replies: u64,
-    pub refused: u64,
-    pub closed: u64,
-}
-
-impl Counts {
-    pub fn add(&mut self, other: &Self) {
-        self.acknowledged += other.acknowledged;
-        self.unknown += other.unknown;
-        self.shared_acknowledged += other.shared_acknowledged;
-        self.shared_unknown += other.shared_unknown;
-        self.replies += other.replies;
-        self.refused += other.refused;
-        self.closed += other.closed;
-    }
-}
 
 /// How a batch ended.
 pub enum End {
@@ -76,13 +28,16 @@ pub struct Client {
     buf: BytesMut,
     scanner: ReplyScanner,
     scanned: usize,
+    /// What keys begin with that the server may say have changed.
+    own_keys: String,
 }
 
 impl Client {
-    pub async fn connect(addr: SocketAddr) -> io::Result<Self> {
+    pub async fn connect(addr: SocketAddr, own_keys: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
-        Ok(Self { stream, buf: BytesMut::new(), scanner: ReplyScanner::new(), scanned: 0 })
+        let own_keys = own_keys.to_owned();
+        Ok(Self { stream, buf: BytesMut::new(), scanner: ReplyScanner::new(), scanned: 0, own_keys })
     }
 
     /// The next frame; an error if the connection is gone.
@@ -102,94 +57,88 @@ impl Client {
         }
     }
 
-    pub async fn send(&mut self, commands: &[(Vec<String>, Expect)]) -> io::Result<()> {
-        let bytes: Vec<u8> = commands.iter().flat_map(|(words, _)| encode_command(words).to_vec()).collect();
-        self.stream.write_all(&bytes).await
+    /// The next frame that answers a command.
+    async fn reply(&mut self) -> io::Result<Value> {
+        loop {
+            match self.next().await? {
+                Value::Push(items) => assert!(self.is_invalidation(&items), "{items:?} pushed to {}", self.own_keys),
+                reply => return Ok(reply),
+            }
+        }
+    }
+
+    /// Keys of the client's own that have changed, or all keys.
+    fn is_invalidation(&self, items: &[Value]) -> bool {
+        match items {
+            [Value::Bulk(what), Value::Null] => what == "invalidate",
+            [Value::Bulk(what), Value::Array(keys)] => {
+                let own = |k: &Value| matches!(k, Value::Bulk(k) if k.starts_with(self.own_keys.as_bytes()));
+                what == "invalidate" && keys.iter().all(own)
+            }
+            _ => false,
+        }
+    }
+
+    pub async fn send(&mut self, commands: &[Command]) -> io::Result<()> {
+        self.stream.write_all(&encode(commands)).await
+    }
+
+    /// Sends some of the bytes of these commands, perhaps only a part of one, and is gone; with a reset, if asked to.
+    pub async fn break_off(mut self, commands: &[Command], part: f64, reset: bool) {
+        let bytes = encode(commands);
+        let part = (bytes.len() as f64 * part) as usize;
+        // An error means that the other side was quicker.
+        let _ = self.stream.write_all(&bytes[..part]).await;
+        if reset {
+            let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+        }
     }
 
     /// Sends commands in one piece and holds each reply against what it may be.
     ///
     /// # Panics
     /// If a reply is anybody else's.
-    pub async fn run(&mut self, batch: &[(Vec<String>, Expect)], counts: &mut Counts) -> End {
-        let mut replies = Vec::new();
-        if self.send(batch).await.is_err() {
-            lost(batch, counts);
-            return End::Closed;
+    pub async fn run(&mut self, batch: &[Command], book: &mut Book) -> End {
+        match self.send(batch).await {
+            Ok(()) => self.read(batch, usize::MAX, book).await,
+            Err(_) => {
+                lost(batch, book);
+                End::Closed
+            }
         }
+    }
+
+    /// Looks at the first `most` replies to commands that were sent; the rest is counted as unknown.
+    pub async fn read(&mut self, batch: &[Command], most: usize, book: &mut Book) -> End {
+        let mut replies = Vec::new();
         for (i, (words, expect)) in batch.iter().enumerate() {
+            if i >= most {
+                lost(&batch[i..], book);
+                break;
+            }
             if matches!(expect, Expect::Nothing) {
                 continue;
             }
-            let Ok(reply) = self.next().await else {
-                lost(&batch[i..], counts);
+            let Ok(reply) = self.reply().await else {
+                lost(&batch[i..], book);
                 return End::Closed;
             };
-            check(words, expect, &reply, counts, &batch[..i]);
+            if let Err(why) = expect.check(&reply, book) {
+                let (shown, before) = (format!("{reply:?}"), &batch[i.saturating_sub(5)..i]);
+                panic!("{why}: {words:.60?} expects {expect:.60?}, got {shown:.300} behind {before:.400?}");
+            }
             replies.push(reply);
         }
         End::Answered(replies)
     }
 }
 
+fn encode(commands: &[Command]) -> Vec<u8> {
+    commands.iter().flat_map(|(words, _)| encode_command(words).to_vec()).collect()
+}
+
 /// Unanswered commands: whether they ran is not known.
-fn lost(batch: &[(Vec<String>, Expect)], counts: &mut Counts) {
-    counts.closed += 1;
-    for (_, expect) in batch {
-        match expect {
-            Expect::Incr => counts.unknown += 1,
-            Expect::Exec(n, _) => counts.unknown += *n as u64,
-            Expect::SharedExec => counts.shared_unknown += 1,
-            _ => {}
-        }
-    }
-}
-
-fn text(v: &Value) -> Option<&[u8]> {
-    match v {
-        Value::Bulk(b) => Some(b),
-        Value::Simple(s) => Some(s.as_bytes()),
-        _ => None,
-    }
-}
-
-fn is_own(v: &Value, tag: &str) -> bool {
-    *v == Value::Null || text(v).is_some_and(|t| t.starts_with(tag.as_bytes()))
-}
-
-fn check(words: &[String], expect: &Expect, reply: &Value, counts: &mut Counts, before: &[(Vec<String>, Expect)]) {
-    counts.replies += 1;
-    // pointsman's own errors say that the command did not run; nothing else may go wrong here.
-    if let Value::Error(e) = reply {
-        let own = ["MASTERDOWN ", "TRYAGAIN ", "EXECABORT "].iter().any(|p| e.starts_with(p));
-        assert!(own, "{words:.60?} was answered {e:?} behind {before:.200?}");
-        counts.refused += 1;
-        return;
-    }
-    let right = match (expect, reply) {
-        (Expect::Exactly(s), v) => text(v) == Some(s.as_bytes()),
-        (Expect::Own(tag), v) => is_own(v, tag),
-        (Expect::Incr, Value::Int(_)) => {
-            counts.acknowledged += 1;
-            true
-        }
-        (Expect::Int, Value::Int(_)) | (Expect::Map, Value::Map(_) | Value::Array(_)) => true,
-        (Expect::Ok, Value::Simple(s)) => s == "OK",
-        (Expect::Queued, Value::Simple(s)) => s == "QUEUED",
-        (Expect::Exec(..) | Expect::SharedExec | Expect::Popped(..), Value::Null) => true,
-        (Expect::Exec(n, tag), Value::Array(items)) => {
-            counts.acknowledged += *n as u64;
-            items.len() == n + 1 && items[..*n].iter().all(|i| matches!(i, Value::Int(_))) && is_own(&items[*n], tag)
-        }
-        (Expect::SharedExec, Value::Array(_)) => {
-            counts.shared_acknowledged += 1;
-            true
-        }
-        (Expect::Popped(key, tag), Value::Array(items)) => {
-            items.len() == 2 && text(&items[0]) == Some(key.as_bytes()) && is_own(&items[1], tag)
-        }
-        _ => false,
-    };
-    let shown = format!("{reply:?}");
-    assert!(right, "{words:.60?} expects {expect:.60?}, got {shown:.200} behind {before:.400?}");
+pub fn lost(batch: &[Command], book: &mut Book) {
+    book.closed += 1;
+    batch.iter().for_each(|(_, expect)| expect.lost(book));
 }

@@ -1,45 +1,68 @@
 //! What the clients of the soak do.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use fastrand::Rng;
 use pointsman::resp::Value;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::client::{Client, Counts, End, Expect};
+use super::book::{Book, Raised};
+use super::client::{Client, End, lost};
+use super::expect::{Command, Expect};
 
 /// Larger than what one read or write of pointsman or the kernel takes.
 const LARGE: usize = 300_000;
 /// Counter that all clients raise by optimistic locking.
 pub const SHARED: &str = "soak:shared";
-
-type Batch = Vec<(Vec<String>, Expect)>;
+/// Users beside the default one, `u1` to here, whose password is their name.
+pub const USERS: usize = 3;
+/// Scenes that are told when something was wrong.
+const REMEMBERED: usize = 30;
 
 /// One client and all it is told, over many connections.
 pub struct Actor {
     pub id: usize,
-    pub counts: Counts,
+    pub book: Book,
     rng: Rng,
     step: u64,
+    clients: usize,
+    began: Instant,
+    played: VecDeque<String>,
 }
 
-fn words(list: &[&str]) -> Vec<String> {
+pub fn words(list: &[&str]) -> Vec<String> {
     list.iter().map(|s| (*s).to_owned()).collect()
 }
 
+/// What a client was playing when it panicked.
+impl Drop for Actor {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("client {} at {:?}; before: {:?}", self.id, self.began.elapsed(), self.played);
+        }
+    }
+}
+
 impl Actor {
-    pub fn new(id: usize, seed: u64) -> Self {
-        Self { id, counts: Counts::default(), rng: Rng::with_seed(seed.wrapping_add(id as u64)), step: 0 }
+    pub fn new(id: usize, clients: usize, seed: u64, raised: Raised) -> Self {
+        let rng = Rng::with_seed(seed.wrapping_add(id as u64));
+        let (book, began) = (Book::new(id, raised), Instant::now());
+        Self { id, book, rng, step: 0, clients, began, played: VecDeque::new() }
     }
 
-    /// The client's own counter.
-    pub fn counter(&self) -> String {
-        format!("soak:{}:count", self.id)
+    fn key_of(id: usize, name: &str) -> String {
+        format!("soak:{id}:{name}")
+    }
+
+    /// A client's own counter.
+    pub fn counter(id: usize) -> String {
+        Self::key_of(id, "count")
     }
 
     fn key(&self, name: &str) -> String {
-        format!("soak:{}:{name}", self.id)
+        Self::key_of(self.id, name)
     }
 
     fn tag(&self) -> String {
@@ -51,40 +74,53 @@ impl Actor {
         format!("<{}>{}", self.id, self.step)
     }
 
-    fn echo(&mut self) -> (Vec<String>, Expect) {
+    fn echo(&mut self) -> Command {
         let value = self.value();
         (words(&["ECHO", &value]), Expect::Exactly(value))
     }
 
-    fn incr(&self) -> (Vec<String>, Expect) {
-        (words(&["INCR", &self.counter()]), Expect::Incr)
+    fn incr(&self) -> Command {
+        (words(&["INCR", &Self::counter(self.id)]), Expect::Incr)
+    }
+
+    async fn connect(&self, proxy: SocketAddr) -> Option<Client> {
+        match Client::connect(proxy, &self.key("")).await {
+            Ok(client) => Some(client),
+            Err(_) => {
+                // A full backlog, on a busy machine.
+                sleep(Duration::from_millis(50)).await;
+                None
+            }
+        }
     }
 
     /// Connects, plays scenes until the connection ends or it has had enough of it.
     pub async fn visit(&mut self, proxy: SocketAddr) {
-        let Ok(mut client) = Client::connect(proxy).await else {
-            // A full backlog, on a busy machine.
-            return sleep(Duration::from_millis(50)).await;
-        };
-        if self.rng.u8(..4) == 0 {
-            let hello = vec![(words(&["HELLO", "3"]), Expect::Map)];
-            if matches!(client.run(&hello, &mut self.counts).await, End::Closed) {
-                return;
-            }
+        let Some(mut client) = self.connect(proxy).await else { return };
+        let resp3 = self.rng.u8(..4) == 0;
+        if resp3 && !self.play(&mut client, vec![(words(&["HELLO", "3"]), Expect::Map)]).await {
+            return;
         }
         for _ in 0..self.rng.usize(1..40) {
-            let going_on = match self.rng.u8(..100) {
-                0..30 => self.pipeline(&mut client).await,
-                30..45 => self.transaction(&mut client).await,
-                45..55 => self.compare_and_set(&mut client).await,
-                55..63 => self.pop(&mut client).await,
-                63..71 => self.large(&mut client).await,
-                71..79 => self.database(&mut client).await,
-                79..85 => self.unanswered(&mut client).await,
-                85..91 => self.broken_transaction(&mut client).await,
-                91..94 => return self.vanish(client).await,
-                94..96 => return self.vanish_without_reading(client).await,
-                _ => return self.listen(client).await,
+            let scene = self.rng.u8(..100);
+            self.remember(scene);
+            let going_on = match scene {
+                0..25 => self.pipeline(&mut client).await,
+                25..38 => self.transaction(&mut client).await,
+                38..48 => self.compare_and_set(&mut client).await,
+                48..58 => self.pop(&mut client).await,
+                58..64 => self.large(&mut client).await,
+                64..70 => self.database(&mut client).await,
+                70..75 => self.unanswered(&mut client).await,
+                75..80 => self.broken_transaction(&mut client).await,
+                80..84 => self.user(&mut client).await,
+                84..87 => self.name(&mut client).await,
+                87..89 if resp3 => self.track(&mut client).await,
+                87..89 => self.script(&mut client).await,
+                89..92 => return self.leave_half_read(client).await,
+                92..94 => return self.leave_without_reading(client).await,
+                94..96 => return self.leave_in_the_middle(client).await,
+                _ => self.listen(&mut client).await,
             };
             if !going_on {
                 return;
@@ -95,18 +131,26 @@ impl Actor {
         }
     }
 
-    async fn play(&mut self, client: &mut Client, batch: Batch) -> bool {
-        matches!(client.run(&batch, &mut self.counts).await, End::Answered(_))
+    fn remember(&mut self, scene: u8) {
+        self.played.truncate(REMEMBERED - 1);
+        self.played.push_front(format!("{scene} at {:.3}", self.began.elapsed().as_secs_f64()));
     }
 
-    fn mixed(&mut self, n: usize) -> Batch {
-        let (name, tag) = (self.key("value"), self.tag());
+    /// False if the client has to leave: the connection has ended, or a command was refused on which others relied.
+    async fn play(&mut self, client: &mut Client, batch: Vec<Command>) -> bool {
+        let refused = self.book.refused;
+        matches!(client.run(&batch, &mut self.book).await, End::Answered(_)) && self.book.refused == refused
+    }
+
+    fn mixed(&mut self, n: usize) -> Vec<Command> {
+        let (name, other, tag) = (self.key("value"), self.key("large"), self.tag());
         (0..n)
-            .map(|_| match self.rng.u8(..5) {
+            .map(|_| match self.rng.u8(..6) {
                 0 => self.incr(),
                 1 => (words(&["SET", &name, &self.value()]), Expect::Ok),
-                2 => (words(&["GET", &name]), Expect::Own(tag.clone())),
-                3 => (words(&["EXISTS", &name]), Expect::Int),
+                2 => (words(&["SET", &name, &self.value(), "GET"]), Expect::Own(tag.clone())),
+                3 => (words(&["GET", &name]), Expect::Own(tag.clone())),
+                4 if n < 40 => (words(&["MGET", &name, &other]), Expect::AllOwn(tag.clone())),
                 _ => self.echo(),
             })
             .collect()
@@ -120,13 +164,13 @@ impl Actor {
 
     async fn transaction(&mut self, client: &mut Client) -> bool {
         let n = self.rng.usize(0..5);
-        let (name, tag) = (self.key("value"), self.tag());
+        let mut inside: Vec<Command> = (0..n).map(|_| self.incr()).collect();
+        inside.push(self.echo());
         let mut batch = vec![(words(&["MULTI"]), Expect::Ok)];
-        batch.extend((0..n).map(|_| (words(&["INCR", &self.counter()]), Expect::Queued)));
-        batch.push((words(&["GET", &name]), Expect::Queued));
-        let whole = self.rng.bool();
-        let end = vec![(words(&["EXEC"]), Expect::Exec(n, tag)), self.echo()];
-        if whole {
+        batch.extend(inside.iter().map(|(command, _)| (command.clone(), Expect::Queued)));
+        let replies = inside.into_iter().map(|(_, expect)| expect).collect();
+        let end = vec![(words(&["EXEC"]), Expect::Exec(replies)), self.echo()];
+        if self.rng.bool() {
             batch.extend(end);
             return self.play(client, batch).await;
         }
@@ -138,7 +182,7 @@ impl Actor {
         self.play(client, end).await
     }
 
-    /// A `DISCARD` that is refused, one that is not, and a `MULTI` that is refused.
+    /// A transaction that is dropped, and a watch that is.
     async fn broken_transaction(&mut self, client: &mut Client) -> bool {
         let batch = vec![
             (words(&["MULTI"]), Expect::Ok),
@@ -156,41 +200,38 @@ impl Actor {
     /// All clients raise one counter: whoever lost its watch and ran all the same would overwrite somebody.
     async fn compare_and_set(&mut self, client: &mut Client) -> bool {
         let look = vec![(words(&["WATCH", SHARED]), Expect::Ok), (words(&["GET", SHARED]), Expect::Own(String::new()))];
-        let seen = match client.run(&look, &mut self.counts).await {
+        let seen = match client.run(&look, &mut self.book).await {
             End::Answered(replies) if replies[0] == Value::Simple("OK".into()) => replies[1].clone(),
-            End::Answered(_) => return true,
-            End::Closed => return false,
+            _ => return false,
         };
         let seen: u64 = match &seen {
             Value::Bulk(b) => std::str::from_utf8(b).unwrap().parse().unwrap(),
             Value::Null => 0,
-            _ => return self.play(client, vec![(words(&["UNWATCH"]), Expect::Ok)]).await,
+            _ => return false,
         };
-        let next = (seen + 1).to_string();
         let batch = vec![
             (words(&["MULTI"]), Expect::Ok),
-            (words(&["SET", SHARED, &next]), Expect::Queued),
-            (words(&["EXEC"]), Expect::SharedExec),
+            (words(&["SET", SHARED, &(seen + 1).to_string()]), Expect::Queued),
+            (words(&["EXEC"]), Expect::SharedExec(seen + 1)),
             self.echo(),
         ];
         // One by one, as client libraries do that look at the answer to MULTI.
         for command in batch {
-            let refused = self.counts.refused;
             if !self.play(client, vec![command]).await {
-                return false;
-            }
-            if self.counts.refused > refused {
                 return false;
             }
         }
         true
     }
 
+    /// Pushes an element to its own list or to another client's, and waits for one in its own.
     async fn pop(&mut self, client: &mut Client) -> bool {
         let (list, tag) = (self.key("list"), self.tag());
         let mut batch = Vec::new();
         if self.rng.bool() {
-            batch.push((words(&["RPUSH", &list, &self.value()]), Expect::Int));
+            let to = if self.rng.bool() { self.id } else { self.rng.usize(..self.clients) };
+            let element = format!("<{to}> from {}", self.value());
+            batch.push((words(&["RPUSH", &Self::key_of(to, "list"), &element]), Expect::Int));
         }
         batch.push((words(&["BLPOP", &list, "0.2"]), Expect::Popped(list.clone(), tag)));
         batch.push(self.echo());
@@ -225,9 +266,7 @@ impl Actor {
             self.echo(),
             (words(&["SELECT", "0"]), Expect::Ok),
         ];
-        let refused = self.counts.refused;
-        // A SELECT that was refused leaves the client in the other database: not what the counters are in.
-        self.play(client, batch).await && self.counts.refused == refused
+        self.play(client, batch).await
     }
 
     async fn unanswered(&mut self, client: &mut Client) -> bool {
@@ -243,81 +282,170 @@ impl Actor {
         self.play(client, batch).await
     }
 
+    /// Is somebody else for a while.
+    async fn user(&mut self, client: &mut Client) -> bool {
+        let user = format!("u{}", self.rng.usize(1..=USERS));
+        let who = |name: &str| (words(&["ACL", "WHOAMI"]), Expect::Exactly(name.to_owned()));
+        let batch = vec![
+            (words(&["AUTH", &user, &user]), Expect::Ok),
+            who(&user),
+            self.incr(),
+            who(&user),
+            (words(&["AUTH", "default", "any"]), Expect::Ok),
+            who("default"),
+        ];
+        self.play(client, batch).await
+    }
+
+    async fn name(&mut self, client: &mut Client) -> bool {
+        let name = self.value();
+        let get = (words(&["CLIENT", "GETNAME"]), Expect::Exactly(name.clone()));
+        let id = || (words(&["CLIENT", "ID"]), Expect::Int);
+        let batch = vec![
+            (words(&["CLIENT", "SETNAME", &name]), Expect::Ok),
+            get.clone(),
+            id(),
+            self.echo(),
+            self.incr(),
+            id(),
+            get,
+        ];
+        match client.run(&batch, &mut self.book).await {
+            End::Answered(replies) => {
+                assert_eq!(replies[2], replies[5], "the id of client {} changed", self.id);
+                true
+            }
+            End::Closed => false,
+        }
+    }
+
+    async fn script(&mut self, client: &mut Client) -> bool {
+        let value = self.value();
+        let script = (words(&["EVAL", "return ARGV[1]", "1", &self.key("value"), &value]), Expect::Exactly(value));
+        let batch = vec![self.echo(), script, self.incr()];
+        self.play(client, batch).await
+    }
+
+    /// Is told when what it read changes. What is pushed is looked at wherever it comes.
+    async fn track(&mut self, client: &mut Client) -> bool {
+        let (name, tag) = (self.key("tracked"), self.tag());
+        let batch = vec![
+            (words(&["CLIENT", "TRACKING", "ON"]), Expect::Ok),
+            (words(&["GET", &name]), Expect::Own(tag)),
+            (words(&["SET", &name, &self.value()]), Expect::Ok),
+            self.echo(),
+            (words(&["CLIENT", "TRACKING", "OFF"]), Expect::Ok),
+            self.echo(),
+        ];
+        self.play(client, batch).await
+    }
+
     /// Leaves in the middle of its replies.
-    async fn vanish(&mut self, mut client: Client) {
+    async fn leave_half_read(&mut self, mut client: Client) {
         let n = self.rng.usize(1..200);
         let batch = self.mixed(n);
-        let read = self.rng.usize(..n);
-        if client.send(&batch).await.is_ok() {
-            for _ in 0..read {
-                if client.next().await.is_err() {
-                    break;
-                }
-            }
+        match client.send(&batch).await {
+            Ok(()) => drop(client.read(&batch, self.rng.usize(..n), &mut self.book).await),
+            Err(_) => lost(&batch, &mut self.book),
         }
-        self.forget(&batch);
     }
 
     /// Asks for much, reads nothing and leaves.
-    async fn vanish_without_reading(&mut self, mut client: Client) {
+    async fn leave_without_reading(&mut self, mut client: Client) {
         let get = (words(&["GET", &self.key("large")]), Expect::Own(self.tag()));
         let mut batch = vec![get; 30];
         batch.push(self.incr());
+        // What was sent may run, whether all of it was or not.
         let _ = client.send(&batch).await;
         sleep(Duration::from_millis(self.rng.u64(..300))).await;
-        self.forget(&batch);
+        lost(&batch, &mut self.book);
     }
 
-    /// What was not looked at is not known.
-    fn forget(&mut self, batch: &Batch) {
-        self.counts.unknown += batch.iter().filter(|(_, e)| matches!(e, Expect::Incr)).count() as u64;
+    /// Leaves in the middle of a command, a transaction or a wait.
+    async fn leave_in_the_middle(&mut self, client: Client) {
+        let blocked = (words(&["BLPOP", &self.key("nothing"), "0"]), Expect::Nothing);
+        let open = (words(&["MULTI"]), Expect::Ok);
+        let watch = (words(&["WATCH", &self.key("value")]), Expect::Ok);
+        let mut batch = self.mixed(8);
+        batch.push(match self.rng.u8(..3) {
+            0 => blocked,
+            1 => open,
+            _ => watch,
+        });
+        // The last command makes unknown what stands before it, if the connection is reset.
+        let (part, reset) = (self.rng.f64(), self.rng.bool());
+        client.break_off(&batch, if self.rng.bool() { 1.0 } else { part }, reset).await;
+        lost(&batch, &mut self.book);
     }
 
-    /// Subscribes to its own channel and hears nothing but what was published there.
-    async fn listen(&mut self, mut client: Client) {
+    /// Subscribes to its own channel, hears nothing but what was published there, and may go on with other things.
+    async fn listen(&mut self, client: &mut Client) -> bool {
         let channel = self.key("channel");
-        if client.send(&[(words(&["SUBSCRIBE", &channel]), Expect::Nothing)]).await.is_err() {
-            return;
+        if !self.confirmed(client, "SUBSCRIBE", &channel).await {
+            return false;
         }
-        let rounds = self.rng.usize(1..6);
-        let Ok(first) = client.next().await else { return };
-        let (Value::Array(_) | Value::Push(_)) = first else {
-            assert!(matches!(&first, Value::Error(e) if e.starts_with("MASTERDOWN")), "{first:?}");
-            return;
-        };
-        for _ in 0..rounds {
+        for _ in 0..self.rng.usize(1..6) {
             sleep(Duration::from_millis(self.rng.u64(..100))).await;
             if client.send(&[(words(&["PING", "alive"]), Expect::Nothing)]).await.is_err() {
-                return;
+                return false;
             }
             loop {
-                let Ok(frame) = client.next().await else { return };
+                let Ok(frame) = client.next().await else { return false };
                 match &frame {
-                    Value::Array(items) | Value::Push(items) => {
-                        let part = |i: usize| match items.get(i) {
-                            Some(Value::Bulk(b)) => String::from_utf8_lossy(b).into_owned(),
-                            _ => String::new(),
-                        };
-                        if part(0) == "pong" {
-                            break;
-                        }
-                        assert_eq!((part(0).as_str(), part(1)), ("message", channel.clone()), "{frame:?}");
-                        assert!(part(2).ends_with(&channel), "{frame:?} on {channel}");
-                    }
+                    Value::Array(items) if part(items, 0) == "pong" => break,
+                    Value::Array(items) | Value::Push(items) => heard(items, &channel),
                     Value::Bulk(b) if &b[..] == b"alive" => break,
                     Value::Error(e) if e.starts_with("MASTERDOWN") => break,
                     other => panic!("{other:?} on {channel}"),
                 }
             }
         }
+        if !self.confirmed(client, "UNSUBSCRIBE", &channel).await {
+            return false;
+        }
+        let batch = vec![self.echo(), self.incr()];
+        self.play(client, batch).await
+    }
+
+    /// Sends a (un)subscribe command and waits for its confirmation.
+    async fn confirmed(&mut self, client: &mut Client, command: &str, channel: &str) -> bool {
+        if client.send(&[(words(&[command, channel]), Expect::Nothing)]).await.is_err() {
+            return false;
+        }
+        loop {
+            match client.next().await {
+                Ok(Value::Array(items) | Value::Push(items)) if part(&items, 0) == command.to_lowercase() => {
+                    assert_eq!(part(&items, 1), channel, "{items:?}");
+                    return true;
+                }
+                Ok(Value::Array(items) | Value::Push(items)) => heard(&items, channel),
+                Ok(other) => {
+                    assert!(matches!(&other, Value::Error(e) if e.starts_with("MASTERDOWN")), "{other:?} on {channel}");
+                    return false;
+                }
+                Err(_) => return false,
+            }
+        }
     }
 
     /// Publishes to somebody.
-    pub async fn publish(&mut self, proxy: SocketAddr, clients: usize) {
-        let channel = format!("soak:{}:channel", self.rng.usize(..clients));
+    pub async fn publish(&mut self, proxy: SocketAddr) {
+        let channel = Self::key_of(self.rng.usize(..self.clients), "channel");
         let message = format!("from {} to {channel}", self.id);
-        if let Ok(mut client) = Client::connect(proxy).await {
+        if let Some(mut client) = self.connect(proxy).await {
             self.play(&mut client, vec![(words(&["PUBLISH", &channel, &message]), Expect::Int)]).await;
         }
     }
+}
+
+fn part(items: &[Value], i: usize) -> String {
+    match items.get(i) {
+        Some(Value::Bulk(b)) => String::from_utf8_lossy(b).into_owned(),
+        _ => String::new(),
+    }
+}
+
+fn heard(items: &[Value], channel: &str) {
+    assert_eq!((part(items, 0).as_str(), part(items, 1).as_str()), ("message", channel), "{items:?}");
+    assert!(part(items, 2).ends_with(channel), "{items:?} on {channel}");
 }
