@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the given programs need, if one of them is missing: tests/install.sh PROGRAM...
+# Installs what the given programs need, if one of them is missing: tests/install.sh PROGRAM|LIBRARY...
 # Debian and Ubuntu; as root or through sudo. The packages bring services with them; none is left running that was not
 # there before, since the demo and the tests start servers of their own.
 set -eu
@@ -17,6 +17,16 @@ packages_of() {
     esac
 }
 
+# Libraries, which put no program into PATH, are given by the name of their package.
+is_there() {
+    case $1 in
+        lib* | php-* | python3-*)
+            dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null | grep -q '^installed' ;;
+        # haproxy lives in /usr/sbin, which is not in everybody's PATH.
+        *) PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null 2>&1 ;;
+    esac
+}
+
 services_of() {
     case $1 in
         redis-server | redis-sentinel | haproxy | prometheus) echo "$1.service" ;;
@@ -25,8 +35,7 @@ services_of() {
 
 missing= packages= services=
 for program in "$@"; do
-    # haproxy lives in /usr/sbin, which is not in everybody's PATH.
-    PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null 2>&1 && continue
+    is_there "$program" && continue
     missing="$missing $program"
     for package in $(packages_of "$program"); do
         packages="$packages $package"

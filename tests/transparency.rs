@@ -235,6 +235,26 @@ async fn resp3_conversations_do_not_differ() {
     assert_eq!(heard[0], heard[1], "{}", front.log());
 }
 
+/// redis-py begins every RESP3 connection with a subcommand of `CLIENT` that Redis does not have.
+#[tokio::test]
+async fn what_was_refused_leaves_no_connection_taken() {
+    let front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        let mut client = Raw::connect(front.proxy).await;
+        let refused = client.ask(&["CLIENT", "MAINT_NOTIFICATIONS", "ON"]).await;
+        assert!(refused.starts_with("-ERR unknown subcommand"), "{refused}");
+        assert_eq!(client.ask(&["PING"]).await, "+PONG\r\n");
+        clients.push(client);
+    }
+    let pinned = front.metric("pointsman_backend_connections", "role=\"pinned\"").await;
+    assert!(pinned <= 1.0, "{pinned}: each took one after the other, and gave it back");
+    // What was carried out does take it.
+    assert_eq!(clients[0].ask(&["CLIENT", "NO-EVICT", "ON"]).await, "+OK\r\n");
+    assert_eq!(clients[1].ask(&["CLIENT", "NO-EVICT", "ON"]).await, "+OK\r\n");
+    assert_eq!(front.metric("pointsman_backend_connections", "role=\"pinned\"").await, 2.0);
+}
+
 #[tokio::test]
 async fn a_closed_half_still_gets_its_replies() {
     use tokio::io::AsyncWriteExt;

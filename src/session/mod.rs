@@ -109,6 +109,8 @@ pub struct Session {
     pin: Option<(Rc<Connection>, Key)>,
     /// The pin is given back once nothing is owed.
     unpin: bool,
+    /// A command that may have changed the pin in a way that is not followed has not been answered: refused it has not.
+    judging: bool,
     /// The last command on the pin was to end some state of it, and has not if it was answered with an error.
     ends_state: bool,
     transaction: Transaction,
@@ -163,6 +165,7 @@ impl Session {
             outstanding: 0,
             pin: None,
             unpin: false,
+            judging: false,
             ends_state: false,
             transaction: Transaction::default(),
             renewal: None,
@@ -278,6 +281,9 @@ impl Session {
         }
         if self.transaction.opening {
             self.finish_opening();
+        }
+        if std::mem::take(&mut self.judging) {
+            self.finish_judging();
         }
         if self.unpin {
             self.finish_pin(again.is_empty());

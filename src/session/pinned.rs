@@ -28,7 +28,7 @@ impl Session {
     /// Sends the command at the front on the session's own connection.
     pub(super) fn pin_and_send(&mut self, command: Command, way: Pinned) -> Step {
         // The last command on the pin has not been answered: whether the pin goes on is not known.
-        if self.unpin || self.transaction.opening {
+        if self.unpin || self.judging || self.transaction.opening {
             return Step::Wait(Wait::REPLIES);
         }
         if way.step == router::Step::Exec
@@ -189,7 +189,7 @@ impl Session {
                 if self.state.multi {
                     self.transaction.log(bytes.clone());
                 }
-                self.state.kept = true;
+                self.judging = !std::mem::replace(&mut self.state.kept, true) && !self.state.multi;
             }
         }
         let stays = matches!(
@@ -282,10 +282,21 @@ impl Session {
         }
     }
 
+    /// A command that may have changed the connection in a way that is not followed was answered. Clients try
+    /// subcommands of `CLIENT` that their server does not have; what is refused has changed nothing.
+    pub(super) fn finish_judging(&mut self) {
+        if self.pin.as_ref().is_some_and(|(conn, _)| conn.is_refused()) {
+            self.state.kept = false;
+            self.ends_state = false;
+            self.unpin = !self.state.is_pinned();
+        }
+    }
+
     /// The pin was lost with its backend; `again` came back.
     pub(super) fn lose_pin(&mut self, again: &[Again]) -> Step {
         let Some((conn, _)) = self.disown() else { return Step::Done };
         self.unpin = false;
+        self.judging = false;
         self.transaction.opening = false;
         if self.state.kept {
             return Step::Close(CloseReason::StateLost);

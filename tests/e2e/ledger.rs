@@ -1,0 +1,73 @@
+//! What a program says of its writes, against what Redis has.
+
+use std::collections::HashMap;
+
+use crate::program::Program;
+
+/// A line of a program: how the write of one number went.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Entry {
+    /// It was answered.
+    Acknowledged(u64),
+    /// The connection was lost before the answer.
+    Unknown(u64, String),
+    /// An error reply: it did not run.
+    Refused(u64, String),
+}
+
+impl Entry {
+    /// None for a line about something else.
+    pub(crate) fn parse(line: &str) -> Option<Self> {
+        let mut words = line.splitn(3, ' ');
+        let (kind, id, why) = (words.next()?, words.next()?.parse().ok()?, words.next().unwrap_or_default().to_owned());
+        match kind {
+            "acknowledged" => Some(Self::Acknowledged(id)),
+            "unknown" => Some(Self::Unknown(id, why)),
+            "refused" => Some(Self::Refused(id, why)),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        let (Self::Acknowledged(id) | Self::Unknown(id, _) | Self::Refused(id, _)) = self;
+        *id
+    }
+}
+
+/// The last numbers told of before a kill whose writes may have been under way just then, or, of a queue, not yet
+/// processed.
+const UNDER_WAY: u64 = 20;
+/// Writes that a master has answered and not sent to any replica when it is killed: it may have written to a client
+/// before the replicas in its very last turn.
+const LAST_TURN: usize = 1;
+
+/// What is wrong with a ledger, one sentence each. `held` is the list in Redis, `before_kill` the highest number that
+/// the program had told of when a master was killed.
+pub(crate) fn audit(program: &Program, held: &[String], before_kill: u64) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let mut times: HashMap<u64, usize> = HashMap::new();
+    for element in held {
+        *times.entry(element.parse().unwrap()).or_default() += 1;
+    }
+    let mut missing = 0;
+    for entry in program.entries() {
+        let id = entry.id();
+        let times = times.remove(&id).unwrap_or(0);
+        let in_doubt = id + UNDER_WAY > before_kill;
+        let most = if program.resends && in_doubt { 2 } else { 1 };
+        match entry {
+            Entry::Acknowledged(_) if times == 0 && in_doubt => missing += 1,
+            Entry::Acknowledged(_) if times == 0 => wrong.push(format!("{id} was acknowledged and is lost")),
+            Entry::Refused(_, why) => wrong.push(format!("{id} was refused: {why}")),
+            Entry::Acknowledged(_) | Entry::Unknown(..) if times > most => {
+                wrong.push(format!("{id} is there {times} times"));
+            }
+            Entry::Acknowledged(_) | Entry::Unknown(..) => {}
+        }
+    }
+    if missing > LAST_TURN {
+        wrong.push(format!("{missing} writes were acknowledged just before the kill and are lost"));
+    }
+    wrong.extend(times.keys().map(|id| format!("{id} is there and was never told of")));
+    wrong.into_iter().map(|sentence| format!("{}: {sentence}", program.name())).collect()
+}

@@ -1,0 +1,81 @@
+//! Programs as users write them, in C, Perl, PHP, Python, JavaScript and shell, with the client libraries that they
+//! use: at rest, through a planned failover and through a `kill -9`. All run side by side before one cluster.
+
+#![allow(clippy::unwrap_used, reason = "what a test needs and does not get fails the test")]
+
+mod ledger;
+mod program;
+mod stage;
+
+use std::time::Duration;
+
+use ledger::Entry;
+use pointsman::demo::cluster::Member;
+use program::{Program, Spec};
+use stage::Stage;
+
+/// Longest wait for a failover, for what follows it, and for a program's start. The machines are small and busy.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Entries in each ledger by which a program shows that it goes on.
+const PROGRESS: usize = 10;
+
+const PROGRAMS: &[Spec] = &[
+    Spec::c("hiredis_sync"),
+    Spec::c("hiredis_async"),
+    Spec::perl("redis", "once"),
+    Spec::perl("redis", "again").resends(),
+    Spec::perl("redis", "careful"),
+    Spec::php("phpredis", "connect"),
+    Spec::php("phpredis", "pconnect"),
+    Spec::php("predis", ""),
+    // The worker takes a job again that it could not say it had done.
+    Spec::php("laravel", "phpredis").resends(),
+    Spec::php("laravel", "predis").resends(),
+    Spec::python("sync_client", "2").resends(),
+    Spec::python("sync_client", "3").resends(),
+    Spec::python("asyncio_client", "").resends(),
+    Spec::python("pubsub", "2").resends(),
+    Spec::python("pubsub", "3").resends(),
+    Spec::node("ioredis").resends(),
+    Spec::node("node-redis"),
+    Spec::shell("redis_cli").resends(),
+];
+
+#[tokio::test]
+async fn programs_go_on_through_failovers() {
+    let mut stage = Stage::set().await;
+    let mut programs: Vec<Program> = PROGRAMS.iter().map(|spec| stage.start(spec)).collect();
+    goes_on(&mut programs, "at rest").await;
+
+    let old = stage.cluster.master().await.unwrap();
+    stage.cluster.failover(0).await.unwrap();
+    stage.cluster.wait_master_other_than(old, PATIENCE).await.unwrap();
+    goes_on(&mut programs, "after a planned failover").await;
+    for program in &programs {
+        let noticed: Vec<_> = program.entries().into_iter().filter(|e| !matches!(e, Entry::Acknowledged(_))).collect();
+        assert!(noticed.is_empty(), "{}: noticed a planned failover: {noticed:?}", program.name());
+    }
+    let old = stage.cluster.wait_settled(PATIENCE).await.unwrap();
+
+    let before_kill: Vec<u64> = programs.iter().map(Program::last_id).collect();
+    stage.cluster.kill(Member::Node(old)).unwrap();
+    let new = stage.cluster.wait_master_other_than(old, PATIENCE).await.unwrap();
+    goes_on(&mut programs, "after a kill -9").await;
+
+    stage.stop();
+    let mut wrong = Vec::new();
+    for (mut program, before_kill) in programs.into_iter().zip(before_kill) {
+        program.wait_end(PATIENCE).await;
+        let held = stage.list(new, program.key()).await;
+        wrong.extend(ledger::audit(&program, &held, before_kill));
+    }
+    assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), stage.proxy.log_tail());
+}
+
+/// Until every program has written some more.
+async fn goes_on(programs: &mut [Program], when: &str) {
+    let goals: Vec<usize> = programs.iter().map(|p| p.acknowledged() + PROGRESS).collect();
+    for (program, goal) in programs.iter_mut().zip(goals) {
+        program.wait_acknowledged(goal, PATIENCE, when).await;
+    }
+}
