@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::addr::ListenAddr;
 use crate::admin::{self, AdminState};
+use crate::backend::Scripts;
 use crate::clients::Clients;
 use crate::clock::Moment;
 use crate::config::Config;
@@ -125,6 +126,7 @@ impl App {
         for (number, service) in config.services.iter().enumerate() {
             let shared = Arc::new(service.clone());
             let clients = Arc::new(Clients::new(config.workers));
+            let scripts: Arc<Scripts> = Arc::default();
             let links: Vec<Arc<Link>> = (0..config.workers).map(|_| Arc::default()).collect();
             let (topology, topologies) = watch::channel(Arc::new(Topology::unknown()));
             let (status, status_reader) = watch::channel(Arc::new(ServiceStatus::unknown(&service.name)));
@@ -133,6 +135,7 @@ impl App {
                 services.push(WorkerService {
                     config: Arc::clone(&shared),
                     clients: Arc::clone(&clients),
+                    scripts: Arc::clone(&scripts),
                     link: Arc::clone(link),
                     topology: topologies.clone(),
                     hints: hints.clone(),

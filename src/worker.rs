@@ -14,7 +14,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 
-use crate::backend::{Context, Downstream, Stats};
+use crate::backend::{Context, Downstream, Scripts, Stats};
 use crate::clients::{Clients, Presence};
 use crate::clock::Moment;
 use crate::config::ServiceConfig;
@@ -38,6 +38,8 @@ pub struct WorkerService {
     pub config: Arc<ServiceConfig>,
     /// Its clients on all workers.
     pub clients: Arc<Clients>,
+    /// The scripts that they have the servers keep.
+    pub scripts: Arc<Scripts>,
     /// What this worker shares with control.
     pub link: Arc<Link>,
     /// What control publishes.
@@ -113,9 +115,10 @@ impl Worker {
     }
 
     fn pool(&self, number: usize, service: WorkerService) -> Rc<Pool> {
-        let WorkerService { config, link, mut topology, hints, .. } = service;
+        let WorkerService { config, scripts, link, mut topology, hints, .. } = service;
         let stats = Stats::new(Arc::clone(&self.stats), number);
-        let pool = Rc::new(Pool::new(Rc::new(Context::new(config, Access::new(link), stats, hints))));
+        let context = Context::new(config, Access::new(link), stats, hints, scripts);
+        let pool = Rc::new(Pool::new(Rc::new(context)));
         let follower = Rc::clone(&pool);
         tokio::task::spawn_local(async move {
             loop {

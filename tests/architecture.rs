@@ -27,8 +27,8 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "addr", "admin", "clients", "clock", "config", "listener", "metrics", "net", "sentinel", "shutdown",
-            "topology", "worker",
+            "addr", "admin", "backend", "clients", "clock", "config", "listener", "metrics", "net", "sentinel",
+            "shutdown", "topology", "worker",
         ],
     ),
     ("demo", &["config"]),

@@ -233,6 +233,9 @@ impl Connection {
             self.resolve(&entry, fates);
         }
         if let Some(owner) = self.owner.borrow().as_ref() {
+            if !self.subscriptions.borrow().is_empty() {
+                owner.miss_subscriptions(&self.context.preparation);
+            }
             owner.wake.raise();
         }
         self.wake.raise();

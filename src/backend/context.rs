@@ -9,7 +9,10 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::Downstream;
+use super::inflight::split;
+use super::preparation::Preparation;
+use super::scripts::{Bringing, Scripts, Seen};
+use super::{Downstream, Entry};
 use crate::clock::Moment;
 use crate::config::ServiceConfig;
 use crate::metrics::{CloseReason, ServiceStats, WorkerStats};
@@ -48,6 +51,14 @@ pub struct Context {
     pub access: Access,
     /// What is counted.
     pub stats: Stats,
+    /// The scripts that clients have the servers keep, of all workers.
+    pub scripts: Arc<Scripts>,
+    /// Those of them that this worker has noted.
+    seen_scripts: Seen,
+    /// Whether this worker is loading them into a server.
+    pub(super) bringing: Rc<Bringing>,
+    /// What is still to be done on a new master.
+    pub preparation: Rc<Preparation>,
     hints: mpsc::Sender<Hint>,
     /// Sessions with parked replies.
     parked: RefCell<Vec<Rc<Downstream>>>,
@@ -60,8 +71,18 @@ pub struct Context {
 
 impl Context {
     /// The context of a service on a worker.
-    pub fn new(config: Arc<ServiceConfig>, access: Access, stats: Stats, hints: mpsc::Sender<Hint>) -> Self {
+    pub fn new(
+        config: Arc<ServiceConfig>,
+        access: Access,
+        stats: Stats,
+        hints: mpsc::Sender<Hint>,
+        scripts: Arc<Scripts>,
+    ) -> Self {
         Self {
+            scripts,
+            seen_scripts: Seen::default(),
+            bringing: Rc::default(),
+            preparation: Rc::new(Preparation::new(Arc::clone(access.link()))),
             refused: CommandSet::new(&config.refuse),
             config,
             access,
@@ -105,15 +126,33 @@ impl Context {
         self.switched_at.set(Some(Instant::now()));
     }
 
+    /// Whether there are commands among these that do something to the server's scripts that is not noted yet.
+    pub fn has_news_of_scripts(&self, batch: &[u8]) -> bool {
+        split(batch).any(|command| self.seen_scripts.is_news(&self.scripts, command))
+    }
+
+    /// The server has accepted the next `n` commands of an entry that has news of scripts.
+    pub(super) fn note_scripts(&self, entry: &Entry<Rc<Downstream>>, n: u32) {
+        for (command, _) in entry.next_commands(n) {
+            self.stats.scripts_forgotten.add(self.seen_scripts.note(&self.scripts, &command));
+        }
+    }
+
+    /// Whether the script that this command calls by its digest, and the server does not have, is remembered and can be
+    /// loaded.
+    pub(super) fn can_bring_script(&self, command: &[u8]) -> bool {
+        self.bringing.is_worth_trying() && self.scripts.knows_called(command)
+    }
+
     /// Whether a refused command of this session is kept and sent again rather than its refusal delivered.
     pub fn may_retry(&self, refusal: Refusal, of: &Downstream, now: Instant) -> bool {
         let within =
             |since: Option<Instant>| since.is_some_and(|s| now.saturating_duration_since(s) < self.config.hold_timeout);
         let passes = match refusal {
-            Refusal::ReadOnly | Refusal::Loading | Refusal::MasterDown | Refusal::Unblocked => true,
+            // A server that does not have a script has not run it; the caller has seen to it that there is one to load.
+            Refusal::ReadOnly | Refusal::Loading | Refusal::MasterDown | Refusal::Unblocked | Refusal::NoScript => true,
             // A new master says so until its first replica has come; at any other time it is the application's to know.
             Refusal::NoReplicas => within(self.switched_at.get()),
-            Refusal::NoScript => false,
         };
         passes && (of.refused_since().is_none() || within(of.refused_since()))
     }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::preparation::{Outstanding, Preparation};
 use super::salvage::{self, Outcome};
 use crate::clock::Moment;
 use crate::metrics::CloseReason;
@@ -48,6 +49,8 @@ pub struct Downstream {
     refused_since: Cell<Option<Instant>>,
     /// How often in a row a connection was lost while its command was the one to be answered.
     suspected: Cell<u8>,
+    /// Its subscriptions went with their connection and are not back yet.
+    missing: RefCell<Option<Outstanding>>,
     /// A connection stopped reading until the outbox has drained.
     reader: RefCell<Option<Rc<Signal>>>,
 }
@@ -85,6 +88,7 @@ impl Downstream {
             salvage: RefCell::default(),
             refused_since: Cell::new(None),
             suspected: Cell::new(0),
+            missing: RefCell::default(),
             reader: RefCell::default(),
         }
     }
@@ -126,9 +130,15 @@ impl Downstream {
         self.silent_error.replace(false)
     }
 
+    /// Its subscriptions are back, or will never be.
+    pub fn has_subscriptions_again(&self) {
+        self.missing.take();
+    }
+
     /// The session has ended.
     pub fn leave(&self) {
         self.gone.set(true);
+        self.missing.take();
         self.parked.take();
         self.resume_reader();
     }
@@ -150,6 +160,13 @@ impl Downstream {
     /// Whether the session has ended.
     pub fn has_left(&self) -> bool {
         self.gone.get()
+    }
+
+    /// The connection with its subscriptions is lost.
+    pub fn miss_subscriptions(&self, preparation: &Rc<Preparation>) {
+        if !self.gone.get() {
+            self.missing.borrow_mut().get_or_insert_with(|| preparation.expect());
+        }
     }
 
     /// The client is to be closed.

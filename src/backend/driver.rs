@@ -10,11 +10,11 @@ use bytes::BytesMut;
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
-use super::Downstream;
 use super::connection::{Connection, Lost, Use};
 use super::inflight::{Answer, Audience, Effect, Entry};
 use super::salvage::Outcome;
 use super::subscriptions::Frame;
+use super::{Downstream, bring_scripts};
 use crate::clock::Moment;
 use crate::metrics::CloseReason;
 use crate::net::ReadHalf;
@@ -251,6 +251,9 @@ impl Receiver {
         let entry = inflight.front().ok_or(Malformed)?;
         let to = Rc::clone(&entry.to);
         let (silent, effect) = (entry.audience != Audience::Client, entry.effect);
+        if entry.scripts && (streamed || replies.first() != Some(&b'-')) {
+            conn.context.note_scripts(entry, n);
+        }
         let commands = if to.is_salvaging() { entry.next_commands(n) } else { Vec::new() };
         entry.answered += n;
         conn.context.stats.latency[entry.class as usize]
@@ -345,7 +348,11 @@ impl Receiver {
             to.swallow(1, true);
             return Ok(());
         }
-        let refused = refusal.filter(|r| entry.retry && conn.context.may_retry(*r, &to, now));
+        let can_run = |r: &Refusal, entry: &Entry<_>| {
+            let called = || entry.next_commands(1).pop();
+            *r != Refusal::NoScript || called().is_some_and(|(command, _)| conn.context.can_bring_script(&command))
+        };
+        let refused = refusal.filter(|r| entry.retry && conn.context.may_retry(*r, &to, now) && can_run(r, entry));
         let Some(refusal) = refused else {
             drop(inflight);
             return self.hand_out(conn, frame, 1, parking, now);
@@ -360,6 +367,7 @@ impl Receiver {
             Refusal::ReadOnly => conn.context.hint(conn.node, HintKind::ReadOnly),
             Refusal::Loading => conn.context.hint(conn.node, HintKind::Loading),
             Refusal::MasterDown => conn.context.hint(conn.node, HintKind::MasterDown),
+            Refusal::NoScript if !conn.context.bringing.is_running() => bring_scripts(&conn.context, conn.node, None),
             Refusal::NoReplicas | Refusal::Unblocked | Refusal::NoScript => {}
         }
         if !to.is_gone() {

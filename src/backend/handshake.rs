@@ -208,6 +208,34 @@ pub async fn judge(node: SocketAddr, key: &Key, commands: &[Bytes], limit: Durat
         .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
 }
 
+/// Has a node keep these scripts.
+///
+/// # Errors
+/// [`DialError`] when it cannot be asked, or refuses one.
+pub(super) async fn load_scripts(
+    node: SocketAddr,
+    key: &Key,
+    scripts: &[Bytes],
+    limit: Duration,
+) -> Result<(), DialError> {
+    let load = async {
+        let (mut client, _) = dial(node, key, None, limit).await?;
+        for script in scripts {
+            let command = encode_command(&[b"SCRIPT".as_slice(), b"LOAD", script]);
+            client.send(&command).await.map_err(|e| DialError::Unreachable(e.to_string()))?;
+        }
+        for _ in scripts {
+            if let Value::Error(e) = client.receive().await? {
+                return Err(DialError::Answered(e));
+            }
+        }
+        Ok(())
+    };
+    timeout(limit, load)
+        .await
+        .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
+}
+
 /// Asks blocking commands to come back (`CLIENT UNBLOCK id ERROR`): `-UNBLOCKED` on their connections then proves that
 /// they popped nothing. Without the right to do so, or without an answer, they stay where they are.
 ///

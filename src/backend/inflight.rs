@@ -63,6 +63,8 @@ pub struct Entry<T> {
     pub retry: bool,
     /// The bytes are the end of a command whose beginning was streamed: they cannot be sent again.
     pub partial: bool,
+    /// Among the commands are some that do something to the server's scripts.
+    pub scripts: bool,
     /// Class for the latency histogram.
     pub class: LatencyClass,
     /// When it was queued.
@@ -256,6 +258,12 @@ impl<T: PartialEq + Clone> InFlight<T> {
     }
 }
 
+/// The commands of a batch that a session has scanned.
+pub(super) fn split(mut batch: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut lengths = lengths(batch);
+    std::iter::from_fn(move || batch.split_off(..lengths.next()?))
+}
+
 /// Lengths of the commands in a batch that a session scanned when it queued it.
 fn lengths(mut batch: &[u8]) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
@@ -312,6 +320,7 @@ mod tests {
             audience: Audience::Client,
             retry: true,
             partial: false,
+            scripts: false,
             class: LatencyClass::Read,
             queued_at: Instant::now(),
         }

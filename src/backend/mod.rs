@@ -6,7 +6,9 @@ mod downstream;
 mod driver;
 mod handshake;
 mod inflight;
+mod preparation;
 mod salvage;
+mod scripts;
 mod subscriptions;
 
 pub use connection::{Connection, Lost, Use, half_streamed};
@@ -14,6 +16,8 @@ pub use context::{Context, Stats};
 pub use downstream::{Again, Downstream};
 pub use handshake::{DialError, Hello, Key, judge};
 pub use inflight::{Answer, Audience, Effect, Entry};
+pub use preparation::{Outstanding, Preparation};
+pub use scripts::Scripts;
 pub use subscriptions::{Kind as SubscriptionKind, Subscriptions};
 
 use std::net::SocketAddr;
@@ -41,6 +45,29 @@ pub async fn connect(
     context.access.link().register(connection.id, node, duplicate.into());
     tokio::task::spawn_local(driver::drive(Rc::clone(&connection), read, rest));
     Ok(connection)
+}
+
+/// Loads the scripts that are remembered into a node, as pointsman's own user. `outstanding` is kept until that is done
+/// or cannot be done.
+pub fn bring_scripts(context: &Rc<Context>, node: SocketAddr, outstanding: Option<Outstanding>) {
+    let (context, loading) = (Rc::clone(context), context.bringing.begin());
+    tokio::task::spawn_local(async move {
+        let _outstanding = outstanding;
+        let scripts = context.scripts.all();
+        if scripts.is_empty() {
+            return;
+        }
+        let user = context.config.backend.clone().map(Rc::new);
+        let key = Key { database: 0, resp3: false, user };
+        match handshake::load_scripts(node, &key, &scripts, context.config.connect_timeout).await {
+            Ok(()) => context.stats.scripts_loaded.add(scripts.len() as u64),
+            Err(error) => {
+                loading.failed();
+                let service = &context.config.name;
+                tracing::warn!(%service, %node, "cannot load the scripts that clients use: {error}");
+            }
+        }
+    });
 }
 
 /// Takes blocking commands back from a node that traffic is about to leave; see [`handshake::unblock`]. `key` is

@@ -33,7 +33,7 @@ impl Scene {
         access.update(Arc::new(Topology { generation: 1, reads: flowing, writes: flowing, ..Topology::unknown() }));
         let config = ServiceConfig::new("test", Vec::new(), Source::Static(node.into()));
         let stats = Stats::new(Arc::new(WorkerStats::new(1)), 0);
-        let context = Rc::new(Context::new(Arc::new(config), access, stats, mpsc::channel(8).0));
+        let context = Rc::new(Context::new(Arc::new(config), access, stats, mpsc::channel(8).0, Arc::default()));
         let (_, write) = Stream::Tcp(ours).into_split();
         let conn = Connection::new(Rc::clone(&context), node, used, Hello::default(), write);
         let scene = Self { context, conn, link, _peers: vec![theirs] };
@@ -56,6 +56,7 @@ impl Scene {
             audience,
             retry: false,
             partial: false,
+            scripts: false,
             class: LatencyClass::Write,
             queued_at: Instant::now(),
         });

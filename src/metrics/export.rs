@@ -22,6 +22,8 @@ const PLAIN: &[(&Metric, Select)] = &[
     (names::COMMANDS_RESENT, |s| &s.commands_resent),
     (names::COMMANDS_REFUSED, |s| &s.commands_refused),
     (names::COMMANDS_UNKNOWN, |s| &s.commands_unknown),
+    (names::SCRIPTS_LOADED, |s| &s.scripts_loaded),
+    (names::SCRIPTS_FORGOTTEN, |s| &s.scripts_forgotten),
     (names::BACKEND_CONNECTS, |s| &s.backend_connects),
     (names::BACKEND_CONNECT_FAILURES, |s| &s.backend_connect_failures),
     (names::BACKEND_DISCONNECTS, |s| &s.backend_disconnects),

@@ -113,6 +113,10 @@ pub struct ServiceStats {
     pub commands_refused: Counter,
     /// Writes whose outcome is unknown; their clients were closed.
     pub commands_unknown: Counter,
+    /// Scripts loaded into a server that did not have them.
+    pub scripts_loaded: Counter,
+    /// Scripts forgotten to make room for others.
+    pub scripts_forgotten: Counter,
     /// Seconds that traffic waited, summed over the holds that sessions saw, in milliseconds.
     pub hold_wait_ms: Counter,
     /// From "queued to a backend" to "reply handed to the client's socket", by [`LatencyClass`].
@@ -153,6 +157,8 @@ impl Default for ServiceStats {
             commands_resent: Counter::default(),
             commands_refused: Counter::default(),
             commands_unknown: Counter::default(),
+            scripts_loaded: Counter::default(),
+            scripts_forgotten: Counter::default(),
             hold_wait_ms: Counter::default(),
             latency: Default::default(),
             backend_shared_master: Counter::default(),

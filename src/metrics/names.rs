@@ -86,6 +86,10 @@ metrics! {
         "Commands answered with an error because waiting took too long; none of them ran.";
     COMMANDS_UNKNOWN = Counter "pointsman_commands_unknown_outcome_total" ["service"]
         "Writes sent to a backend that was lost before it answered; their clients were closed.";
+    SCRIPTS_LOADED = Counter "pointsman_scripts_loaded_total" ["service"]
+        "Scripts of clients loaded into a server that did not have them: a new master, or one that restarted.";
+    SCRIPTS_FORGOTTEN = Counter "pointsman_scripts_forgotten_total" ["service"]
+        "Scripts of clients forgotten because more were seen than are remembered.";
 
     BACKEND_CONNECTIONS = Gauge "pointsman_backend_connections" ["service" "role"]
         "Backend connections open now: shared to the master, shared to a replica, or pinned.";

@@ -228,10 +228,16 @@ impl Pool {
         let context = &self.context;
         let before = context.access.update(Arc::clone(&topology));
         context.unpark(topology.parked_safe_before);
+        // Kept until the sessions whose connections are closed below have been counted.
+        let mut preparing = None;
         if topology.generation != before.generation {
-            // The first master is none that replicas have yet to come to.
+            preparing = Some(context.preparation.begin(topology.generation));
+            // The first master is none that replicas have yet to come to, nor one that has to be given scripts.
             if before.generation > 0 {
                 context.note_switch();
+                if let Some(node) = topology.writes.node.filter(|_| context.scripts.claim(topology.generation)) {
+                    backend::bring_scripts(context, node, Some(context.preparation.expect()));
+                }
             }
             context.close_parked();
         } else if topology.writes.flow == Flow::Flowing {
@@ -251,6 +257,7 @@ impl Pool {
         self.dials.borrow_mut().values_mut().for_each(Dials::forgive);
         self.sweep();
         context.access.link().acknowledge(topology.seq);
+        drop(preparing);
         self.wake_held();
     }
 

@@ -20,7 +20,7 @@ pub const LEASE_VALIDITY: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub(super) struct Links {
     links: Vec<Arc<Link>>,
-    /// Wakes the watcher when any worker has acknowledged something.
+    /// Wakes the watcher when any worker has acknowledged or prepared something.
     progress: Arc<Notify>,
     /// Passes the wake-ups of each link on to `progress`; ended when dropped.
     _forwarders: JoinSet<()>,
@@ -60,7 +60,12 @@ impl Links {
         self.links.iter().map(|l| l.acknowledged()).min().unwrap_or(u64::MAX)
     }
 
-    /// Waits until a worker has acknowledged something. Cancel safe: a wake-up that is not received is kept.
+    /// The generation whose master every worker has prepared.
+    pub(super) fn prepared(&self) -> u64 {
+        self.links.iter().map(|l| l.prepared()).min().unwrap_or(u64::MAX)
+    }
+
+    /// Waits until a worker has acknowledged or prepared something. Cancel safe: a wake-up that is not received is kept.
     pub(super) async fn progress(&self) {
         self.progress.notified().await;
     }

@@ -51,6 +51,8 @@ pub(super) struct Watcher {
     renewed: Moment,
     /// The highest sequence number that the machine was told to be acknowledged.
     acknowledged: u64,
+    /// The highest generation that the machine was told to be prepared.
+    prepared: u64,
     /// The workers' counts when the open record began.
     counts_before: RecordCounts,
     /// Closed records whose counts are still to be taken: when, which, and the counts before.
@@ -84,6 +86,7 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         remembered: watch::Sender::new(None),
         renewed: now,
         acknowledged: 0,
+        prepared: 0,
         counts_before: RecordCounts::default(),
         closed: VecDeque::new(),
         actions: Vec::new(),
@@ -199,6 +202,11 @@ impl Watcher {
         if acknowledged > self.acknowledged {
             self.acknowledged = acknowledged;
             self.handle(Event::Acknowledged(acknowledged));
+        }
+        let prepared = self.links.prepared();
+        if prepared > self.prepared {
+            self.prepared = prepared;
+            self.handle(Event::Prepared(prepared));
         }
     }
 

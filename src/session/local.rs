@@ -75,6 +75,7 @@ impl Session {
         self.state = State::new(Key { database: 0, resp3: false, user });
         self.transaction.clear();
         self.renewal = None;
+        self.down.has_subscriptions_again();
         self.route = None;
         self.describe();
     }

@@ -119,6 +119,7 @@ impl Session {
             audience,
             retry: false,
             partial: false,
+            scripts: false,
             class: LatencyClass::Pinned,
             queued_at: Instant::now(),
         }
@@ -203,7 +204,9 @@ impl Session {
         ) || way.step == router::Step::Once && self.state.is_pinned();
         self.unpin = !stays;
         self.ends_state = !matches!(way.step, router::Step::Once | router::Step::Block(_) | router::Step::Wait);
-        conn.queue(Entry { retry, ..self.entry(bytes, effect, way.answer, audience) });
+        let scripts = matches!(command.id.info().kind, Kind::Script | Kind::ScriptControl)
+            && self.pool.context.has_news_of_scripts(&bytes);
+        conn.queue(Entry { retry, scripts, ..self.entry(bytes, effect, way.answer, audience) });
     }
 
     /// `EXEC` of a transaction that must not run: because a command was not queued, or what was watched is unknown.
@@ -332,6 +335,9 @@ impl Session {
             self.state.subscribed = !commands.is_empty();
             self.renewal = self.state.subscribed.then(|| Renewal { commands, sent: false, since: Instant::now() });
         }
+        if self.renewal.is_none() {
+            self.down.has_subscriptions_again();
+        }
         Step::Done
     }
 
@@ -340,6 +346,7 @@ impl Session {
         let renewal = self.renewal.as_ref()?;
         if renewal.sent {
             self.renewal = None;
+            self.down.has_subscriptions_again();
             // Redis would have closed a client that may not listen any more.
             return self.down.take_silent_error().then_some(Step::Close(CloseReason::StateLost));
         }
@@ -351,7 +358,8 @@ impl Session {
         if Instant::now() >= end {
             return Some(Step::Close(CloseReason::StateLost));
         }
-        let Pass::To(node) = self.pass(Effect::Write) else {
+        // Where reads go: writes wait until subscriptions are there.
+        let Pass::To(node) = self.pass(Effect::Read) else {
             self.pool.wait_for_permission(&self.down.wake);
             return Some(Step::Wait(Wait::until(end)));
         };

@@ -70,6 +70,7 @@ impl Session {
         if self.state.replies == Replies::Skip {
             self.state.replies = Replies::On;
         }
+        let scripts = kind != Kind::Plain && self.pool.context.has_news_of_scripts(&bytes);
         conn.queue(Entry {
             to: Rc::clone(&self.down),
             bytes,
@@ -80,6 +81,7 @@ impl Session {
             audience,
             retry: true,
             partial: false,
+            scripts,
             class: if batch_effect == Effect::Read { LatencyClass::Read } else { LatencyClass::Write },
             queued_at: Instant::now(),
         });

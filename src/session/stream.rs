@@ -187,6 +187,7 @@ impl Session {
             audience: Audience::Client,
             retry: false,
             partial: true,
+            scripts: false,
             class: LatencyClass::Pinned,
             queued_at: Instant::now(),
         });

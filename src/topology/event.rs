@@ -50,6 +50,8 @@ pub enum Event {
     /// Every worker has carried out the topology of this sequence number and all before it, or has had its sockets to
     /// the old master shut down.
     Acknowledged(u64),
+    /// Every worker has on the master of this generation what its sessions had on the one before.
+    Prepared(u64),
     /// Control was not run for longer than a lease lasts (machine suspended or starved): what it knows is old.
     Gap,
 }

@@ -102,7 +102,9 @@ pub struct Link {
     pub lease: Lease,
     /// The highest [`super::Topology::seq`] that the worker has carried out.
     acknowledged: AtomicU64,
-    /// Wakes control when `acknowledged` moved.
+    /// The generation whose master has what the worker's sessions need there.
+    prepared: AtomicU64,
+    /// Wakes control when `acknowledged` or `prepared` moved.
     pub progress: Notify,
     /// A duplicate of every backend socket the worker has open, so that control can shut them down for a worker that
     /// does not answer. Locked when a connection opens or closes, never per command.
@@ -119,6 +121,17 @@ impl Link {
     /// The highest sequence number that was acknowledged.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::Acquire)
+    }
+
+    /// What the worker's sessions had on the master before is there on that of `generation`: writes may follow.
+    pub fn report_prepared(&self, generation: u64) {
+        self.prepared.store(generation, Ordering::Release);
+        self.progress.notify_one();
+    }
+
+    /// The generation that was last reported as prepared.
+    pub fn prepared(&self) -> u64 {
+        self.prepared.load(Ordering::Acquire)
     }
 
     /// Registers an open backend socket under an id that is unique to the worker.

@@ -70,6 +70,7 @@ impl Control {
                     let seen = topology.borrow_and_update().as_ref().clone();
                     if acknowledges(&seen) {
                         link.acknowledge(seen.seq);
+                        link.report_prepared(seen.generation);
                     }
                     diary.lock().unwrap().push((now, seen));
                 }

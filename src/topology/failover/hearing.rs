@@ -53,6 +53,9 @@ impl Failover {
                     round.acknowledged.get_or_insert(now);
                 }
             }
+            Event::Prepared(generation) => {
+                self.preparing = self.preparing.filter(|_| generation < self.generation);
+            }
             Event::Gap => self.forget_all(now, out),
         }
     }

@@ -43,6 +43,10 @@ use round::{Cause, Previous, Round};
 pub const ANNOUNCEMENT_EXPIRES: Duration = Duration::from_millis(500);
 /// A Sentinel that has answered no poll for so long hangs, or is out of hearing: what it says next may be late.
 const SENTINEL_SILENT: Duration = Duration::from_millis(250);
+/// How long writes wait, at most, for what sessions need on a master that has taken over: their scripts, their
+/// subscriptions. Few take some ms. As many subscribers as a worker may have (`limits.pinned`) take longer than all the
+/// other clients should wait for them.
+pub const PREPARATION_LIMIT: Duration = Duration::from_millis(250);
 /// How long stragglers among the workers may take to acknowledge a hold before their sockets are shut down.
 pub const STRAGGLER_PATIENCE: Duration = Duration::from_millis(20);
 /// For how long after the last sign of a failover everybody is asked as often as possible. The slowest step that is
@@ -169,11 +173,13 @@ pub struct Failover {
     known: Knowledge,
     master: Option<Master>,
     generation: u64,
-    /// Present whenever writes do not flow.
+    /// Present whenever writes do not flow, but for a moment behind a commit.
     round: Option<Round>,
+    /// Another master was committed, and until here at most writes wait for the workers to prepare it.
+    preparing: Option<Moment>,
     /// The last time a round began or ended; roles asked for before or at it are of the past.
     turned: Moment,
-    /// Deadline of the round that ended last without a commit.
+    /// Deadline of the wait that ended last without anything flowing.
     last_deadline: Moment,
     suspicion: Option<Suspicion>,
     /// Everybody is asked more often until here.
@@ -206,6 +212,7 @@ impl Failover {
             master: None,
             generation: 0,
             round: Some(Round::new(now, Cause::Start, &settings)),
+            preparing: None,
             turned: now,
             last_deadline: now,
             suspicion: None,
@@ -277,6 +284,12 @@ impl Failover {
                 break;
             }
         }
+        if self.preparing.is_some_and(|until| now >= until) {
+            self.preparing = None;
+            if !self.settings.hold_timeout.is_zero() {
+                out.push(Action::Say(Level::Warn, "writes flow before scripts and subscriptions are all back".into()));
+            }
+        }
         self.publish(now, out);
         self.track(now);
         self.plan(now, out);
@@ -297,6 +310,7 @@ impl Failover {
             round.expires = Some(now + ANNOUNCEMENT_EXPIRES);
         }
         self.turned = now;
+        self.preparing = None;
         self.suspicion = None;
         for sentinel in self.known.sentinels.values_mut() {
             sentinel.views = 0;

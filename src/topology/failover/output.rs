@@ -55,7 +55,10 @@ impl Failover {
     fn permissions(&self, now: Moment) -> (Permission, Permission) {
         let node = self.master.as_ref().map(|m| m.node);
         let flowing = |node| Permission { node, flow: Flow::Flowing };
-        let Some(round) = &self.round else { return (flowing(node), flowing(node)) };
+        let Some(round) = &self.round else {
+            let flow = if self.preparing.is_some() { Flow::Held } else { Flow::Flowing };
+            return (flowing(node), Permission { node, flow });
+        };
         let waiting = Permission { node, flow: if now >= round.deadline { Flow::Refused } else { Flow::Held } };
         let reads = if round.reads_flow && node.is_some() && (!round.after_gap || self.is_current_after_gap()) {
             flowing(node)
@@ -89,7 +92,10 @@ impl Failover {
     }
 
     fn why(&self, reads: Permission, writes: Permission, now: Moment) -> String {
-        let Some(round) = &self.round else { return String::new() };
+        let Some(round) = &self.round else {
+            let preparing = self.preparing.map(|_| "the new master is given scripts and subscriptions".to_owned());
+            return preparing.unwrap_or_default();
+        };
         if self.master.is_none() {
             return self.why_no_master();
         }
@@ -192,6 +198,7 @@ impl Failover {
         let mut times = vec![self.alert_until];
         times.extend(self.agreement.map(|(_, since)| since + LOWER_EPOCH_PATIENCE));
         times.extend(self.suspicion.map(|s| s.since + SUSPECT_PATIENCE));
+        times.extend(self.preparing);
         let confirm = self.settings.confirm_timeout;
         times.extend(self.master.iter().filter_map(|m| m.provisional.as_ref()).map(|(since, _)| *since + confirm));
         if self.round.is_some() || self.master.as_ref().is_some_and(|m| m.provisional.is_some()) {
@@ -228,7 +235,8 @@ impl Failover {
     ) -> ServiceStatus {
         let flow = |p: Permission| FlowStatus { node: p.node, flow: p.flow.into() };
         let phase = match (&self.round, &self.master) {
-            (None, _) => Phase::Stable,
+            (None, _) if self.preparing.is_none() => Phase::Stable,
+            (None, _) => Phase::Held,
             (Some(round), _) if now >= round.deadline => Phase::Unavailable,
             (Some(_), None) => Phase::Starting,
             (Some(_), Some(_)) => Phase::Held,

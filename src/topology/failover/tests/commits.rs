@@ -1,5 +1,6 @@
 //! When another master counts (rules 3 and 4). Every test fails if its rule is taken out.
 
+use super::super::PREPARATION_LIMIT;
 use super::*;
 
 // === Confirmed ===
@@ -285,4 +286,54 @@ fn in_a_planned_failover_reads_stay_with_the_old_master_until_the_commit() {
     assert_eq!(scene.reads(), (Some(node(A)), Flow::Flowing));
     scene.role(A, RoleAnswer::Refused);
     assert_eq!(scene.reads(), (Some(node(B)), Flow::Flowing), "unless it dies meanwhile");
+}
+
+/// An eager commit that the workers have not prepared yet.
+fn committed() -> Scene {
+    let mut scene = selected(Commit::Eager);
+    scene.event(Event::Acknowledged(scene.topology().seq));
+    scene.preparing = false;
+    scene.role(B, master(100));
+    assert_eq!((scene.topology().generation, scene.writes()), (2, (Some(node(B)), Flow::Held)));
+    scene
+}
+
+#[test]
+fn writes_wait_until_every_worker_has_prepared_the_new_master() {
+    let mut scene = committed();
+    assert_eq!(scene.reads(), (Some(node(B)), Flow::Flowing), "what prepares it flows");
+    scene.event(Event::Prepared(1));
+    scene.assert_held("that was another master");
+    scene.event(Event::Prepared(2));
+    scene.assert_flows_to(B, "prepared");
+}
+
+#[test]
+fn a_worker_that_cannot_prepare_does_not_hold_writes_for_ever() {
+    let mut scene = committed();
+    scene.pass(PREPARATION_LIMIT.as_millis() as u64 - 1);
+    scene.assert_held("it has its time");
+    scene.pass(1);
+    scene.assert_flows_to(B, "and no more");
+}
+
+#[test]
+fn where_nothing_is_held_nothing_is_prepared() {
+    let mut scene = Scene::stable_with(Settings { hold_timeout: Duration::ZERO, ..settings(Commit::Eager) }, 3);
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(1);
+    scene.preparing = false;
+    scene.role(B, master(100));
+    scene.assert_flows_to(B, "at once");
+}
+
+#[test]
+fn trouble_while_the_new_master_is_prepared_is_a_hold_with_all_its_time() {
+    let mut scene = committed();
+    scene.pass(100);
+    scene.role(B, replica(A, 100));
+    scene.event(Event::Prepared(2));
+    scene.assert_held("it is no master any more");
+    scene.pass(14_000);
+    scene.assert_held("the deadline of the round before means nothing");
 }

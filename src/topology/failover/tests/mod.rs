@@ -87,13 +87,15 @@ pub(super) struct Scene {
     pub(super) actions: Vec<Action>,
     /// Whether the workers acknowledge by themselves.
     pub(super) acknowledging: bool,
+    /// Whether they prepare a new master by themselves.
+    pub(super) preparing: bool,
 }
 
 impl Scene {
     pub(super) fn new(settings: Settings, sentinels: u16) -> Self {
         let now = Moment(1_000_000);
         let machine = Failover::new(settings, now);
-        let mut scene = Self { machine, now, actions: Vec::new(), acknowledging: true };
+        let mut scene = Self { machine, now, actions: Vec::new(), acknowledging: true, preparing: true };
         for id in 0..sentinels {
             scene.event(Event::SentinelKnown(SentinelId(id), node(100 + id).into()));
         }
@@ -176,6 +178,9 @@ impl Scene {
         });
         if let Some(seq) = acknowledged {
             self.event(Event::Acknowledged(seq));
+        }
+        if self.preparing && self.topology().why.contains("is given scripts") {
+            self.event(Event::Prepared(self.topology().generation));
         }
     }
 

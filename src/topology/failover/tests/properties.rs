@@ -23,6 +23,8 @@ enum Happening {
     /// The workers acknowledge what was published last.
     Acknowledge,
     AcknowledgeOld,
+    /// The workers have prepared the master that was published last.
+    Prepare,
 }
 
 fn nodes() -> impl Strategy<Value = SocketAddr> {
@@ -106,6 +108,7 @@ fn happenings() -> impl Strategy<Value = Happening> {
         6 => (nodes(), ages, answers()).prop_map(|(node, age, answer)| Happening::Role { node, age, answer }),
         3 => Just(Happening::Acknowledge),
         1 => Just(Happening::AcknowledgeOld),
+        2 => Just(Happening::Prepare),
     ]
 }
 
@@ -125,6 +128,9 @@ struct Witness {
     said: std::collections::BTreeMap<SocketAddr, (Moment, bool)>,
     held_seq: u64,
     acknowledged: u64,
+    prepared: u64,
+    /// When the generation last changed.
+    committed: Moment,
     /// The moment by which what is held must flow or be refused.
     deadline: Option<Moment>,
     hold_timeout: Duration,
@@ -134,7 +140,7 @@ struct Witness {
 impl Witness {
     fn new(settings: Settings) -> Self {
         let mut scene = Scene::new(settings, 3);
-        scene.acknowledging = false;
+        (scene.acknowledging, scene.preparing) = (false, false);
         for id in 0..3 {
             scene.event(Event::SentinelUp(SentinelId(id)));
         }
@@ -145,6 +151,8 @@ impl Witness {
             said: std::collections::BTreeMap::new(),
             held_seq: 0,
             acknowledged: 0,
+            prepared: 0,
+            committed: now,
             deadline: Some(now + settings.hold_timeout),
             hold_timeout: settings.hold_timeout,
             seen: 0,
@@ -167,6 +175,7 @@ impl Witness {
             None => return Ok(()),
             Some(Happening::Plain(event)) => event,
             Some(Happening::Acknowledge) => Event::Acknowledged(self.scene.topology().seq),
+            Some(Happening::Prepare) => Event::Prepared(self.scene.topology().generation),
             Some(Happening::AcknowledgeOld) => Event::Acknowledged(self.scene.topology().seq.saturating_sub(2)),
             Some(Happening::Role { node, age, answer }) => {
                 let asked = Moment(end.0.saturating_sub(age));
@@ -182,6 +191,9 @@ impl Witness {
         }
         if event == Event::Gap {
             self.turned = end;
+        }
+        if let Event::Prepared(generation) = event {
+            self.prepared = generation;
         }
         self.scene.machine.handle(end, event, &mut self.scene.actions);
         self.check()
@@ -233,8 +245,16 @@ impl Witness {
         } else {
             prop_assert_eq!(next.writes.node, before.writes.node, "writes change their node with the generation only");
         }
+        if next.generation > before.generation {
+            self.committed = now;
+        }
         if flowing {
             let node = next.writes.node.expect("writes flow to a node");
+            let limit = super::super::PREPARATION_LIMIT.min(self.hold_timeout);
+            prop_assert!(
+                next.generation == 1 || self.prepared == next.generation || now.since(self.committed) >= limit,
+                "not before the new master is prepared, or has had its time"
+            );
             prop_assert_eq!(next.reads.node, Some(node), "and reads to the same");
             prop_assert_eq!(next.reads.flow, Flow::Flowing);
             prop_assert!(next.why.is_empty());
@@ -325,7 +345,7 @@ proptest! {
             witness.step(step)?;
         }
         let scene = &mut witness.scene;
-        scene.acknowledging = true;
+        (scene.acknowledging, scene.preparing) = (true, true);
         scene.event(Event::Acknowledged(scene.topology().seq));
         for id in 0..3 {
             scene.event(known(SentinelId(id)));

@@ -1,0 +1,299 @@
+//! The scripts that clients have had the server keep (`SCRIPT LOAD`, `EVAL`). A server replicates what scripts do, but
+//! since Redis 7.0 not the scripts themselves, and forgets them when it restarts: a new master has to be given them.
+//! (Functions are data, and replicated.)
+//!
+//! A script is remembered when the server has accepted it from the client: one who may not load scripts must not get
+//! them loaded by way of a failover.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::time::Instant;
+
+use crate::resp::args;
+
+/// Scripts remembered for a service, at most. Applications have some tens of them; more are texts made up for each call,
+/// and those nobody calls by their digest.
+const MAX_SCRIPTS: usize = 1000;
+/// Bytes of all scripts remembered for a service, at most. To load as much takes a server some 20 ms.
+const MAX_BYTES: usize = 4 << 20;
+/// Bytes of one script that is remembered, at most.
+const MAX_SCRIPT_BYTES: usize = 128 << 10;
+
+/// After scripts could not be loaded, nobody waits for that to be tried again for so long.
+const BRING_AGAIN: Duration = Duration::from_secs(1);
+
+/// A script's name: its SHA-1.
+type Digest = [u8; 20];
+
+/// The scripts of one service, for all workers: one that a client has loaded through one of them is called through any.
+#[derive(Debug, Default)]
+pub struct Scripts {
+    kept: Mutex<Kept>,
+    /// +1 when something was forgotten.
+    forgotten: AtomicU64,
+    /// The highest generation to whose master somebody brings them.
+    claimed: AtomicU64,
+}
+
+/// From the one longest unheard of to the latest.
+#[derive(Debug, Default)]
+struct Kept {
+    scripts: Vec<Script>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Script {
+    digest: Digest,
+    body: Bytes,
+    /// By `SCRIPT LOAD`: somebody means to call it by its digest.
+    loaded: bool,
+}
+
+/// What a command does to the scripts of a server.
+#[derive(PartialEq, Eq, Debug)]
+enum Meaning<'a> {
+    /// It keeps this one.
+    Keep { body: &'a [u8], loaded: bool },
+    /// It forgets all.
+    Flush,
+}
+
+impl Scripts {
+    /// Whether the caller is the one to bring the scripts to the master of this generation: one of the workers is enough.
+    pub fn claim(&self, generation: u64) -> bool {
+        self.claimed.fetch_max(generation, Ordering::AcqRel) < generation
+    }
+
+    /// All of them, the oldest first.
+    pub(super) fn all(&self) -> Vec<Bytes> {
+        self.lock().scripts.iter().map(|s| s.body.clone()).collect()
+    }
+
+    /// Whether the command calls a script that is remembered by its digest.
+    pub(super) fn knows_called(&self, command: &[u8]) -> bool {
+        let mut words = args(command);
+        let by_digest = words
+            .next()
+            .is_some_and(|name| name.eq_ignore_ascii_case(b"EVALSHA") || name.eq_ignore_ascii_case(b"EVALSHA_RO"));
+        let digest = words.next().filter(|_| by_digest).and_then(from_hex);
+        digest.is_some_and(|digest| self.lock().scripts.iter().any(|s| s.digest == digest))
+    }
+
+    /// Returns how many were forgotten to make room.
+    fn keep(&self, body: &[u8], loaded: bool) -> u64 {
+        let digest = sha1_smol::Sha1::from(body).digest().bytes();
+        let mut kept = self.lock();
+        let known = kept.scripts.iter().position(|s| s.digest == digest).map(|at| kept.scripts.remove(at));
+        let script = match known {
+            Some(script) => Script { loaded: script.loaded || loaded, ..script },
+            None => {
+                kept.bytes += body.len();
+                // Detached: a script must not keep a read buffer alive for as long as it is remembered.
+                Script { digest, body: Bytes::copy_from_slice(body), loaded }
+            }
+        };
+        kept.scripts.push(script);
+        let mut dropped = 0;
+        while kept.scripts.len() > MAX_SCRIPTS || kept.bytes > MAX_BYTES {
+            let victim = kept.scripts.iter().position(|s| !s.loaded).unwrap_or(0);
+            let victim = kept.scripts.remove(victim);
+            kept.bytes -= victim.body.len();
+            dropped += 1;
+        }
+        if dropped > 0 {
+            self.forgotten.fetch_add(1, Ordering::Release);
+        }
+        dropped
+    }
+
+    fn forget_all(&self) {
+        *self.lock() = Kept::default();
+        self.forgotten.fetch_add(1, Ordering::Release);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What one worker knows to be in [`Scripts`], so that a script that is called all the time is looked up here only.
+#[derive(Debug, Default)]
+pub(super) struct Seen(RefCell<(HashSet<u64>, u64)>, RandomState);
+
+impl Seen {
+    /// Whether the command does something to the scripts that is not noted yet.
+    pub(super) fn is_news(&self, scripts: &Scripts, command: &[u8]) -> bool {
+        match meaning(command) {
+            Some(Meaning::Keep { body, loaded }) => {
+                let mut seen = self.0.borrow_mut();
+                let forgotten = scripts.forgotten.load(Ordering::Acquire);
+                if seen.1 != forgotten {
+                    *seen = (HashSet::new(), forgotten);
+                }
+                !seen.0.contains(&self.1.hash_one((body, loaded)))
+            }
+            Some(Meaning::Flush) => true,
+            None => false,
+        }
+    }
+
+    /// The server has accepted the command. Returns how many scripts were forgotten to make room.
+    pub(super) fn note(&self, scripts: &Scripts, command: &[u8]) -> u64 {
+        match meaning(command) {
+            Some(Meaning::Keep { body, loaded }) => {
+                self.0.borrow_mut().0.insert(self.1.hash_one((body, loaded)));
+                scripts.keep(body, loaded)
+            }
+            Some(Meaning::Flush) => {
+                scripts.forget_all();
+                0
+            }
+            None => 0,
+        }
+    }
+}
+
+/// How the loading of scripts into servers goes on this worker.
+#[derive(Debug, Default)]
+pub(super) struct Bringing {
+    running: Cell<usize>,
+    failed_at: Cell<Option<Instant>>,
+}
+
+/// One loading, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Loading(Rc<Bringing>);
+
+impl Bringing {
+    pub(super) fn begin(self: &Rc<Self>) -> Loading {
+        self.running.set(self.running.get() + 1);
+        Loading(Rc::clone(self))
+    }
+
+    pub(super) fn is_running(&self) -> bool {
+        self.running.get() > 0
+    }
+
+    /// Whether what calls a script that is not there should wait for it.
+    pub(super) fn is_worth_trying(&self) -> bool {
+        self.is_running() || self.failed_at.get().is_none_or(|at| at.elapsed() >= BRING_AGAIN)
+    }
+}
+
+impl Loading {
+    pub(super) fn failed(&self) {
+        self.0.failed_at.set(Some(Instant::now()));
+    }
+}
+
+impl Drop for Loading {
+    fn drop(&mut self) {
+        self.0.running.set(self.0.running.get() - 1);
+    }
+}
+
+fn meaning(command: &[u8]) -> Option<Meaning<'_>> {
+    let mut words = args(command);
+    let (name, first) = (words.next()?, words.next()?);
+    let is = |word: &[u8], text: &str| word.eq_ignore_ascii_case(text.as_bytes());
+    let (body, loaded) = if is(name, "EVAL") || is(name, "EVAL_RO") {
+        (first, false)
+    } else if is(name, "SCRIPT") && is(first, "LOAD") {
+        (words.next()?, true)
+    } else if is(name, "SCRIPT") && is(first, "FLUSH") {
+        return Some(Meaning::Flush);
+    } else {
+        return None;
+    };
+    (body.len() <= MAX_SCRIPT_BYTES).then_some(Meaning::Keep { body, loaded })
+}
+
+fn from_hex(text: &[u8]) -> Option<Digest> {
+    let mut digest = Digest::default();
+    if text.len() != 2 * digest.len() {
+        return None;
+    }
+    for (byte, pair) in digest.iter_mut().zip(text.chunks_exact(2)) {
+        let digit = |c: u8| char::from(c).to_digit(16);
+        *byte = (digit(pair[0])? << 4 | digit(pair[1])?) as u8;
+    }
+    Some(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resp::encode_command;
+
+    /// As `redis-cli script load "return 1"` answers.
+    const RETURN_1: &str = "e0e1f9fabfc9d4800c877a703b823ac0578ff8db";
+
+    #[test]
+    fn a_script_is_known_by_its_digest_until_a_flush() {
+        let (scripts, seen) = (Scripts::default(), Seen::default());
+        let call = encode_command(&["evalsha_ro", &RETURN_1.to_uppercase(), "0"]);
+        let eval = encode_command(&["eval", "return 1", "0"]);
+        assert!(seen.is_news(&scripts, &eval) && !scripts.knows_called(&call));
+        seen.note(&scripts, &eval);
+        assert!(!seen.is_news(&scripts, &eval) && scripts.knows_called(&call));
+        assert!(!scripts.knows_called(&encode_command(&["GET", RETURN_1])));
+        let load = encode_command(&["SCRIPT", "load", "return 1"]);
+        assert!(seen.is_news(&scripts, &load), "somebody means to call it by its digest");
+        seen.note(&scripts, &load);
+        assert_eq!(scripts.all(), ["return 1"]);
+        let elsewhere = Seen::default();
+        let flush = encode_command(&["SCRIPT", "FLUSH", "ASYNC"]);
+        assert!(elsewhere.is_news(&scripts, &flush));
+        elsewhere.note(&scripts, &flush);
+        assert!(!scripts.knows_called(&call) && seen.is_news(&scripts, &eval), "flushed by a client of another worker");
+    }
+
+    #[test]
+    fn at_the_limits_the_oldest_is_forgotten_but_those_that_were_loaded_last() {
+        let scripts = Scripts::default();
+        scripts.keep(b"return 'loaded'", true);
+        for i in 0..MAX_SCRIPTS {
+            scripts.keep(format!("return {i}").as_bytes(), false);
+        }
+        let kept = scripts.all();
+        assert_eq!((kept.len(), &kept[0][..], &kept[1][..]), (MAX_SCRIPTS, &b"return 'loaded'"[..], &b"return 1"[..]));
+        let large = vec![b' '; MAX_SCRIPT_BYTES - 4];
+        let dropped: u64 = (0..MAX_BYTES / MAX_SCRIPT_BYTES + 1)
+            .map(|i| scripts.keep(&[format!("{i:04}").as_bytes(), &large].concat(), true))
+            .sum();
+        let kept = scripts.all();
+        assert!(kept.iter().map(Bytes::len).sum::<usize>() <= MAX_BYTES);
+        assert_eq!(dropped as usize, MAX_SCRIPTS + MAX_BYTES / MAX_SCRIPT_BYTES + 1 - kept.len());
+        assert_eq!(scripts.lock().bytes, kept.iter().map(Bytes::len).sum::<usize>());
+    }
+
+    #[test]
+    fn what_is_called_again_is_not_the_oldest() {
+        let scripts = Scripts::default();
+        scripts.keep(b"return 1", false);
+        scripts.keep(b"return 2", false);
+        scripts.keep(b"return 1", false);
+        assert_eq!(scripts.all(), ["return 2", "return 1"]);
+    }
+
+    #[test]
+    fn a_script_too_large_to_keep_is_no_news() {
+        let body = "x".repeat(MAX_SCRIPT_BYTES + 1);
+        assert!(!Seen::default().is_news(&Scripts::default(), &encode_command(&["EVAL", &body, "0"])));
+    }
+
+    #[test]
+    fn one_worker_brings_them_to_each_master() {
+        let scripts = Scripts::default();
+        assert!(scripts.claim(2) && !scripts.claim(2) && !scripts.claim(1) && scripts.claim(3));
+    }
+}
