@@ -74,6 +74,13 @@ fn info_text(debug: &str) -> String {
     String::from_utf8_lossy(&numbers.collect::<Vec<u8>>()).into_owned()
 }
 
+/// The cursor in a reply of the `SCAN` family that is not the last.
+fn cursor(reply: &str) -> String {
+    let cursor = reply.split("\r\n").nth(2).unwrap().to_owned();
+    assert!(cursor != "0" && cursor.parse::<u64>().is_ok(), "{reply}");
+    cursor
+}
+
 async fn carried(kill: bool) {
     let mut rig = Rig::start().await;
     let old = rig.cluster.master().await.unwrap();
@@ -96,6 +103,18 @@ async fn carried(kill: bool) {
     third.until(b"modules\r\n*0\r\n").await;
     assert_eq!(third.ask(&["SELECT", "5"]).await, "+OK\r\n");
     assert_eq!(third.ask(&["SET", "k", "five"]).await, "+OK\r\n");
+    let mut sharded = rig.client().await;
+    sharded.send(&[command(&["HELLO", "3"]), command(&["SSUBSCRIBE", "shard"])].concat()).await;
+    sharded.until(b"$10\r\nssubscribe\r\n$5\r\nshard\r\n:1\r\n").await;
+    let mut scanning = rig.client().await;
+    for key in ["one", "two", "three", "four", "five", "six", "seven", "eight"] {
+        scanning.ask(&["SADD", "set", key]).await;
+        scanning.ask(&["SET", key, ""]).await;
+    }
+    let keys = cursor(&scanning.ask(&["SCAN", "0", "COUNT", "1"]).await);
+    assert_eq!(scanning.ask(&["CONFIG", "SET", "set-max-listpack-entries", "0"]).await, "+OK\r\n");
+    scanning.ask(&["SADD", "set", "nine"]).await;
+    let members = cursor(&scanning.ask(&["SSCAN", "set", "0", "COUNT", "1"]).await);
     rig.wait_blocked(2).await;
 
     if kill {
@@ -131,6 +150,19 @@ async fn carried(kill: bool) {
         assert_eq!(other.ask(&["LRANGE", "target", "0", "-1"]).await, "*1\r\n$5\r\nthing\r\n");
     }
 
+    for command in [&["SCAN", &keys][..], &["SSCAN", "set", &members]] {
+        let answer = scanning.ask(command).await;
+        assert!(answer.starts_with("-STALECURSOR pointsman: "), "{command:?}: {answer}");
+    }
+    let again = cursor(&scanning.ask(&["SCAN", "0", "COUNT", "1"]).await);
+    assert!(scanning.ask(&["SCAN", &again, "COUNT", "100"]).await.starts_with("*2\r\n$1\r\n0\r\n"));
+    assert!(
+        scanning.ask(&["SSCAN", "set", &members]).await.starts_with("-STALECURSOR"),
+        "that one was not begun again"
+    );
+
+    assert_eq!(other.ask(&["SPUBLISH", "shard", "flash"]).await, ":1\r\n", "{log}");
+    assert_eq!(text(&sharded.until(b"flash\r\n").await), ">3\r\n$8\r\nsmessage\r\n$5\r\nshard\r\n$5\r\nflash\r\n");
     // No second confirmation: the message is the next thing that is heard.
     assert_eq!(other.ask(&["PUBLISH", "news", "flash"]).await, ":2\r\n", "{log}");
     let heard = text(&subscriber.until(b"$4\r\nnews\r\n$5\r\nflash\r\n*").await);

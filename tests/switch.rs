@@ -207,7 +207,7 @@ async fn a_server_that_has_lost_its_scripts_is_given_them_again() {
 async fn a_script_that_the_server_did_not_accept_is_not_remembered() {
     let front = Front::start(Settings::single(), &[]).await;
     let node = Member::Node(0);
-    front.cluster.ask(node, &["ACL", "SETUSER", "low", "on", ">pw", "~*", "+evalsha", "+echo"]).await.unwrap();
+    front.cluster.ask(node, &["ACL", "SETUSER", "low", "on", ">pw", "~*", "+evalsha", "+incr", "+echo"]).await.unwrap();
     let mut low = Raw::connect(front.proxy).await;
     assert_eq!(low.ask(&["AUTH", "low", "pw"]).await, "+OK\r\n");
     assert!(low.ask(&["EVAL", COUNT, "1", "k"]).await.starts_with("-NOPERM"));

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::inflight::split;
 use super::preparation::Preparation;
-use super::scripts::{Bringing, Scripts, Seen};
+use super::scripts::{Scripts, Seen};
 use super::{Downstream, Entry};
 use crate::clock::Moment;
 use crate::config::ServiceConfig;
@@ -55,8 +55,6 @@ pub struct Context {
     pub scripts: Arc<Scripts>,
     /// Those of them that this worker has noted.
     seen_scripts: Seen,
-    /// Whether this worker is loading them into a server.
-    pub(super) bringing: Rc<Bringing>,
     /// What is still to be done on a new master.
     pub preparation: Rc<Preparation>,
     hints: mpsc::Sender<Hint>,
@@ -81,7 +79,6 @@ impl Context {
         Self {
             scripts,
             seen_scripts: Seen::default(),
-            bringing: Rc::default(),
             preparation: Rc::new(Preparation::new(Arc::clone(access.link()))),
             refused: CommandSet::new(&config.refuse),
             config,
@@ -136,12 +133,6 @@ impl Context {
         for (command, _) in entry.next_commands(n) {
             self.stats.scripts_forgotten.add(self.seen_scripts.note(&self.scripts, &command));
         }
-    }
-
-    /// Whether the script that this command calls by its digest, and the server does not have, is remembered and can be
-    /// loaded.
-    pub(super) fn can_bring_script(&self, command: &[u8]) -> bool {
-        self.bringing.is_worth_trying() && self.scripts.knows_called(command)
     }
 
     /// Whether a refused command of this session is kept and sent again rather than its refusal delivered.

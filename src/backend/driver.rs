@@ -350,7 +350,8 @@ impl Receiver {
         }
         let can_run = |r: &Refusal, entry: &Entry<_>| {
             let called = || entry.next_commands(1).pop();
-            *r != Refusal::NoScript || called().is_some_and(|(command, _)| conn.context.can_bring_script(&command))
+            *r != Refusal::NoScript
+                || called().is_some_and(|(command, _)| conn.context.scripts.can_bring_called(&command))
         };
         let refused = refusal.filter(|r| entry.retry && conn.context.may_retry(*r, &to, now) && can_run(r, entry));
         let Some(refusal) = refused else {
@@ -367,7 +368,7 @@ impl Receiver {
             Refusal::ReadOnly => conn.context.hint(conn.node, HintKind::ReadOnly),
             Refusal::Loading => conn.context.hint(conn.node, HintKind::Loading),
             Refusal::MasterDown => conn.context.hint(conn.node, HintKind::MasterDown),
-            Refusal::NoScript if !conn.context.bringing.is_running() => bring_scripts(&conn.context, conn.node, None),
+            Refusal::NoScript if !conn.context.scripts.is_loading() => bring_scripts(&conn.context, conn.node, None),
             Refusal::NoReplicas | Refusal::Unblocked | Refusal::NoScript => {}
         }
         if !to.is_gone() {

@@ -50,7 +50,7 @@ pub async fn connect(
 /// Loads the scripts that are remembered into a node, as pointsman's own user. `outstanding` is kept until that is done
 /// or cannot be done.
 pub fn bring_scripts(context: &Rc<Context>, node: SocketAddr, outstanding: Option<Outstanding>) {
-    let (context, loading) = (Rc::clone(context), context.bringing.begin());
+    let (context, loading) = (Rc::clone(context), context.scripts.begin_loading());
     tokio::task::spawn_local(async move {
         let _outstanding = outstanding;
         let scripts = context.scripts.all();

@@ -5,13 +5,12 @@
 //! A script is remembered when the server has accepted it from the client: one who may not load scripts must not get
 //! them loaded by way of a failover.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -28,7 +27,7 @@ const MAX_BYTES: usize = 4 << 20;
 const MAX_SCRIPT_BYTES: usize = 128 << 10;
 
 /// After scripts could not be loaded, nobody waits for that to be tried again for so long.
-const BRING_AGAIN: Duration = Duration::from_secs(1);
+const LOAD_AGAIN: Duration = Duration::from_secs(1);
 
 /// A script's name: its SHA-1.
 type Digest = [u8; 20];
@@ -41,13 +40,21 @@ pub struct Scripts {
     forgotten: AtomicU64,
     /// The highest generation to whose master somebody brings them.
     claimed: AtomicU64,
+    /// How many are loading them into a server now.
+    loading: AtomicUsize,
 }
+
+/// Scripts on their way into a server, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Loading(Arc<Scripts>);
 
 /// From the one longest unheard of to the latest.
 #[derive(Debug, Default)]
 struct Kept {
     scripts: Vec<Script>,
     bytes: usize,
+    /// When they could last not be loaded.
+    failed_at: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -73,19 +80,34 @@ impl Scripts {
         self.claimed.fetch_max(generation, Ordering::AcqRel) < generation
     }
 
+    /// They are about to be loaded into a server.
+    pub(super) fn begin_loading(self: &Arc<Self>) -> Loading {
+        self.loading.fetch_add(1, Ordering::AcqRel);
+        Loading(Arc::clone(self))
+    }
+
+    /// Whether they are being loaded into a server. Who has the server forget them meanwhile would find some there.
+    pub fn is_loading(&self) -> bool {
+        self.loading.load(Ordering::Acquire) > 0
+    }
+
     /// All of them, the oldest first.
     pub(super) fn all(&self) -> Vec<Bytes> {
         self.lock().scripts.iter().map(|s| s.body.clone()).collect()
     }
 
-    /// Whether the command calls a script that is remembered by its digest.
-    pub(super) fn knows_called(&self, command: &[u8]) -> bool {
+    /// Whether the command calls a script by its digest that is remembered and can be loaded.
+    pub(super) fn can_bring_called(&self, command: &[u8]) -> bool {
         let mut words = args(command);
         let by_digest = words
             .next()
             .is_some_and(|name| name.eq_ignore_ascii_case(b"EVALSHA") || name.eq_ignore_ascii_case(b"EVALSHA_RO"));
         let digest = words.next().filter(|_| by_digest).and_then(from_hex);
-        digest.is_some_and(|digest| self.lock().scripts.iter().any(|s| s.digest == digest))
+        digest.is_some_and(|digest| {
+            let kept = self.lock();
+            let is_worth_trying = self.is_loading() || kept.failed_at.is_none_or(|at| at.elapsed() >= LOAD_AGAIN);
+            is_worth_trying && kept.scripts.iter().any(|s| s.digest == digest)
+        })
     }
 
     /// Returns how many were forgotten to make room.
@@ -162,42 +184,16 @@ impl Seen {
     }
 }
 
-/// How the loading of scripts into servers goes on this worker.
-#[derive(Debug, Default)]
-pub(super) struct Bringing {
-    running: Cell<usize>,
-    failed_at: Cell<Option<Instant>>,
-}
-
-/// One loading, until it is dropped.
-#[derive(Debug)]
-pub(super) struct Loading(Rc<Bringing>);
-
-impl Bringing {
-    pub(super) fn begin(self: &Rc<Self>) -> Loading {
-        self.running.set(self.running.get() + 1);
-        Loading(Rc::clone(self))
-    }
-
-    pub(super) fn is_running(&self) -> bool {
-        self.running.get() > 0
-    }
-
-    /// Whether what calls a script that is not there should wait for it.
-    pub(super) fn is_worth_trying(&self) -> bool {
-        self.is_running() || self.failed_at.get().is_none_or(|at| at.elapsed() >= BRING_AGAIN)
-    }
-}
-
 impl Loading {
+    /// They could not be loaded.
     pub(super) fn failed(&self) {
-        self.0.failed_at.set(Some(Instant::now()));
+        self.0.lock().failed_at = Some(Instant::now());
     }
 }
 
 impl Drop for Loading {
     fn drop(&mut self) {
-        self.0.running.set(self.0.running.get() - 1);
+        self.0.loading.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -242,10 +238,10 @@ mod tests {
         let (scripts, seen) = (Scripts::default(), Seen::default());
         let call = encode_command(&["evalsha_ro", &RETURN_1.to_uppercase(), "0"]);
         let eval = encode_command(&["eval", "return 1", "0"]);
-        assert!(seen.is_news(&scripts, &eval) && !scripts.knows_called(&call));
+        assert!(seen.is_news(&scripts, &eval) && !scripts.can_bring_called(&call));
         seen.note(&scripts, &eval);
-        assert!(!seen.is_news(&scripts, &eval) && scripts.knows_called(&call));
-        assert!(!scripts.knows_called(&encode_command(&["GET", RETURN_1])));
+        assert!(!seen.is_news(&scripts, &eval) && scripts.can_bring_called(&call));
+        assert!(!scripts.can_bring_called(&encode_command(&["GET", RETURN_1])));
         let load = encode_command(&["SCRIPT", "load", "return 1"]);
         assert!(seen.is_news(&scripts, &load), "somebody means to call it by its digest");
         seen.note(&scripts, &load);
@@ -254,7 +250,10 @@ mod tests {
         let flush = encode_command(&["SCRIPT", "FLUSH", "ASYNC"]);
         assert!(elsewhere.is_news(&scripts, &flush));
         elsewhere.note(&scripts, &flush);
-        assert!(!scripts.knows_called(&call) && seen.is_news(&scripts, &eval), "flushed by a client of another worker");
+        assert!(
+            !scripts.can_bring_called(&call) && seen.is_news(&scripts, &eval),
+            "flushed by a client of another worker"
+        );
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub struct CommandInfo {
 pub enum Kind {
     /// Leaves no state on the connection: goes on a shared one.
     Plain,
+    /// As `Plain`, and has a cursor, which means something on one server only.
+    Scan,
     /// Leaves no state either, but may run for ever, while the server answers everybody else `-BUSY`: goes on a connection
     /// shared with other scripts only.
     Script,

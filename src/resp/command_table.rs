@@ -17,13 +17,14 @@ const GROUPS: &[Group] = &[
         "bitcount", "bitfield_ro", "bitpos", "dbsize", "digest", "dump", "exists", "expiretime",
         "geodist", "geohash", "geopos", "georadius_ro", "georadiusbymember_ro", "geosearch", "get", "getbit",
         "getrange", "hexists", "hexpiretime", "hget", "hgetall", "hkeys", "hlen", "hmget", "hpexpiretime", "hpttl",
-        "hrandfield", "hscan", "hstrlen", "httl", "hvals", "keys", "lcs", "lindex", "llen", "lolwut", "lpos", "lrange",
-        "mget", "pexpiretime", "pttl", "randomkey", "scan", "scard", "sdiff", "sinter", "sintercard", "sismember",
-        "smembers", "smismember", "sort_ro", "srandmember", "sscan", "strlen", "substr", "sunion", "touch", "ttl", "type",
+        "hrandfield", "hstrlen", "httl", "hvals", "keys", "lcs", "lindex", "llen", "lolwut", "lpos", "lrange",
+        "mget", "pexpiretime", "pttl", "randomkey", "scard", "sdiff", "sinter", "sintercard", "sismember",
+        "smembers", "smismember", "sort_ro", "srandmember", "strlen", "substr", "sunion", "touch", "ttl", "type",
         "xlen", "xpending", "xrange", "xrevrange", "zcard", "zcount", "zdiff", "zinter", "zintercard", "zlexcount",
         "zmscore", "zrandmember", "zrange", "zrangebylex", "zrangebyscore", "zrank", "zrevrange", "zrevrangebylex",
-        "zrevrangebyscore", "zrevrank", "zscan", "zscore", "zunion",
+        "zrevrangebyscore", "zrevrank", "zscore", "zunion",
     ]),
+    (Kind::Scan, READ, &["hscan", "scan", "sscan", "zscan"]),
     // Not flagged, but they only look: at keys (whose container has no flags of its own), or at the server.
     (Kind::Plain, READ, &[
         "command", "echo", "info", "lastsave", "memory", "object", "ping", "pubsub", "role", "time", "xinfo",

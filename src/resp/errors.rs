@@ -20,6 +20,8 @@ pub enum OwnError {
     Refused,
     /// The transaction could not be carried over to the new master.
     TransactionLost,
+    /// A cursor that another master has given out.
+    StaleCursor,
 }
 
 /// One row of the table.
@@ -70,6 +72,13 @@ impl OwnError {
             prefix: "EXECABORT",
             when: "`EXEC` after the master changed, when the queued commands could not be queued alike on the new one.",
             advice: "Run the transaction again from `MULTI`.",
+        },
+        ErrorInfo {
+            error: Self::StaleCursor,
+            prefix: "STALECURSOR",
+            when: "`SCAN`, `HSCAN`, `SSCAN` or `ZSCAN` with a cursor that this connection was given before the master \
+                   changed. On the new one it would skip elements.",
+            advice: "Begin again with cursor 0.",
         },
     ];
 

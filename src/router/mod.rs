@@ -197,7 +197,7 @@ fn on_own_connection(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
         Kind::Unwatch => pinned(Effect::Read, Step::Once),
         Kind::Multi if argc > 1 => pinned(Effect::Read, Step::Once),
         Kind::Select | Kind::Auth | Kind::Hello | Kind::Reset | Kind::Client => pinned(effect(info), Step::Keep),
-        Kind::Plain | Kind::Script | Kind::Exec | Kind::Discard | Kind::ScriptControl => {
+        Kind::Plain | Kind::Scan | Kind::Script | Kind::Exec | Kind::Discard | Kind::ScriptControl => {
             pinned(effect(info), Step::Once)
         }
         Kind::BlockingIfAsked if !blocks(frame) => pinned(effect(info), Step::Once),
@@ -207,7 +207,9 @@ fn on_own_connection(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
 
 fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
     match info.kind {
-        Kind::Plain | Kind::Script | Kind::Exec | Kind::Discard | Kind::Unwatch => Route::Shared(effect(info)),
+        Kind::Plain | Kind::Scan | Kind::Script | Kind::Exec | Kind::Discard | Kind::Unwatch => {
+            Route::Shared(effect(info))
+        }
         Kind::Blocking | Kind::BlockingIfAsked if info.kind == Kind::Blocking || blocks(frame) => {
             pinned(Effect::Write, Step::Block(may_pop_again(info)))
         }

@@ -6,6 +6,7 @@
 mod clients;
 mod local;
 mod pinned;
+mod scans;
 mod shared;
 mod stream;
 mod transaction;
@@ -32,6 +33,7 @@ use crate::router::{self, Pinned, Replies, Route, State};
 use crate::topology::Pass;
 use local::Judgement;
 use pinned::Renewal;
+use scans::Scans;
 use stream::Streaming;
 use transaction::Transaction;
 
@@ -117,6 +119,7 @@ pub struct Session {
     /// Subscriptions that went with a lost connection and have to be renewed.
     renewal: Option<Renewal>,
     judgement: Option<Judgement>,
+    scans: Scans,
     /// A large command that leaves while it comes in.
     streaming: Option<Streaming>,
     /// The pin is a replica's connection: what the client sends goes there unread.
@@ -170,6 +173,7 @@ impl Session {
             transaction: Transaction::default(),
             renewal: None,
             judgement: None,
+            scans: Scans::default(),
             streaming: None,
             tunnel: false,
             waiting_since: None,
@@ -391,7 +395,12 @@ impl Session {
         if self.pool.context.refused.mentions(command.id) && self.pool.context.refused.contains(command.id, frame) {
             return self.refuse(command, "is on the list `refuse` of pointsman's configuration");
         }
-        if matches!(info.kind, Kind::Plain | Kind::Script) && !self.state.is_pinned() && !self.unpin {
+        if info.kind == Kind::Scan
+            && let Some(step) = self.refuse_cursor(command)
+        {
+            return step;
+        }
+        if matches!(info.kind, Kind::Plain | Kind::Scan | Kind::Script) && !self.state.is_pinned() && !self.unpin {
             if self.down.is_suspect() || !info.readonly && self.pool.context.is_paused() {
                 return self.pin_and_send(command, Pinned::once(info));
             }
@@ -405,6 +414,10 @@ impl Session {
             // Everything else changes the route: what is owed on the present one comes first.
             _ if self.down.owed() > 0 => Step::Wait(Wait::REPLIES),
             _ if self.unpin => Step::Done,
+            // Scripts on their way into the server would be there behind a SCRIPT FLUSH.
+            Route::Shared(_) if info.kind == Kind::ScriptControl && self.pool.context.scripts.is_loading() => {
+                Step::Wait(Wait::until(Instant::now() + REFUSED_PAUSE))
+            }
             Route::Shared(_) => {
                 if info.kind == Kind::Unwatch {
                     self.transaction.watch_lost = false;

@@ -34,7 +34,9 @@ impl Session {
         // The permission of the other kind, asked for once in a batch.
         let mut other: Option<bool> = None;
         let kind = first.id.info().kind;
-        let most = if self.state.replies == Replies::Skip { 1 } else { MAX_OWED - self.down.owed().min(MAX_OWED - 1) };
+        // Each cursor is looked at by itself.
+        let alone = self.state.replies == Replies::Skip || kind == Kind::Scan;
+        let most = if alone { 1 } else { MAX_OWED - self.down.owed().min(MAX_OWED - 1) };
         while len < MAX_BATCH && commands < most && len < self.buf.len() {
             let (next, name, argc) = match self.scanner.scan(&self.buf[len..]) {
                 Ok(Scan::Command { len, name, argc }) => (len, name, argc),
@@ -70,7 +72,8 @@ impl Session {
         if self.state.replies == Replies::Skip {
             self.state.replies = Replies::On;
         }
-        let scripts = kind != Kind::Plain && self.pool.context.has_news_of_scripts(&bytes);
+        let scripts =
+            matches!(kind, Kind::Script | Kind::ScriptControl) && self.pool.context.has_news_of_scripts(&bytes);
         conn.queue(Entry {
             to: Rc::clone(&self.down),
             bytes,

@@ -38,7 +38,7 @@ impl Session {
         }
         let id = lookup(&self.buf[pending.name.0..pending.name.1]);
         let info = id.info();
-        if !matches!(info.kind, Kind::Plain | Kind::Script)
+        if !matches!(info.kind, Kind::Plain | Kind::Scan | Kind::Script)
             || self.pool.context.refused.mentions(id)
             || self.state.replies != Replies::On
         {
