@@ -106,14 +106,23 @@ async fn carried(kill: bool) {
     let mut sharded = rig.client().await;
     sharded.send(&[command(&["HELLO", "3"]), command(&["SSUBSCRIBE", "shard"])].concat()).await;
     sharded.until(b"$10\r\nssubscribe\r\n$5\r\nshard\r\n:1\r\n").await;
+    // Two that are told invalidations, one of them in the middle of a transaction.
+    let mut tracking = rig.client().await;
+    tracking.send(&[command(&["HELLO", "3"]), command(&["CLIENT", "TRACKING", "ON"])].concat()).await;
+    tracking.until(b"+OK\r\n").await;
+    assert_eq!(tracking.ask(&["GET", "cached"]).await, "_\r\n");
+    let mut prefixed = rig.client().await;
+    let on = ["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "a:", "PREFIX", "b:", "NOLOOP"];
+    let begin = [command(&["HELLO", "3"]), command(&on), command(&["MULTI"]), command(&["INCR", "a:own"])];
+    prefixed.send(&begin.concat()).await;
+    prefixed.until(b"+OK\r\n+OK\r\n+QUEUED\r\n").await;
     let mut scanning = rig.client().await;
-    for key in ["one", "two", "three", "four", "five", "six", "seven", "eight"] {
-        scanning.ask(&["SADD", "set", key]).await;
-        scanning.ask(&["SET", key, ""]).await;
-    }
+    // So many that it is no list.
+    let many: Vec<String> = (0..200).map(|i| format!("member:{i}")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    scanning.ask(&[&["SADD", "set"], &many[..]].concat()).await;
+    scanning.ask(&[&["MSET"], &many[..]].concat()).await;
     let keys = cursor(&scanning.ask(&["SCAN", "0", "COUNT", "1"]).await);
-    assert_eq!(scanning.ask(&["CONFIG", "SET", "set-max-listpack-entries", "0"]).await, "+OK\r\n");
-    scanning.ask(&["SADD", "set", "nine"]).await;
     let members = cursor(&scanning.ask(&["SSCAN", "set", "0", "COUNT", "1"]).await);
     rig.wait_blocked(2).await;
 
@@ -155,12 +164,22 @@ async fn carried(kill: bool) {
         assert!(answer.starts_with("-STALECURSOR pointsman: "), "{command:?}: {answer}");
     }
     let again = cursor(&scanning.ask(&["SCAN", "0", "COUNT", "1"]).await);
-    assert!(scanning.ask(&["SCAN", &again, "COUNT", "100"]).await.starts_with("*2\r\n$1\r\n0\r\n"));
+    assert!(scanning.ask(&["SCAN", &again, "COUNT", "1000"]).await.starts_with("*2\r\n$1\r\n0\r\n"));
     assert!(
         scanning.ask(&["SSCAN", "set", &members]).await.starts_with("-STALECURSOR"),
         "that one was not begun again"
     );
 
+    const ALL: &str = ">2\r\n$10\r\ninvalidate\r\n_\r\n";
+    assert_eq!(tracking.ask(&["GET", "cached"]).await, format!("{ALL}_\r\n"), "{log}");
+    assert_eq!(other.ask(&["SET", "cached", "new"]).await, "+OK\r\n");
+    assert_eq!(text(&tracking.until(b"cached\r\n").await), ">2\r\n$10\r\ninvalidate\r\n*1\r\n$6\r\ncached\r\n");
+    prefixed.send(&command(&["EXEC"])).await;
+    assert_eq!(text(&prefixed.until(b"*1\r\n:1\r\n").await), format!("{ALL}*1\r\n:1\r\n"), "{log}");
+    assert_eq!(other.ask(&["SET", "b:other", "new"]).await, "+OK\r\n");
+    let told = ">2\r\n$10\r\ninvalidate\r\n*1\r\n$7\r\nb:other\r\n";
+    assert!(text(&prefixed.until(b"b:other\r\n").await).ends_with(told), "its own change is not told");
+    assert_eq!(prefixed.ask(&["CLIENT", "TRACKING", "OFF"]).await, "+OK\r\n");
     assert_eq!(other.ask(&["SPUBLISH", "shard", "flash"]).await, ":1\r\n", "{log}");
     assert_eq!(text(&sharded.until(b"flash\r\n").await), ">3\r\n$8\r\nsmessage\r\n$5\r\nshard\r\n$5\r\nflash\r\n");
     // No second confirmation: the message is the next thing that is heard.

@@ -71,6 +71,10 @@ pub enum Step {
     Monitor,
     /// The connection is a replica's: from now on bytes go to and fro unread.
     Sync,
+    /// `CLIENT TRACKING` without `REDIRECT`: pins while it is on.
+    Track,
+    /// As `Once`, for `CLIENT CACHING`: about the command behind it.
+    Caching,
     /// Changes the connection in a way that is not followed: it is the session's until the client leaves.
     Keep,
 }
@@ -196,7 +200,11 @@ fn on_own_connection(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
         Kind::Unwatch if argc == 1 => pinned(Effect::Deferred, Step::Unwatch),
         Kind::Unwatch => pinned(Effect::Read, Step::Once),
         Kind::Multi if argc > 1 => pinned(Effect::Read, Step::Once),
-        Kind::Select | Kind::Auth | Kind::Hello | Kind::Reset | Kind::Client => pinned(effect(info), Step::Keep),
+        Kind::Select | Kind::Auth | Kind::Hello | Kind::Reset => pinned(effect(info), Step::Keep),
+        Kind::Client => match client(frame) {
+            Route::Shared(effect) => pinned(effect, Step::Once),
+            other => other,
+        },
         Kind::Plain | Kind::Scan | Kind::Script | Kind::Exec | Kind::Discard | Kind::ScriptControl => {
             pinned(effect(info), Step::Once)
         }
@@ -233,29 +241,7 @@ fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
             None => Route::Shared(Effect::Read),
         },
         Kind::Auth | Kind::Hello => Route::Judge,
-        Kind::Client => {
-            let sub = argument(frame, 1);
-            // The rest changes the connection, or may in a server newer than this. Words that stand here but are
-            // handled elsewhere have come with a wrong number of arguments, and change nothing.
-            const HARMLESS: [&[u8]; 9] = [
-                b"UNBLOCK",
-                b"GETREDIR",
-                b"TRACKINGINFO",
-                b"SETINFO",
-                b"HELP",
-                b"REPLY",
-                b"SETNAME",
-                b"GETNAME",
-                b"ID",
-            ];
-            if HARMLESS.iter().any(|c| is(sub, c)) || sub.is_none() {
-                Route::Shared(Effect::Read)
-            } else if is(sub, b"PAUSE") || is(sub, b"UNPAUSE") {
-                pinned(Effect::Write, Step::Once)
-            } else {
-                pinned(Effect::Deferred, Step::Keep)
-            }
-        }
+        Kind::Client => client(frame),
         Kind::Monitor => pinned(Effect::Deferred, Step::Monitor),
         // While a script runs for too long, the server brings no new connection into a database, but does answer these
         // on one that needs none.
@@ -270,6 +256,26 @@ fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
         Kind::Replica => pinned(Effect::Write, Step::Sync),
         Kind::Other => pinned(Effect::Write, Step::Keep),
         Kind::Quit => unreachable!("decided before"),
+    }
+}
+
+/// `CLIENT`, outside of a transaction, with what goes the same way everywhere dealt with.
+fn client(frame: &[u8]) -> Route {
+    let sub = argument(frame, 1);
+    // Words that stand here but are handled elsewhere have come with a wrong number of arguments, and change nothing.
+    const HARMLESS: [&[u8]; 9] =
+        [b"UNBLOCK", b"GETREDIR", b"TRACKINGINFO", b"SETINFO", b"HELP", b"REPLY", b"SETNAME", b"GETNAME", b"ID"];
+    if HARMLESS.iter().any(|c| is(sub, c)) || sub.is_none() {
+        Route::Shared(Effect::Read)
+    } else if is(sub, b"PAUSE") || is(sub, b"UNPAUSE") {
+        pinned(Effect::Write, Step::Once)
+    } else if is(sub, b"CACHING") {
+        pinned(Effect::Deferred, Step::Caching)
+    } else if is(sub, b"TRACKING") && !args(frame).skip(3).any(|option| option.eq_ignore_ascii_case(b"REDIRECT")) {
+        pinned(Effect::Deferred, Step::Track)
+    } else {
+        // It changes the connection, or may in a server newer than this.
+        pinned(Effect::Deferred, Step::Keep)
     }
 }
 

@@ -31,6 +31,8 @@ pub struct State {
     pub watching: bool,
     /// Subscribed to something.
     pub subscribed: bool,
+    /// Told invalidations (`CLIENT TRACKING` without `REDIRECT`).
+    pub tracking: bool,
     /// The connection was changed in a way that is not followed.
     pub kept: bool,
 }
@@ -38,11 +40,20 @@ pub struct State {
 impl State {
     /// A client that has said nothing.
     pub fn new(key: Key) -> Self {
-        Self { key, name: None, replies: Replies::On, multi: false, watching: false, subscribed: false, kept: false }
+        Self {
+            key,
+            name: None,
+            replies: Replies::On,
+            multi: false,
+            watching: false,
+            subscribed: false,
+            tracking: false,
+            kept: false,
+        }
     }
 
     /// Whether the session has a connection of its own beyond one command.
     pub fn is_pinned(&self) -> bool {
-        self.multi || self.watching || self.subscribed || self.kept
+        self.multi || self.watching || self.subscribed || self.tracking || self.kept
     }
 }

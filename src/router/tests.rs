@@ -60,7 +60,9 @@ fn a_fresh_session_shares_and_pins_by_the_table() {
         ("WATCH k", Step::Watch),
         ("SUBSCRIBE a b", Step::Subscribe),
         ("MONITOR", Step::Monitor),
-        ("CLIENT TRACKING ON", Step::Keep),
+        ("CLIENT TRACKING ON BCAST", Step::Track),
+        ("CLIENT TRACKING ON REDIRECT 5", Step::Keep),
+        ("CLIENT CACHING YES", Step::Caching),
         ("CLIENT CAPA redirect", Step::Keep),
         ("SCRIPT DEBUG YES", Step::Keep),
         ("SHUTDOWN", Step::Once),
@@ -103,4 +105,19 @@ fn confirmations_are_counted_by_channel() {
     assert_eq!(p.answer, Answer::Confirmations(3));
     let Route::Pinned(p) = decide("UNSUBSCRIBE", &fresh()) else { panic!() };
     assert_eq!(p.answer, Answer::Confirmations(u32::MAX));
+}
+
+#[test]
+fn one_who_is_told_invalidations_keeps_the_connection_and_may_ask_about_it() {
+    let s = State { tracking: true, ..fresh() };
+    assert!(s.is_pinned());
+    for (command, expected) in [
+        ("GET k", Step::Once),
+        ("CLIENT TRACKINGINFO", Step::Once),
+        ("CLIENT CACHING YES", Step::Caching),
+        ("CLIENT TRACKING OFF", Step::Track),
+        ("CLIENT NO-TOUCH ON", Step::Keep),
+    ] {
+        assert_eq!(step(command, &s), Some(expected), "{command}");
+    }
 }

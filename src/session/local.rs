@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::clients::Translate;
+use super::tracking::Tracking;
 use super::{Command, Session, Step, Wait};
 use crate::backend::{DialError, Effect, Key, Use, judge};
 use crate::config::{ClientAuth, Credentials, Secret};
@@ -74,6 +75,7 @@ impl Session {
         let user = user.and(config.backend.clone()).map(Rc::new);
         self.state = State::new(Key { database: 0, resp3: false, user });
         self.transaction.clear();
+        self.tracking = Tracking::default();
         self.renewal = None;
         self.down.has_subscriptions_again();
         self.route = None;

@@ -6,9 +6,11 @@
 mod clients;
 mod local;
 mod pinned;
+mod renewal;
 mod scans;
 mod shared;
 mod stream;
+mod tracking;
 mod transaction;
 mod wait;
 
@@ -32,9 +34,10 @@ use crate::resp::{
 use crate::router::{self, Pinned, Replies, Route, State};
 use crate::topology::Pass;
 use local::Judgement;
-use pinned::Renewal;
+use renewal::Renewal;
 use scans::Scans;
 use stream::Streaming;
+use tracking::Tracking;
 use transaction::Transaction;
 
 /// First size of a client's read buffer: a few small commands. Most clients of a thousand are idle at any time, and
@@ -116,7 +119,8 @@ pub struct Session {
     /// The last command on the pin was to end some state of it, and has not if it was answered with an error.
     ends_state: bool,
     transaction: Transaction,
-    /// Subscriptions that went with a lost connection and have to be renewed.
+    tracking: Tracking,
+    /// What went with a lost connection and has to be renewed.
     renewal: Option<Renewal>,
     judgement: Option<Judgement>,
     scans: Scans,
@@ -171,6 +175,7 @@ impl Session {
             judging: false,
             ends_state: false,
             transaction: Transaction::default(),
+            tracking: Tracking::default(),
             renewal: None,
             judgement: None,
             scans: Scans::default(),
@@ -239,7 +244,7 @@ impl Session {
         if self.eof && self.pin.is_some() && owed > 0 {
             return Step::Close(CloseReason::Client);
         }
-        // What comes next would be mixed up with the subscriptions that are being renewed.
+        // What comes next would be mixed up with what is being renewed.
         if self.renewal.is_some() && owed > 0 {
             return Step::Wait(Wait::REPLIES);
         }
@@ -268,7 +273,9 @@ impl Session {
         if refused {
             self.not_before = Some(Instant::now() + REFUSED_PAUSE);
         }
-        if !again.is_empty() {
+        if again.is_empty() {
+            self.tracking.answered(self.state.multi);
+        } else {
             self.reclaim(&again);
         }
         if lost {
@@ -294,7 +301,7 @@ impl Session {
             return Some(Step::Done);
         }
         if self.renewal.is_some()
-            && let Some(step) = self.renew_subscriptions()
+            && let Some(step) = self.renew()
         {
             return Some(step);
         }

@@ -14,16 +14,6 @@ use crate::resp::{Kind, OwnError, args, encode_command};
 use crate::router::{self, Pinned, Replies};
 use crate::topology::Pass;
 
-/// Subscriptions on their way to another connection.
-#[derive(Debug)]
-pub(super) struct Renewal {
-    /// Each with the number of its confirmations.
-    commands: Vec<(Bytes, u32)>,
-    /// They were sent, and are kept until all are confirmed: their connection may be lost too.
-    sent: bool,
-    since: Instant,
-}
-
 impl Session {
     /// Sends the command at the front on the session's own connection.
     pub(super) fn pin_and_send(&mut self, command: Command, way: Pinned) -> Step {
@@ -102,7 +92,7 @@ impl Session {
         self.transaction.replayed |= !self.transaction.replay().is_empty();
     }
 
-    fn entry(
+    pub(super) fn entry(
         &self,
         bytes: Bytes,
         effect: Effect,
@@ -176,7 +166,10 @@ impl Session {
                 (self.state.multi, self.state.watching) = (false, false);
             }
             router::Step::Watch => self.state.watching = true,
-            router::Step::Unwatch => self.state.watching = false,
+            router::Step::Unwatch => {
+                self.state.watching = false;
+                self.transaction.watch_lost = false;
+            }
             router::Step::Subscribe => {
                 self.state.subscribed = true;
                 self.describe();
@@ -186,6 +179,8 @@ impl Session {
                 self.state.kept = true;
                 self.tunnel = way.step == router::Step::Sync;
             }
+            router::Step::Track => self.tracking.ask(bytes.clone()),
+            router::Step::Caching => {}
             router::Step::Keep => {
                 if self.state.multi {
                     self.transaction.log(bytes.clone());
@@ -201,7 +196,10 @@ impl Session {
                 | router::Step::Monitor
                 | router::Step::Sync
                 | router::Step::Keep
-        ) || way.step == router::Step::Once && self.state.is_pinned();
+        ) || matches!(way.step, router::Step::Once | router::Step::Caching) && self.state.is_pinned();
+        if self.state.tracking {
+            self.tracking.send(way.step == router::Step::Caching);
+        }
         self.unpin = !stays;
         self.ends_state = !matches!(way.step, router::Step::Once | router::Step::Block(_) | router::Step::Wait);
         let scripts = matches!(command.id.info().kind, Kind::Script | Kind::ScriptControl)
@@ -257,7 +255,10 @@ impl Session {
                 self.transaction.clear();
             }
         }
+        let tracked = self.state.tracking;
         if let Some((conn, _)) = &self.pin {
+            self.state.kept |= !self.tracking.conclude(answered && !conn.is_refused());
+            self.state.tracking = self.tracking.is_on();
             let subscribed = !conn.subscriptions.borrow().is_empty();
             if self.state.subscribed != subscribed {
                 self.state.subscribed = subscribed;
@@ -268,7 +269,7 @@ impl Session {
             && let Some((conn, key)) = self.disown()
         {
             // What came back was refused: the node is not what it was.
-            let clean = answered && !(self.ends_state && conn.is_refused());
+            let clean = answered && !tracked && !(self.ends_state && conn.is_refused());
             self.pool.release(conn, &key, clean);
         }
     }
@@ -301,7 +302,7 @@ impl Session {
         self.unpin = false;
         self.judging = false;
         self.transaction.opening = false;
-        if self.state.kept {
+        if self.state.kept || self.tracking.is_caching() {
             return Step::Close(CloseReason::StateLost);
         }
         if again.is_empty() {
@@ -327,59 +328,8 @@ impl Session {
             self.state.watching = false;
             self.transaction.watch_lost = true;
         }
-        if let Some(renewal) = &mut self.renewal {
-            // Lost before all was confirmed: from the beginning.
-            renewal.sent = false;
-        } else if self.state.subscribed {
-            let commands = conn.subscriptions.borrow().renewal();
-            self.state.subscribed = !commands.is_empty();
-            self.renewal = self.state.subscribed.then(|| Renewal { commands, sent: false, since: Instant::now() });
-        }
-        if self.renewal.is_none() {
-            self.down.has_subscriptions_again();
-        }
+        self.begin_renewal(&conn);
         Step::Done
-    }
-
-    /// Subscribes again on a new connection; the confirmations are swallowed, the client had them. Nothing is owed.
-    pub(super) fn renew_subscriptions(&mut self) -> Option<Step> {
-        let renewal = self.renewal.as_ref()?;
-        if renewal.sent {
-            self.renewal = None;
-            self.down.has_subscriptions_again();
-            // Redis would have closed a client that may not listen any more.
-            return self.down.take_silent_error().then_some(Step::Close(CloseReason::StateLost));
-        }
-        let end = renewal.since + self.pool.context.config.hold_timeout;
-        if self.eof {
-            return Some(Step::Close(CloseReason::Client));
-        }
-        // A subscriber cannot be told that it hears nothing.
-        if Instant::now() >= end {
-            return Some(Step::Close(CloseReason::StateLost));
-        }
-        // Where reads go: writes wait until subscriptions are there.
-        let Pass::To(node) = self.pass(Effect::Read) else {
-            self.pool.wait_for_permission(&self.down.wake);
-            return Some(Step::Wait(Wait::until(end)));
-        };
-        let key = self.state.key.clone();
-        match self.pool.pinned(node, &key, &self.down.wake) {
-            Checkout::Ready(conn) => {
-                self.own(Rc::clone(&conn), key);
-                self.down.take_silent_error();
-                let commands = self.renewal.as_mut().map(|r| {
-                    r.sent = true;
-                    r.commands.clone()
-                });
-                for (command, n) in commands.unwrap_or_default() {
-                    conn.queue(self.entry(command, Effect::Deferred, Answer::Confirmations(n), Audience::Ours));
-                }
-                Some(Step::Done)
-            }
-            Checkout::Pending | Checkout::Full => Some(Step::Wait(Wait::until(end))),
-            Checkout::Failed(_, retry_at) => Some(Step::Wait(Wait::until(retry_at.min(end)))),
-        }
     }
 
     /// The null that answers an `EXEC` or a pop whose time is up (Redis `addReplyNullArray`).
