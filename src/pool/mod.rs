@@ -258,7 +258,12 @@ impl Pool {
         self.sweep();
         context.access.link().acknowledge(topology.seq);
         drop(preparing);
-        self.wake_held();
+        // Else thousands of writers would ask in vain while the new master is being prepared. What has changed without this
+        // (the lease) the next tick sees.
+        let flows = |t: &Topology| (t.reads.flow, t.writes.flow);
+        if flows(&topology) != flows(&before) {
+            self.wake_held();
+        }
     }
 
     /// Writes are held: takes blocking commands back from the master, so that they can be issued again elsewhere

@@ -30,7 +30,8 @@ impl Session {
         } else {
             let mut commands: Vec<(Bytes, Answer)> =
                 self.tracking.renewal().iter().map(|command| (command.clone(), Answer::Replies)).collect();
-            if self.state.tracking {
+            // In RESP2 it is told nothing, by Redis neither.
+            if self.state.tracking && self.state.key.resp3 {
                 // At once: until then the client believes what may be wrong. What it reads next it is told about again.
                 self.down.push(Bytes::from_static(EVERYTHING));
                 self.flush();

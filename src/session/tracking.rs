@@ -1,4 +1,4 @@
-//! `CLIENT TRACKING` of a session that is told invalidations itself (RESP3): what it takes to bring it over to another
+//! `CLIENT TRACKING` of a session that is told invalidations itself: what it takes to bring it over to another
 //! connection. Pure.
 //!
 //! What the lost connection would have invalidated is not known, so the client is told that everything is.

@@ -27,7 +27,7 @@ async fn planned(commit: Commit, limit_ms: u64) {
 
     let from = Moment::now();
     cluster.failover(0).await.unwrap();
-    let after = control.until("the commit", |t| t.generation == 2).await;
+    let after = control.until("the commit", |t| t.generation == 2 && flows(t)).await;
     let new = after.writes.node.unwrap();
     assert_ne!(new, old);
     let diary = control.diary(from);
@@ -36,12 +36,12 @@ async fn planned(commit: Commit, limit_ms: u64) {
     assert!(held.0 <= HOLD_LIMIT_MS, "held {} ms after the command", held.0);
     assert!(commit.0 <= limit_ms, "committed {} ms after the command", commit.0);
     assert!(diary.iter().all(|d| d.3 == Flow::Flowing), "reads were never held");
-    assert_eq!(diary.len(), 2, "one hold, one commit");
+    assert_eq!(diary.len(), 3, "one hold, one commit, and writes when the worker has prepared the new master");
 
     // The old master is a master for ten more seconds, the leading Sentinel says +switch-master late, the replicas are
     // re-pointed: none of it moves anything again.
     control.until_status("settled", |s| s.settled && !s.provisional).await;
-    assert_eq!(control.diary(from).len(), 2, "nothing after the commit");
+    assert_eq!(control.diary(from).len(), 3, "nothing after the commit");
     let record = control.until_recorded("planned").await;
     println!("{record:#?}");
     assert_eq!((record.from, record.to), (Some(old), Some(new)));
