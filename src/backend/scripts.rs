@@ -290,6 +290,20 @@ mod tests {
         assert!(!Seen::default().is_news(&Scripts::default(), &encode_command(&["EVAL", &body, "0"])));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_scripts_that_cannot_be_loaded() {
+        let scripts = Arc::new(Scripts::default());
+        scripts.keep(b"return 1", false);
+        let call = encode_command(&["EVALSHA", RETURN_1, "0"]);
+        let loading = scripts.begin_loading();
+        loading.failed();
+        assert!(scripts.is_loading() && scripts.can_bring_called(&call), "somebody is still at it");
+        drop(loading);
+        assert!(!scripts.is_loading() && !scripts.can_bring_called(&call));
+        tokio::time::advance(LOAD_AGAIN).await;
+        assert!(scripts.can_bring_called(&call), "worth another try");
+    }
+
     #[test]
     fn one_worker_brings_them_to_each_master() {
         let scripts = Scripts::default();
