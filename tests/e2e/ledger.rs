@@ -2,8 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::program::Program;
-
 /// A line of a program: how the write of one number went.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) enum Entry {
@@ -42,19 +40,19 @@ const UNDER_WAY: u64 = 20;
 const LAST_TURN: usize = 1;
 
 /// What is wrong with a ledger, one sentence each. `held` is the list in Redis, `before_kill` the highest number that
-/// the program had told of when a master was killed.
-pub(crate) fn audit(program: &Program, held: &[String], before_kill: u64) -> Vec<String> {
+/// the program had told of when a master was killed; `resends`: its library sends again by itself what was under way.
+pub(crate) fn audit(entries: Vec<Entry>, resends: bool, held: &[String], before_kill: u64) -> Vec<String> {
     let mut wrong = Vec::new();
     let mut times: HashMap<u64, usize> = HashMap::new();
     for element in held {
         *times.entry(element.parse().unwrap()).or_default() += 1;
     }
     let mut missing = 0;
-    for entry in program.entries() {
+    for entry in entries {
         let id = entry.id();
         let times = times.remove(&id).unwrap_or(0);
         let in_doubt = id + UNDER_WAY > before_kill;
-        let most = if program.resends && in_doubt { 2 } else { 1 };
+        let most = if resends && in_doubt { 2 } else { 1 };
         match entry {
             Entry::Acknowledged(_) if times == 0 && in_doubt => missing += 1,
             Entry::Acknowledged(_) if times == 0 => wrong.push(format!("{id} was acknowledged and is lost")),
@@ -69,5 +67,27 @@ pub(crate) fn audit(program: &Program, held: &[String], before_kill: u64) -> Vec
         wrong.push(format!("{missing} writes were acknowledged just before the kill and are lost"));
     }
     wrong.extend(times.keys().map(|id| format!("{id} is there and was never told of")));
-    wrong.into_iter().map(|sentence| format!("{}: {sentence}", program.name())).collect()
+    wrong
+}
+
+#[test]
+fn whatever_is_wrong_is_told() {
+    let entries = |lines: &[&str]| lines.iter().filter_map(|line| Entry::parse(line)).collect::<Vec<_>>();
+    let told = entries(&["ready", "acknowledged 1", "unknown 100 closed", "acknowledged 101"]);
+    let wrong = |held: &[&str], resends| {
+        let held: Vec<String> = held.iter().map(|n| (*n).to_owned()).collect();
+        audit(told.clone(), resends, &held, 100)
+    };
+    let none = Vec::<String>::new();
+    assert_eq!(wrong(&["1", "101"], false), none);
+    assert_eq!(wrong(&["1", "100", "101"], false), none);
+    assert_eq!(wrong(&["1", "100", "100", "101"], true), none);
+    assert_eq!(wrong(&["1", "100", "100", "101"], false), ["100 is there 2 times"]);
+    assert_eq!(wrong(&["1", "1", "101"], true), ["1 is there 2 times"]);
+    assert_eq!(wrong(&["101"], false), ["1 was acknowledged and is lost"]);
+    assert_eq!(wrong(&["1", "7", "101"], false), ["7 is there and was never told of"]);
+    let refused = audit(entries(&["refused 1 MASTERDOWN why"]), false, &[], 100);
+    assert_eq!(refused, ["1 was refused: MASTERDOWN why"]);
+    let last = entries(&["acknowledged 99", "acknowledged 100"]);
+    assert_eq!(audit(last, false, &[], 100), ["2 writes were acknowledged just before the kill and are lost"]);
 }

@@ -3,14 +3,19 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test needs and does not get fails the test")]
 
+mod errors;
 mod ledger;
 mod program;
 mod stage;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::time::Duration;
 
+use errors::Provokers;
 use ledger::Entry;
 use pointsman::demo::cluster::Member;
+use pointsman::resp::OwnError;
 use program::{Program, Spec};
 use stage::Stage;
 
@@ -28,16 +33,19 @@ const PROGRAMS: &[Spec] = &[
     Spec::php("phpredis", "connect"),
     Spec::php("phpredis", "pconnect"),
     Spec::php("predis", ""),
+    Spec::php("request", "ledger"),
     // The worker takes a job again that it could not say it had done.
     Spec::php("laravel", "phpredis").resends(),
     Spec::php("laravel", "predis").resends(),
     Spec::python("sync_client", "2").resends(),
     Spec::python("sync_client", "3").resends(),
+    Spec::python("sync_client", "once"),
     Spec::python("asyncio_client", "").resends(),
     Spec::python("pubsub", "2").resends(),
     Spec::python("pubsub", "3").resends(),
-    Spec::node("ioredis").resends(),
-    Spec::node("node-redis"),
+    Spec::node("ioredis", "again").resends(),
+    Spec::node("ioredis", "once"),
+    Spec::node("node-redis", ""),
     Spec::shell("redis_cli").resends(),
 ];
 
@@ -45,6 +53,7 @@ const PROGRAMS: &[Spec] = &[
 async fn programs_go_on_through_failovers() {
     let mut stage = Stage::set().await;
     let mut programs: Vec<Program> = PROGRAMS.iter().map(|spec| stage.start(spec)).collect();
+    let transactions = Provokers::start(OwnError::TransactionLost, &stage.cluster, stage.proxy.listen()).await;
     goes_on(&mut programs, "at rest").await;
 
     let old = stage.cluster.master().await.unwrap();
@@ -55,6 +64,7 @@ async fn programs_go_on_through_failovers() {
         let noticed: Vec<_> = program.entries().into_iter().filter(|e| !matches!(e, Entry::Acknowledged(_))).collect();
         assert!(noticed.is_empty(), "{}: noticed a planned failover: {noticed:?}", program.name());
     }
+    transactions.go().await;
     let old = stage.cluster.wait_settled(PATIENCE).await.unwrap();
 
     let before_kill: Vec<u64> = programs.iter().map(Program::last_id).collect();
@@ -62,12 +72,15 @@ async fn programs_go_on_through_failovers() {
     let new = stage.cluster.wait_master_other_than(old, PATIENCE).await.unwrap();
     goes_on(&mut programs, "after a kill -9").await;
 
-    stage.stop();
+    for program in &programs {
+        program.stop();
+    }
     let mut wrong = Vec::new();
     for (mut program, before_kill) in programs.into_iter().zip(before_kill) {
         program.wait_end(PATIENCE).await;
         let held = stage.list(new, program.key()).await;
-        wrong.extend(ledger::audit(&program, &held, before_kill));
+        let found = ledger::audit(program.entries(), program.resends, &held, before_kill);
+        wrong.extend(found.into_iter().map(|what| format!("{}: {what}", program.name())));
     }
     assert!(wrong.is_empty(), "{}\n{}", wrong.join("\n"), stage.proxy.log_tail());
 }
@@ -78,4 +91,19 @@ async fn goes_on(programs: &mut [Program], when: &str) {
     for (program, goal) in programs.iter_mut().zip(goals) {
         program.wait_acknowledged(goal, PATIENCE, when).await;
     }
+}
+
+/// php-fpm without persistent connections: each request connects, authenticates, selects its database, and closes.
+#[tokio::test]
+#[ignore = "until AUTH is judged without a connection of its own"]
+async fn requests_that_connect_cost_no_backend_connects() {
+    let stage = Stage::set().await;
+    let mut connects = Vec::new();
+    for _ in 0..2 {
+        let mut storm = stage.start(&Spec::php("request", "storm"));
+        storm.wait_end(PATIENCE).await;
+        connects.push(stage.proxy.metric("pointsman_backend_connects_total", "").await.unwrap());
+    }
+    // Those of the first are kept, and do for the second.
+    assert_eq!(connects[1], connects[0], "1000 requests");
 }

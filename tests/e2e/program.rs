@@ -10,7 +10,7 @@ use pointsman::demo::process::Process;
 use tokio::time::{Instant, sleep};
 
 use crate::ledger::Entry;
-use crate::stage::PASSWORD;
+use crate::stage::{PASSWORD, USER};
 
 const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e");
 /// Where `tests/e2e/install.sh` puts things.
@@ -57,8 +57,8 @@ impl Spec {
         Self::new(Language::Python, file, argument)
     }
 
-    pub(crate) const fn node(file: &'static str) -> Self {
-        Self::new(Language::Node, file, "")
+    pub(crate) const fn node(file: &'static str, argument: &'static str) -> Self {
+        Self::new(Language::Node, file, argument)
     }
 
     pub(crate) const fn shell(file: &'static str) -> Self {
@@ -106,6 +106,7 @@ pub(crate) struct Program {
     name: String,
     key: String,
     output: PathBuf,
+    stop: PathBuf,
     process: Process,
     pub(crate) resends: bool,
 }
@@ -114,20 +115,23 @@ impl Program {
     pub(crate) fn start(spec: &Spec, cluster: &Cluster, redis: SocketAddr) -> Self {
         let name = [spec.file, spec.argument].join(" ").trim().to_owned();
         let key = format!("ledger:{}", name.replace(' ', ":"));
-        let output = cluster.dir().join(format!("{}.out", name.replace(' ', "-")));
+        // `errors` is the name of a program in three languages.
+        let file = format!("{:?}-{}", spec.language, name.replace(' ', "-"));
+        let (output, stop) = (cluster.dir().join(format!("{file}.out")), cluster.dir().join(format!("{file}.stop")));
         let environment = [
             format!("REDIS_HOST={}", redis.ip()),
             format!("REDIS_PORT={}", redis.port()),
+            format!("REDIS_USER={USER}"),
             format!("REDIS_PASSWORD={PASSWORD}"),
             format!("LEDGER={key}"),
-            format!("STOP_FILE={}", cluster.dir().join("stop").display()),
+            format!("STOP_FILE={}", stop.display()),
             format!("PYTHONPATH={INSTALLED}/python"),
             format!("NODE_PATH={INSTALLED}/node/node_modules"),
         ];
         let words = environment.into_iter().chain(spec.command());
         let file = fs::File::create(&output).unwrap();
         let process = cluster.supervisor().spawn(Path::new("env"), words, Some(file)).unwrap();
-        Self { name, key, output, process, resends: spec.resends }
+        Self { name, key, output, stop, process, resends: spec.resends }
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -153,14 +157,28 @@ impl Program {
         self.entries().iter().map(Entry::id).max().unwrap_or(0)
     }
 
+    /// Asks it to end.
+    pub(crate) fn stop(&self) {
+        fs::write(&self.stop, "").unwrap();
+    }
+
     /// Until so many of its writes are acknowledged.
     pub(crate) async fn wait_acknowledged(&mut self, goal: usize, patience: Duration, when: &str) {
+        self.wait(patience, when, |program| program.acknowledged() >= goal).await;
+    }
+
+    /// Until it has said this line.
+    pub(crate) async fn wait_said(&mut self, line: &str, patience: Duration) {
+        self.wait(patience, line, |program| program.said().lines().any(|l| l == line)).await;
+    }
+
+    async fn wait(&mut self, patience: Duration, what: &str, reached: impl Fn(&Self) -> bool) {
         let end = Instant::now() + patience;
-        while self.acknowledged() < goal {
+        while !reached(self) {
             if let Some(status) = self.process.ended().unwrap() {
-                panic!("{}: ended {when} with {status}:\n{}", self.name, self.last_lines());
+                panic!("{}: {what}: ended with {status}:\n{}", self.name, self.last_lines());
             }
-            assert!(Instant::now() < end, "{}: does not go on {when}:\n{}", self.name, self.last_lines());
+            assert!(Instant::now() < end, "{}: {what}: never:\n{}", self.name, self.last_lines());
             sleep(Duration::from_millis(50)).await;
         }
     }

@@ -13,6 +13,9 @@ use crate::program::{Program, Spec};
 
 pub(crate) const PASSWORD: &str = "e2e-secret";
 
+/// Whose transactions no other node than the first master would queue.
+pub(crate) const USER: &str = "changing";
+
 pub(crate) struct Stage {
     pub(crate) cluster: Cluster,
     pub(crate) proxy: Proxy,
@@ -20,8 +23,12 @@ pub(crate) struct Stage {
 
 impl Stage {
     pub(crate) async fn set() -> Self {
-        let settings = Settings { password: Some(PASSWORD.into()), ..Settings::default() };
+        let user = format!("user {USER} on >{PASSWORD} ~* &* +@all");
+        let settings = Settings { password: Some(PASSWORD.into()), redis_lines: vec![user], ..Settings::default() };
         let cluster = Cluster::start(settings).await.unwrap();
+        for replica in [1, 2] {
+            cluster.ask(Member::Node(replica), &["ACL", "SETUSER", USER, "-set"]).await.unwrap();
+        }
         let secret = cluster.dir().join("backend.pw");
         fs::write(&secret, PASSWORD).unwrap();
         // On a busy machine Sentinel may need long; what is waited for is not what is tested here.
@@ -38,11 +45,6 @@ impl Stage {
 
     pub(crate) fn start(&self, spec: &Spec) -> Program {
         Program::start(spec, &self.cluster, self.proxy.listen())
-    }
-
-    /// Asks the programs to end.
-    pub(crate) fn stop(&self) {
-        fs::write(self.cluster.dir().join("stop"), "").unwrap();
     }
 
     /// A list as a node has it, from whatever database its program used.

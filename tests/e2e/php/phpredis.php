@@ -16,8 +16,8 @@ function open_redis(string $connect): Redis
 function at_rest(Redis $redis, string $connect): void
 {
     $bytes = random_bytes(100_000);
-    same(true, $redis->set('rest:bytes', $bytes));
-    same($bytes, $redis->get('rest:bytes'));
+    same(true, $redis->set("rest:bytes:$connect", $bytes));
+    same($bytes, $redis->get("rest:bytes:$connect"));
     same(false, $redis->get('rest:nothing'));
     $redis->del("rest:$connect");
 
@@ -40,7 +40,7 @@ function at_rest(Redis $redis, string $connect): void
     while ($keys = $redis->scan($cursor, 'rest:*', 10)) {
         $found = [...$found, ...$keys];
     }
-    same(true, in_array('rest:bytes', $found));
+    same(true, in_array("rest:bytes:$connect", $found));
 
     // Two connections of one process each keep their database. (A persistent one is the same connection again.)
     $other = open_redis('connect');

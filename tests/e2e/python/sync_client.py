@@ -1,12 +1,15 @@
-"""redis-py, with RESP `2` or `3`."""
+"""redis-py, with RESP `2` or `3`, or `once`: so that it sends nothing a second time by itself."""
 
 import sys
 import time
 
 import redis
 from ledger import same, setting, stopped
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-protocol = int(sys.argv[1])
+mode = sys.argv[1]
+changes = {"2": {"protocol": 2}, "3": {"protocol": 3}, "once": {"retry": Retry(NoBackoff(), 0)}}
 
 
 def open_redis():
@@ -15,14 +18,14 @@ def open_redis():
         port=int(setting("REDIS_PORT")),
         password=setting("REDIS_PASSWORD"),
         db=1,
-        protocol=protocol,
         socket_timeout=20,  # seconds, longer than hold_timeout; its default, 5, is shorter
         health_check_interval=1,  # a PING before a command on a connection that has been idle for as long
+        **changes[mode],
     )
 
 
 def at_rest(r):
-    key = f"rest:{protocol}"
+    key = f"rest:{mode}"
     value = bytes(range(256)) * 400
     r.set(key, value)
     same(value, r.get(key))

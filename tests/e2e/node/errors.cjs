@@ -1,0 +1,44 @@
+// ioredis: what becomes of an error reply that pointsman makes. It has to be a rejection, never a value.
+'use strict';
+
+const fs = require('node:fs');
+const Redis = require('ioredis');
+const { setTimeout: pause } = require('node:timers/promises');
+const { setting } = require('./ledger.cjs');
+
+const openRedis = (more = {}) => {
+  const redis = new Redis({ host: setting('REDIS_HOST'), port: Number(setting('REDIS_PORT')), ...more });
+  redis.on('error', (error) => console.log(`error event: ${error.message}`));
+  return redis;
+};
+
+async function waitForGo() {
+  console.log('ready');
+  while (!fs.existsSync(setting('STOP_FILE'))) await pause(10);
+}
+
+async function provoke(error) {
+  if (error === 'TooManyClients') {
+    await waitForGo();
+    // By default it tries twenty times, for ten seconds.
+    return openRedis({ maxRetriesPerRequest: 3 }).get('key');
+  }
+  const user = { username: process.env.REDIS_USER, password: setting('REDIS_PASSWORD') };
+  const redis = openRedis(error === 'TransactionLost' ? user : {});
+  await redis.ping();
+  if (error === 'TransactionLost') {
+    await redis.multi({ pipeline: false });
+    await redis.set('errors:node', 1);
+  }
+  await waitForGo();
+  switch (error) {
+    case 'NoMaster': return redis.get('key');
+    case 'PinLimit': return redis.blpop('key', 1);
+    case 'Refused': return redis.replicaof('NO', 'ONE');
+    case 'TransactionLost': return redis.exec();
+  }
+}
+
+provoke(process.argv[2])
+  .then((value) => console.log('value', value), (error) => console.log(`threw ${error.name} ${error.message}`))
+  .finally(() => process.exit());

@@ -1,0 +1,50 @@
+<?php
+// phpredis: what becomes of an error reply that pointsman makes. It has to be an exception, never a value. With Redis as
+// with pointsman, phpredis makes `false` of every error in place of an array; then getLastError() has to tell.
+
+require __DIR__.'/ledger.php';
+
+function open_redis(): Redis
+{
+    $redis = new Redis();
+    $redis->connect(setting('REDIS_HOST'), (int) setting('REDIS_PORT'), 2.0, null, 0, 20.0);
+    return $redis;
+}
+
+function wait_for_go(): void
+{
+    say('ready');
+    while (!stopped()) {
+        usleep(10_000);
+    }
+}
+
+function provoke(string $error): mixed
+{
+    if ($error === 'TooManyClients') {
+        wait_for_go();
+        return open_redis()->get('key');
+    }
+    $redis = open_redis();
+    if ($error === 'TransactionLost') {
+        $redis->auth([setting('REDIS_USER'), setting('REDIS_PASSWORD')]);
+        $redis->multi();
+        $redis->set('errors:php', 1);
+    } else {
+        $redis->ping();
+    }
+    wait_for_go();
+    return match ($error) {
+        'NoMaster' => $redis->get('key'),
+        'PinLimit' => $redis->blPop(['key'], 1) === false
+            ? throw new RedisException("false, {$redis->getLastError()}") : 'an array',
+        'Refused' => $redis->rawCommand('REPLICAOF', 'NO', 'ONE'),
+        'TransactionLost' => $redis->exec(),
+    };
+}
+
+try {
+    say('value '.var_export(provoke($argv[1]), true));
+} catch (RedisException $e) {
+    say('threw '.get_class($e).' '.$e->getMessage());
+}
