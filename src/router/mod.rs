@@ -77,6 +77,8 @@ pub enum Step {
     Caching,
     /// Changes the connection in a way that is not followed: it is the session's until the client leaves.
     Keep,
+    /// As `Keep`, and its RESP version is not followed either.
+    Hello,
 }
 
 /// What a client asks about clients.
@@ -111,6 +113,11 @@ pub enum Local {
 
 /// Decides. `frame` is the whole command, `argc` its number of arguments, the name included.
 pub fn route(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Route {
+    // A RESP2 subscriber may do next to nothing, and the server has the words for that.
+    let may_not = state.subscribed && !state.key.resp3 && !state.rephrased;
+    if may_not && !matches!(info.kind, Kind::Subscribe | Kind::Unsubscribe | Kind::Quit | Kind::Reset) {
+        return pinned(Effect::Read, Step::Once);
+    }
     if let Some(route) = everywhere(info, frame, argc, state) {
         return route;
     }
@@ -177,13 +184,13 @@ fn effect(info: &CommandInfo) -> Effect {
 
 fn in_transaction(info: &CommandInfo, argc: u32) -> Route {
     match info.kind {
-        Kind::Exec => pinned(Effect::Write, Step::Exec),
-        // With arguments it is refused, and the transaction stays open.
+        // With arguments they are refused, and the transaction stays open.
+        Kind::Exec if argc == 1 => pinned(Effect::Write, Step::Exec),
         Kind::Discard if argc == 1 => pinned(Effect::Deferred, Step::Discard),
         // Queued like any other, but what they do to the connection when the transaction runs is not followed.
+        Kind::Hello => pinned(Effect::Deferred, Step::Hello),
         Kind::Select
         | Kind::Auth
-        | Kind::Hello
         | Kind::Reset
         | Kind::Subscribe
         | Kind::Unsubscribe
@@ -200,14 +207,15 @@ fn on_own_connection(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
         Kind::Unwatch if argc == 1 => pinned(Effect::Deferred, Step::Unwatch),
         Kind::Unwatch => pinned(Effect::Read, Step::Once),
         Kind::Multi if argc > 1 => pinned(Effect::Read, Step::Once),
-        Kind::Select | Kind::Auth | Kind::Hello | Kind::Reset => pinned(effect(info), Step::Keep),
+        Kind::Watch if argc == 1 => pinned(Effect::Read, Step::Once),
+        Kind::Hello => pinned(effect(info), Step::Hello),
+        Kind::Select | Kind::Auth | Kind::Reset => pinned(effect(info), Step::Keep),
         Kind::Client => match client(frame) {
             Route::Shared(effect) => pinned(effect, Step::Once),
             other => other,
         },
-        Kind::Plain | Kind::Scan | Kind::Script | Kind::Exec | Kind::Discard | Kind::ScriptControl => {
-            pinned(effect(info), Step::Once)
-        }
+        Kind::Plain | Kind::Scan | Kind::Script | Kind::Exec | Kind::Discard => pinned(effect(info), Step::Once),
+        Kind::ScriptControl if !is(argument(frame, 1), b"DEBUG") => pinned(effect(info), Step::Once),
         Kind::BlockingIfAsked if !blocks(frame) => pinned(effect(info), Step::Once),
         _ => unpinned(info, frame, argc),
     }
@@ -226,7 +234,9 @@ fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
         Kind::Multi if argc == 1 => pinned(Effect::Deferred, Step::Multi),
         // An error that opens nothing.
         Kind::Multi => Route::Shared(Effect::Read),
-        Kind::Watch => pinned(Effect::Deferred, Step::Watch),
+        Kind::Watch if argc > 1 => pinned(Effect::Deferred, Step::Watch),
+        // An error that watches nothing.
+        Kind::Watch => Route::Shared(Effect::Read),
         Kind::Subscribe => {
             let answer = Answer::Confirmations(argc.saturating_sub(1).max(1));
             Route::Pinned(Pinned { effect: Effect::Deferred, answer, step: Step::Subscribe })

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::Step;
 use crate::backend::Key;
 
 /// Whether replies go to the client (`CLIENT REPLY`).
@@ -35,6 +36,8 @@ pub struct State {
     pub tracking: bool,
     /// The connection was changed in a way that is not followed.
     pub kept: bool,
+    /// And so was its RESP version, perhaps.
+    pub rephrased: bool,
 }
 
 impl State {
@@ -49,7 +52,32 @@ impl State {
             subscribed: false,
             tracking: false,
             kept: false,
+            rephrased: false,
         }
+    }
+
+    /// Takes note of a command that is on its way on the session's own connection. Returns whether the connection may be
+    /// free after its reply; what is subscribed and tracked then, the replies say.
+    pub fn sent(&mut self, step: Step) -> bool {
+        match step {
+            Step::Once | Step::Caching => return !self.is_pinned(),
+            Step::Multi => self.multi = true,
+            Step::Exec | Step::Discard => (self.multi, self.watching) = (false, false),
+            Step::Watch => self.watching = true,
+            Step::Unwatch => self.watching = false,
+            Step::Subscribe => self.subscribed = true,
+            Step::Monitor | Step::Sync | Step::Keep => self.kept = true,
+            Step::Hello => (self.kept, self.rephrased) = (true, true),
+            Step::Block(_) | Step::Wait | Step::Queue | Step::Track => {}
+        }
+        let stays =
+            [Step::Multi, Step::Queue, Step::Watch, Step::Monitor, Step::Sync, Step::Keep, Step::Hello].contains(&step);
+        !stays
+    }
+
+    /// What was sent and would have changed the connection in a way that is not followed was refused.
+    pub fn unchanged(&mut self) {
+        (self.kept, self.rephrased) = (false, false);
     }
 
     /// Whether the session has a connection of its own beyond one command.

@@ -84,7 +84,9 @@ fn nothing_in_a_transaction_reaches_a_shared_connection() {
     assert_eq!(step("MULTI", &s), Some(Step::Queue), "the backend refuses it in its own words");
     assert_eq!(step("EXEC", &s), Some(Step::Exec));
     assert_eq!(step("DISCARD", &s), Some(Step::Discard));
-    for smuggled in ["SELECT 5", "HELLO 3", "AUTH x", "SUBSCRIBE c", "MONITOR", "CLIENT TRACKING ON", "WHATISIT"] {
+    assert_eq!(step("HELLO 3", &s), Some(Step::Hello));
+    assert_eq!(step("EXEC x", &s), Some(Step::Queue), "it stays open");
+    for smuggled in ["SELECT 5", "AUTH x", "SUBSCRIBE c", "MONITOR", "CLIENT TRACKING ON", "WHATISIT"] {
         assert_eq!(step(smuggled, &s), Some(Step::Keep), "{smuggled}");
     }
     assert!(matches!(decide("CLIENT REPLY OFF", &s), Route::Refuse(_)));

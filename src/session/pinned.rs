@@ -157,50 +157,32 @@ impl Session {
                 conn.queue(self.entry(ping, Effect::Deferred, Answer::Replies, Audience::Ours));
             }
             router::Step::Multi => {
-                self.transaction.opening |= !std::mem::replace(&mut self.state.multi, true);
+                self.transaction.opening |= !self.state.multi;
                 self.transaction.log(bytes.clone());
             }
             router::Step::Queue => self.transaction.log(bytes.clone()),
-            router::Step::Exec | router::Step::Discard => {
-                self.transaction.end(self.state.watching);
-                (self.state.multi, self.state.watching) = (false, false);
-            }
-            router::Step::Watch => self.state.watching = true,
-            router::Step::Unwatch => {
-                self.state.watching = false;
-                self.transaction.watch_lost = false;
-            }
-            router::Step::Subscribe => {
-                self.state.subscribed = true;
-                self.describe();
-            }
+            router::Step::Exec | router::Step::Discard => self.transaction.end(self.state.watching),
+            router::Step::Unwatch => self.transaction.watch_lost = false,
             router::Step::Monitor | router::Step::Sync => {
                 conn.set_raw();
-                self.state.kept = true;
                 self.tunnel = way.step == router::Step::Sync;
             }
             router::Step::Track => self.tracking.ask(bytes.clone()),
-            router::Step::Caching => {}
-            router::Step::Keep => {
+            router::Step::Keep | router::Step::Hello => {
                 if self.state.multi {
                     self.transaction.log(bytes.clone());
                 }
-                self.judging = !std::mem::replace(&mut self.state.kept, true) && !self.state.multi;
+                self.judging = !self.state.kept && !self.state.multi;
             }
+            router::Step::Caching | router::Step::Watch | router::Step::Subscribe => {}
         }
-        let stays = matches!(
-            way.step,
-            router::Step::Multi
-                | router::Step::Queue
-                | router::Step::Watch
-                | router::Step::Monitor
-                | router::Step::Sync
-                | router::Step::Keep
-        ) || matches!(way.step, router::Step::Once | router::Step::Caching) && self.state.is_pinned();
+        self.unpin = self.state.sent(way.step);
+        if way.step == router::Step::Subscribe {
+            self.describe();
+        }
         if self.state.tracking {
             self.tracking.send(way.step == router::Step::Caching);
         }
-        self.unpin = !stays;
         self.ends_state = !matches!(way.step, router::Step::Once | router::Step::Block(_) | router::Step::Wait);
         let scripts = matches!(command.id.info().kind, Kind::Script | Kind::ScriptControl)
             && self.pool.context.has_news_of_scripts(&bytes);
@@ -290,7 +272,7 @@ impl Session {
     /// subcommands of `CLIENT` that their server does not have; what is refused has changed nothing.
     pub(super) fn finish_judging(&mut self) {
         if self.pin.as_ref().is_some_and(|(conn, _)| conn.is_refused()) {
-            self.state.kept = false;
+            self.state.unchanged();
             self.ends_state = false;
             self.unpin = !self.state.is_pinned();
         }

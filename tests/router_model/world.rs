@@ -1,0 +1,275 @@
+//! One client's commands, put to one connection of its own and, by way of the router, to shared and pinned ones; and
+//! what must not differ.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use pointsman::backend::Key;
+use pointsman::config::{Credentials, Secret};
+use pointsman::resp::{Kind, encode_command, lookup};
+use pointsman::router::{Local, Replies, Route, State, Step, route};
+
+use super::connection::{Connection, Words};
+
+/// Database, user, RESP version.
+type PoolKey = (u32, String, bool);
+
+/// See the module.
+pub struct World {
+    /// The connection that the client believes to have.
+    one: Connection,
+    one_replies: Replies,
+    state: State,
+    shared: HashMap<PoolKey, Connection>,
+    pin: Option<Connection>,
+    /// A command of the transaction was refused.
+    spoiled: bool,
+    /// The last answer was pointsman's.
+    own_words: bool,
+    ended: bool,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let key = Key { database: 0, resp3: false, user: None };
+        Self {
+            one: Connection::new(0, "default", false),
+            one_replies: Replies::On,
+            state: State::new(key),
+            shared: HashMap::new(),
+            pin: None,
+            spoiled: false,
+            own_words: false,
+            ended: false,
+        }
+    }
+
+    /// Puts one command to both; what differs, or is left where it must not be.
+    pub fn put(&mut self, words: &Words) -> Result<(), String> {
+        if self.ended {
+            return Ok(());
+        }
+        let expected = self.expect(words);
+        let got = self.answer(words);
+        // Whether a connection whose RESP version is not followed is a RESP2 subscriber's, where nothing of this is
+        // answered, pointsman does not know; nor what its name is. What follows is of no use.
+        let unknown = self.state.rephrased && !self.one.subscribed.is_empty();
+        if self.state.kept && self.own_words && (got != expected || unknown) {
+            self.ended = true;
+        }
+        if got != expected && !self.ended {
+            return Err(format!("answered {got:?}, not {expected:?}"));
+        }
+        self.check()
+    }
+
+    /// What the one connection answers; none if its client has turned replies off.
+    fn expect(&mut self, words: &Words) -> Option<String> {
+        if let Some(mode) = reply_mode(words)
+            && self.one.queued.is_none()
+            && (self.one.subscribed.is_empty() || self.one.resp3)
+        {
+            self.one_replies = mode;
+            return (mode == Replies::On).then(|| "+OK".into());
+        }
+        let answer = self.one.run(words);
+        if words[0].eq_ignore_ascii_case("reset") && answer == "+RESET" {
+            self.one_replies = Replies::On;
+        }
+        audible(&mut self.one_replies, words, answer)
+    }
+
+    fn answer(&mut self, words: &Words) -> Option<String> {
+        let info = lookup(words[0].as_bytes()).info();
+        let frame = encode_command(words);
+        let route = route(info, &frame, words.len() as u32, &self.state);
+        self.own_words = matches!(route, Route::Local(_) | Route::About(_));
+        match route {
+            Route::Shared(_) => {
+                let key = self.key();
+                let conn = self.shared.entry(key.clone()).or_insert_with(|| Connection::new(key.0, &key.1, key.2));
+                let answer = conn.run(words);
+                self.say(words, answer)
+            }
+            Route::Pinned(way) => {
+                let (database, user, resp3) = self.key();
+                let pin = self.pin.get_or_insert_with(|| Connection::new(database, &user, resp3));
+                if way.step == Step::Exec && std::mem::take(&mut self.spoiled) {
+                    pin.spoiled |= pin.queued.is_some();
+                }
+                if way.step == Step::Discard {
+                    self.spoiled = false;
+                }
+                let answer = pin.run(words);
+                let (refused, kept) = (answer.starts_with('-'), self.state.kept);
+                let may_be_free = self.state.sent(way.step);
+                if refused && way.step == Step::Multi {
+                    self.state.multi = false;
+                } else if refused && !kept && !self.state.multi && matches!(way.step, Step::Keep | Step::Hello) {
+                    self.state.unchanged();
+                }
+                if may_be_free {
+                    self.state.subscribed = !pin.subscribed.is_empty();
+                    self.state.tracking = pin.other.contains("tracking");
+                }
+                self.say(words, answer)
+            }
+            Route::Judge | Route::About(_) if !matches!(info.kind, Kind::Auth | Kind::Hello) => {
+                let (database, user, resp3) = self.key();
+                let answer = Connection::new(database, &user, resp3).run(words);
+                self.say(words, answer)
+            }
+            Route::Judge | Route::About(_) => {
+                let (database, user, resp3) = self.key();
+                let mut judge = Connection::new(database, &user, resp3);
+                judge.name = self.name();
+                let answer = judge.run(words);
+                self.adopt(&judge);
+                self.say(words, answer)
+            }
+            Route::Select(database) => {
+                let (_, user, resp3) = self.key();
+                let mut asked = Connection::new(0, &user, resp3);
+                let answer = asked.run(&vec!["SELECT".into(), database.to_string()]);
+                if answer == "+OK" {
+                    self.state.key.database = database;
+                }
+                self.say(words, answer)
+            }
+            Route::Local(local) => self.local(words, local),
+            Route::Refuse(_) => {
+                // Said by pointsman and in words of its own; a transaction is spoiled by it.
+                self.spoiled |= self.state.multi;
+                self.one.spoiled |= self.one.queued.is_some();
+                if let Some(queued) = &mut self.one.queued
+                    && queued.last() == Some(words)
+                {
+                    queued.pop();
+                }
+                let answer = if self.one.queued.is_some() { "+QUEUED" } else { "refused" };
+                let answer = if arity_refused(words) { "-not queued".to_owned() } else { answer.to_owned() };
+                self.say(words, answer)
+            }
+        }
+    }
+
+    fn local(&mut self, words: &Words, local: Local) -> Option<String> {
+        match local {
+            Local::Quit => {
+                self.ended = true;
+                None
+            }
+            Local::Reset => {
+                self.pin = None;
+                self.spoiled = false;
+                self.state = State::new(Key { database: 0, resp3: false, user: None });
+                self.say(words, "+RESET".into())
+            }
+            Local::SetName => {
+                let name = &words[2];
+                if name.contains(' ') {
+                    return self.say(words, "-bad name".into());
+                }
+                self.state.name = (!name.is_empty()).then(|| name.clone().into());
+                self.say(words, "+OK".into())
+            }
+            Local::GetName => {
+                let answer = format!("name {}", self.name());
+                self.say(words, answer)
+            }
+            Local::Id => self.say(words, "id".into()),
+            Local::Reply(mode) => {
+                self.state.replies = mode;
+                (mode == Replies::On).then(|| "+OK".into())
+            }
+        }
+    }
+
+    fn say(&mut self, words: &Words, answer: String) -> Option<String> {
+        audible(&mut self.state.replies, words, answer)
+    }
+
+    /// What a backend has accepted of `AUTH` or `HELLO`.
+    fn adopt(&mut self, judge: &Connection) {
+        let credentials =
+            |user: &str| Rc::new(Credentials { user: Some(user.to_owned()), password: Secret::new(user) });
+        self.state.key.user = (judge.user != "default").then(|| credentials(&judge.user));
+        self.state.key.resp3 = judge.resp3;
+        self.state.name = (!judge.name.is_empty()).then(|| judge.name.clone().into());
+    }
+
+    fn key(&self) -> PoolKey {
+        let key = &self.state.key;
+        let user = key.user.as_ref().and_then(|c| c.user.clone()).unwrap_or_else(|| "default".into());
+        (key.database, user, key.resp3)
+    }
+
+    fn name(&self) -> String {
+        self.state.name.as_ref().map(|n| String::from_utf8_lossy(n).into_owned()).unwrap_or_default()
+    }
+
+    /// What holds after every command.
+    fn check(&mut self) -> Result<(), String> {
+        for (key, conn) in &self.shared {
+            if !conn.is_clean() || (conn.database, &conn.user, conn.resp3) != (key.0, &key.1, key.2) {
+                return Err(format!("the shared connection {key:?} is left as {conn:?}"));
+            }
+        }
+        if !self.state.is_pinned()
+            && let Some(pin) = self.pin.take()
+        {
+            let clean = Connection { blocked: false, ..pin.clone() }.is_clean();
+            if !clean || (pin.database, &pin.user, pin.resp3) != (self.one.database, &self.one.user, self.one.resp3) {
+                return Err(format!("a pinned connection goes back as {pin:?}"));
+            }
+        }
+        let one = &self.one;
+        if self.state.kept {
+            // What is not followed is the pin's to know.
+            return match &self.pin {
+                Some(_) => Ok(()),
+                None => Err("kept, and there is no connection".into()),
+            };
+        }
+        let state = &self.state;
+        let seen = (self.key(), self.name(), state.multi, state.watching, state.subscribed, state.tracking);
+        let true_key = (one.database, one.user.clone(), one.resp3);
+        let (subscribed, tracking) = (!one.subscribed.is_empty(), one.other.contains("tracking"));
+        let truth = (true_key, one.name.clone(), one.queued.is_some(), one.watching, subscribed, tracking);
+        if seen != truth {
+            return Err(format!("the session is {seen:?}, and should be {truth:?}"));
+        }
+        if !one.other.is_empty() && self.pin.is_none() {
+            return Err(format!("{:?} is not on any connection", one.other));
+        }
+        Ok(())
+    }
+}
+
+fn reply_mode(words: &Words) -> Option<Replies> {
+    let [command, sub, mode] = words.as_slice() else { return None };
+    if !command.eq_ignore_ascii_case("client") || !sub.eq_ignore_ascii_case("reply") {
+        return None;
+    }
+    match mode.to_lowercase().as_str() {
+        "on" => Some(Replies::On),
+        "off" => Some(Replies::Off),
+        "skip" => Some(Replies::Skip),
+        _ => None,
+    }
+}
+
+/// Whether Redis itself would not queue a command that pointsman refuses.
+fn arity_refused(words: &Words) -> bool {
+    matches!(words[1].to_uppercase().as_str(), "KILL") && words.len() < 3
+}
+
+/// What becomes of an answer while replies may be turned off. Confirmations of subscriptions always come.
+fn audible(replies: &mut Replies, words: &Words, answer: String) -> Option<String> {
+    let confirmation = answer.contains("subscribe ") && words[0].to_lowercase().contains("subscribe");
+    let silent = *replies != Replies::On && !confirmation;
+    if *replies == Replies::Skip {
+        *replies = Replies::On;
+    }
+    (!silent).then_some(answer)
+}
