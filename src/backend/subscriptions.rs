@@ -54,7 +54,7 @@ impl Subscriptions {
     /// RESP3 anything may be answered meanwhile, a list that begins with the word "message" too.
     pub fn note(&mut self, frame: &[u8], expected: bool) -> Frame {
         let resp3 = frame.first() == Some(&b'>');
-        if !resp3 && (frame.first() != Some(&b'*') || self.pushes || (!expected && self.is_empty())) {
+        if !resp3 && (frame.first() != Some(&b'*') || !expected && (self.pushes || self.is_empty())) {
             return Frame::Reply;
         }
         let Some(word) = first_word(frame) else { return if resp3 { Frame::Push } else { Frame::Reply } };
@@ -138,6 +138,15 @@ mod tests {
             assert_eq!(s.note(list.as_bytes(), false), Frame::Reply, "{word}");
         }
         assert!(!s.is_empty());
+    }
+
+    #[test]
+    fn a_subscriber_that_goes_back_to_resp2_is_confirmed() {
+        let mut s = Subscriptions::default();
+        s.note(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", true);
+        let confirmation = b"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n";
+        assert_eq!(s.note(confirmation, true), Frame::Confirmation(Kind::Channel));
+        assert!(s.is_empty());
     }
 
     #[test]
