@@ -24,6 +24,7 @@ impl Provokers {
             OwnError::TooManyClients => "TooManyClients",
             OwnError::Refused => "Refused",
             OwnError::TransactionLost => "TransactionLost",
+            OwnError::StaleCursor => "StaleCursor",
         };
         let specs = [Spec::php("errors", argument), Spec::python("errors", argument), Spec::node("errors", argument)];
         let mut programs: Vec<Program> = specs.iter().map(|spec| Program::start(spec, cluster, redis)).collect();
