@@ -5,7 +5,7 @@ CARGO ?= cargo
 FAST := --locked --profile fast
 SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 
-.PHONY: help build demo test test-all soak lint doc check-config audit bench conformance clean
+.PHONY: help build demo test test-all soak limits lint doc check-config audit bench conformance clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -31,6 +31,10 @@ test-all: test ## and those too
 soak: ## a hundred clients through planned failovers and killed masters for ten minutes; SOAK_SEED=n repeats one
 	@tests/install.sh $(SERVERS)
 	$(CARGO) test $(FAST) --test isolation -- --ignored --nocapture ten_minutes
+
+limits: ## every limit at full size, and what the neighbours notice (minutes, on a quiet machine)
+	@tests/install.sh $(SERVERS)
+	$(CARGO) test $(FAST) --test limits -- --include-ignored --nocapture --test-threads 1
 
 lint: ## formatting and clippy, warnings denied
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::metrics::WorkerStats;
+use crate::metrics::{Limit, WorkerStats};
 use crate::net::{Accepted, Listener};
 use crate::resp::OwnError;
 use crate::worker::NewClient;
@@ -81,8 +81,10 @@ pub async fn serve(
         };
         match socket {
             Ok(socket) if targets.clients_of(service) >= max_clients as u64 => {
-                // The accepting thread is the only one that writes this counter, whichever worker's it is.
-                targets.workers[0].stats.services[service].clients_rejected.add(1);
+                // The accepting thread is the only one that writes these counters, whichever worker's they are.
+                let stats = &targets.workers[0].stats.services[service];
+                stats.clients_rejected.add(1);
+                stats.reached(Limit::MaxClients);
                 refuse(socket, max_clients);
             }
             Ok(socket) => {

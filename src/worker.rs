@@ -13,6 +13,7 @@ use std::time::Duration;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinError, JoinSet};
 
 use crate::backend::{Context, Downstream, Scripts, Stats};
 use crate::clients::{Clients, Presence};
@@ -90,37 +91,48 @@ impl Worker {
     }
 
     async fn run(mut self) {
+        // Without one of these tasks the worker would go on as if nothing had changed: clients that wait for ever are
+        // worse off than those that are closed.
+        let mut essential = JoinSet::new();
         let services = std::mem::take(&mut self.services);
         let clients: Vec<Arc<Clients>> = services.iter().map(|s| Arc::clone(&s.clients)).collect();
         let pools: Vec<Rc<Pool>> =
-            services.into_iter().enumerate().map(|(number, service)| self.pool(number, service)).collect();
-        let ticks = tokio::task::spawn_local(tick(pools.clone(), Arc::clone(&self.heartbeats), self.number));
+            services.into_iter().enumerate().map(|(number, s)| self.pool(number, s, &mut essential)).collect();
+        essential.spawn_local(tick(pools.clone(), Arc::clone(&self.heartbeats), self.number));
         let sessions = Sessions::default();
         for clients in &clients {
-            tokio::task::spawn_local(close_killed(Arc::clone(clients), self.number, Rc::clone(&sessions.open)));
+            essential.spawn_local(close_killed(Arc::clone(clients), self.number, Rc::clone(&sessions.open)));
         }
-        while let Some(client) = self.inbox.recv().await {
-            let pool = Rc::clone(&pools[client.service]);
-            match register(client.socket) {
-                Ok((stream, addr, laddr)) => {
-                    let presence = clients[client.service].join(client.id, self.number, addr, laddr);
-                    sessions.start(pool, stream, presence);
+        let serve = async {
+            while let Some(client) = self.inbox.recv().await {
+                let pool = Rc::clone(&pools[client.service]);
+                match register(client.socket) {
+                    Ok((stream, addr, laddr)) => {
+                        let presence = clients[client.service].join(client.id, self.number, addr, laddr);
+                        sessions.start(pool, stream, presence);
+                    }
+                    // Gone before it was looked at.
+                    Err(error) => tracing::debug!(%error, "a client left before it was served"),
                 }
-                // Gone before it was looked at.
-                Err(error) => tracing::debug!(%error, "a client left before it was served"),
+            }
+            sessions.drain().await;
+        };
+        tokio::select! {
+            () = serve => {}
+            failure = failure(&mut essential) => {
+                tracing::error!(worker = self.number, "a task of a worker has failed: its clients are closed");
+                std::panic::resume_unwind(failure.into_panic());
             }
         }
-        sessions.drain().await;
-        ticks.abort();
     }
 
-    fn pool(&self, number: usize, service: WorkerService) -> Rc<Pool> {
+    fn pool(&self, number: usize, service: WorkerService, essential: &mut JoinSet<()>) -> Rc<Pool> {
         let WorkerService { config, scripts, link, mut topology, hints, .. } = service;
         let stats = Stats::new(Arc::clone(&self.stats), number);
         let context = Context::new(config, Access::new(link), stats, hints, scripts);
         let pool = Rc::new(Pool::new(Rc::new(context)));
         let follower = Rc::clone(&pool);
-        tokio::task::spawn_local(async move {
+        essential.spawn_local(async move {
             loop {
                 let current = Arc::clone(&topology.borrow_and_update());
                 follower.apply(current);
@@ -130,6 +142,17 @@ impl Worker {
             }
         });
         pool
+    }
+}
+
+/// The first panic among the tasks. One that ends otherwise has nothing more to do: control has ended.
+async fn failure(tasks: &mut JoinSet<()>) -> JoinError {
+    loop {
+        match tasks.join_next().await {
+            Some(Err(error)) if error.is_panic() => return error,
+            Some(_) => {}
+            None => std::future::pending().await,
+        }
     }
 }
 
@@ -220,5 +243,23 @@ impl Drop for Left {
         stats.clients.sub(1);
         stats.clients_closed[self.reason.get() as usize].add(1);
         self.open.borrow_mut().remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(flavor = "local")]
+    async fn a_panic_in_one_of_the_tasks_is_noticed() {
+        let mut tasks = JoinSet::new();
+        tasks.spawn_local(async {});
+        tasks.spawn_local(std::future::pending());
+        tasks.spawn_local(async {
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        });
+        let failure = failure(&mut tasks).await.into_panic();
+        assert_eq!(failure.downcast_ref(), Some(&"on purpose"));
     }
 }

@@ -210,9 +210,10 @@ impl Connection {
 
     /// Ends the connection: what was on it is dealt with as [`Fate`] says, and its task ends.
     pub fn close(&self, why: Lost) {
-        if self.lost.replace(Some(why)).is_some() {
+        if self.lost.get().is_some() {
             return;
         }
+        self.lost.set(Some(why));
         self.writer.shutdown();
         self.context.access.link().unregister(self.id);
         let stats = &self.context.stats;
@@ -255,7 +256,7 @@ impl Connection {
             if to.is_mid_reply() {
                 to.close(CloseReason::UnknownOutcome);
             } else if entry.partial {
-                self.resolve_partial(to, fate);
+                self.resolve_partial(to, fate, silent);
             } else if fate == Fate::Written(Effect::Write) {
                 self.context.stats.commands_unknown.add(1);
                 if to.is_salvaging() {
@@ -272,8 +273,10 @@ impl Connection {
     }
 
     /// A large command whose beginning is gone: if the backend never had its end, it did not run.
-    fn resolve_partial(&self, to: &Downstream, fate: Fate) {
-        if fate == Fate::NeverWritten {
+    fn resolve_partial(&self, to: &Downstream, fate: Fate, silent: bool) {
+        if fate == Fate::NeverWritten && silent {
+            to.swallow(1, false);
+        } else if fate == Fate::NeverWritten {
             to.deliver(half_streamed(&self.context.config.name), 1);
             to.outbox.flush();
             to.after_flush();
@@ -423,7 +426,9 @@ impl Connection {
                 self.wake.raise();
             }
             io::ErrorKind::Interrupted => return false,
-            _ => self.close(Lost::Closed),
+            _ if self.is_idle() => self.close(Lost::Closed),
+            // What the backend answered before it went may still be there to be read; the reader finds the end.
+            _ => self.retire(),
         }
         true
     }

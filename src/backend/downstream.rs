@@ -45,6 +45,8 @@ pub struct Downstream {
     parked: RefCell<Vec<Parked>>,
     /// What came since a command was refused with proof that it did not run.
     salvage: RefCell<Option<Vec<Outcome>>>,
+    /// Bytes of the replies in `parked` and `salvage`.
+    withheld: Cell<usize>,
     /// Since when its commands have been refused without one being answered.
     refused_since: Cell<Option<Instant>>,
     /// How often in a row a connection was lost while its command was the one to be answered.
@@ -86,6 +88,7 @@ impl Downstream {
             again: RefCell::default(),
             parked: RefCell::default(),
             salvage: RefCell::default(),
+            withheld: Cell::new(0),
             refused_since: Cell::new(None),
             suspected: Cell::new(0),
             missing: RefCell::default(),
@@ -140,6 +143,8 @@ impl Downstream {
         self.gone.set(true);
         self.missing.take();
         self.parked.take();
+        // Replies still owed keep this alive; the client's socket and what it did not read must not wait for them.
+        self.outbox.close();
         self.resume_reader();
     }
 
@@ -157,11 +162,6 @@ impl Downstream {
         self.gone.get() || self.fault.get().is_some()
     }
 
-    /// Whether the session has ended.
-    pub fn has_left(&self) -> bool {
-        self.gone.get()
-    }
-
     /// The connection with its subscriptions is lost.
     pub fn miss_subscriptions(&self, preparation: &Rc<Preparation>) {
         if !self.gone.get() {
@@ -175,6 +175,10 @@ impl Downstream {
             self.fault.set(Some(reason));
             self.parked.take();
             self.again.take();
+            if let Some(outcomes) = self.salvage.borrow_mut().as_mut() {
+                outcomes.clear();
+            }
+            self.withheld.set(0);
         }
         self.wake.raise();
     }
@@ -229,6 +233,9 @@ impl Downstream {
 
     /// Keeps replies until it is known whether the write that they acknowledge survives.
     pub fn park(&self, at: Moment, bytes: Bytes, replies: u32) {
+        self.withheld.set(self.withheld.get() + bytes.len());
+        // It may stay for long, and is a part of a read buffer many times its size.
+        let bytes = Bytes::copy_from_slice(&bytes);
         self.parked.borrow_mut().push(Parked { at, bytes, replies });
     }
 
@@ -240,6 +247,7 @@ impl Downstream {
         let rest = !parked.is_empty();
         drop(parked);
         for p in due {
+            self.withheld.set(self.withheld.get().saturating_sub(p.bytes.len()));
             self.deliver(p.bytes, p.replies);
         }
         self.outbox.flush();
@@ -252,8 +260,16 @@ impl Downstream {
         self.parked.borrow().first().map(|p| p.at)
     }
 
+    /// Bytes of replies that are kept back: parked, or collected behind a refusal.
+    pub fn withheld(&self) -> usize {
+        self.withheld.get()
+    }
+
     /// Something other than a reply came of a command: from now on outcomes are collected until nothing is owed.
     pub(super) fn outcome(&self, outcome: Outcome) {
+        if !self.is_gone() {
+            self.withheld.set(self.withheld.get() + outcome.reply().map_or(0, Bytes::len));
+        }
         self.salvage.borrow_mut().get_or_insert_default().push(outcome);
         self.settle(1);
     }
@@ -314,6 +330,8 @@ impl Downstream {
         self.owed.set(owed);
         if owed == 0 && self.is_salvaging() {
             let outcomes = self.salvage.take().unwrap_or_default();
+            let kept: usize = outcomes.iter().filter_map(Outcome::reply).map(Bytes::len).sum();
+            self.withheld.set(self.withheld.get().saturating_sub(kept));
             let settled = salvage::settle(outcomes);
             for reply in settled.deliver {
                 self.push(reply);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
@@ -16,7 +16,7 @@ use super::salvage::Outcome;
 use super::subscriptions::Frame;
 use super::{Downstream, bring_scripts};
 use crate::clock::Moment;
-use crate::metrics::CloseReason;
+use crate::metrics::{CloseReason, Limit};
 use crate::net::ReadHalf;
 use crate::resp::{Refusal, ReplyScanner, classify};
 use crate::topology::HintKind;
@@ -29,7 +29,13 @@ const READ_MAX: usize = 256 * 1024;
 const STREAM_AT: usize = 64 * 1024;
 /// Outboxes flushed before the task lets others run: a thousand clients' system calls in a row would stall the rest.
 const FLUSH_BATCH: usize = 128;
-/// How long a client that is over its output limit may hold up the sessions behind it before it is closed.
+/// Replies waiting for a client behind which nobody waits, from which on its connection is read no further: enough to
+/// keep both sockets busy. The rest stays with the backend, as it would if the client were connected to it.
+const OUTPUT_ALONE: usize = 1 << 20;
+/// Bytes read in a row after which the task lets others run: a large reply that comes as fast as it is read would keep the
+/// worker for tens of milliseconds.
+const READ_BURST: usize = 512 * 1024;
+/// How long a client that is over its output limit may hold up the sessions behind it, in all, before it is closed.
 const STALL_GRACE: Duration = Duration::from_secs(1);
 
 /// The backend sent what is not RESP, or answered what it was not asked: nothing on this connection can be trusted.
@@ -44,6 +50,8 @@ struct Receiver {
     /// Sessions whose outboxes have something new.
     touched: Vec<Rc<Downstream>>,
     size: usize,
+    /// The session that has held up others by being over its output limit, and how long it may go on with that.
+    stalling: Option<(Rc<Downstream>, Duration)>,
 }
 
 /// Closes the connection and with it its sessions if its task ends in any other way than by its loss, a panic above
@@ -59,16 +67,23 @@ impl Drop for Guard {
 /// Runs the connection until it is lost. `buf` holds what the handshake read too much.
 pub(super) async fn drive(conn: Rc<Connection>, mut read: ReadHalf, mut buf: BytesMut) {
     let _guard = Guard(Rc::clone(&conn));
-    let mut rx =
-        Receiver { scanner: ReplyScanner::new(), partial: 0, streamed: false, touched: Vec::new(), size: READ_MIN };
+    let mut rx = Receiver {
+        scanner: ReplyScanner::new(),
+        partial: 0,
+        streamed: false,
+        touched: Vec::new(),
+        size: READ_MIN,
+        stalling: None,
+    };
+    let mut burst = 0;
     while conn.lost().is_none() {
         conn.flush();
         if conn.is_retired() {
             conn.close(Lost::Dropped);
             break;
         }
-        if let Some(stalled) = over_limit(&conn) {
-            wait_for_client(&conn, &stalled).await;
+        if let Some((stalled, others)) = over_limit(&conn) {
+            rx.wait_for_client(&conn, &stalled, others).await;
             continue;
         }
         match next(&conn, &mut read, &mut buf, rx.size).await {
@@ -84,6 +99,11 @@ pub(super) async fn drive(conn: Rc<Connection>, mut read: ReadHalf, mut buf: Byt
                     conn.close(Lost::Protocol);
                 }
                 rx.flush_touched().await;
+                burst += n;
+                if burst >= READ_BURST {
+                    burst = 0;
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }
@@ -124,49 +144,63 @@ async fn next(conn: &Connection, read: &mut ReadHalf, buf: &mut BytesMut, size: 
     .await
 }
 
-/// The client at whose replies the connection is, if it has more waiting than its limit.
-fn over_limit(conn: &Connection) -> Option<Rc<Downstream>> {
-    let to = match conn.owner.borrow().as_ref() {
-        Some(owner) => Some(Rc::clone(owner)),
-        None => conn.inflight.borrow_mut().front().map(|e| Rc::clone(&e.to)),
-    }?;
-    (!to.is_gone() && to.outbox.queued() > conn.context.config.limits.output_bytes).then_some(to)
+/// The client at whose replies the connection is, if it has more waiting than it may; and whether others wait behind it.
+fn over_limit(conn: &Connection) -> Option<(Rc<Downstream>, bool)> {
+    let inflight = conn.inflight.borrow();
+    let owner = conn.owner.borrow();
+    let to = owner.as_ref().or_else(|| inflight.oldest_written().map(|e| &e.to)).filter(|to| !to.is_gone())?;
+    let limit = conn.context.config.limits.output_bytes;
+    let queued = to.outbox.queued();
+    if queued <= OUTPUT_ALONE.min(limit) {
+        return None;
+    }
+    let others = inflight.waits_behind(|e| !Rc::ptr_eq(&e.to, to) && !e.to.is_gone());
+    (!others || queued > limit).then(|| (Rc::clone(to), others))
 }
 
-/// Stops reading until the client has taken its replies. On a shared connection others wait behind it: there it has
-/// [`STALL_GRACE`] to take something.
-///
-/// The time is not begun anew when the connection is woken for another reason: those who queue behind the client wake it
-/// all the time.
-async fn wait_for_client(conn: &Rc<Connection>, to: &Rc<Downstream>) {
-    to.pause_reader(Rc::clone(&conn.wake));
-    if conn.used == Use::Pinned {
-        conn.wake.wait().await;
-        return conn.flush();
-    }
-    // Whoever comes now goes to another connection.
-    conn.streaming.set(true);
-    let mut before = to.outbox.queued();
-    let mut end = Instant::now() + STALL_GRACE;
-    while conn.lost().is_none() && !to.is_gone() && to.outbox.queued() > conn.context.config.limits.output_bytes {
-        to.pause_reader(Rc::clone(&conn.wake));
-        if tokio::time::timeout_at(end, conn.wake.wait()).await.is_err() {
-            if to.outbox.queued() >= before {
-                to.close(CloseReason::OutputLimit);
-            }
-            (before, end) = (to.outbox.queued(), Instant::now() + STALL_GRACE);
-        }
-        conn.flush();
+/// Closes a client for which more is kept back than its outbox may hold: parked, collected behind a refusal, or `partial`
+/// bytes of a reply that cannot be handed on before its end.
+fn bound_withheld(conn: &Connection, to: &Downstream, partial: usize) {
+    if to.withheld() + partial > conn.context.config.limits.output_bytes && !to.is_gone() {
+        conn.context.stats.reached(Limit::OutputBytes);
+        to.close(CloseReason::OutputLimit);
     }
 }
 
 /// Whether the frame at the front of `buf` may be one that answers nothing. What it is can be told at its end only: it
 /// is kept whole.
 fn may_be_unasked(conn: &Connection, buf: &[u8]) -> bool {
-    conn.used == Use::Pinned && (buf[0] == b'>' || !conn.subscriptions.borrow().is_empty())
+    conn.used == Use::Pinned && (buf[0] == b'>' || buf[0] == b'*' && conn.subscriptions.borrow().may_be_array())
 }
 
 impl Receiver {
+    /// Stops reading until the client has taken some of its replies, or, if `others` wait behind it, for as long as it
+    /// may keep them waiting.
+    ///
+    /// That time is neither begun anew when the connection is woken for another reason, nor by a client that takes a few
+    /// bytes now and then.
+    async fn wait_for_client(&mut self, conn: &Rc<Connection>, to: &Rc<Downstream>, others: bool) {
+        to.pause_reader(Rc::clone(&conn.wake));
+        // Whoever comes now goes to another connection.
+        conn.streaming.set(true);
+        if !others {
+            conn.wake.wait().await;
+            return;
+        }
+        let left = match self.stalling.take() {
+            Some((who, left)) if Rc::ptr_eq(&who, to) => left,
+            _ => {
+                conn.context.stats.reached(Limit::OutputBytes);
+                STALL_GRACE
+            }
+        };
+        let since = Instant::now();
+        if tokio::time::timeout(left, conn.wake.wait()).await.is_err() {
+            to.close(CloseReason::OutputLimit);
+        }
+        self.stalling = Some((Rc::clone(to), left.saturating_sub(since.elapsed())));
+    }
+
     /// Buffers grow with what arrives, and go back when little does.
     fn adapt(&mut self, n: usize) {
         if n >= self.size {
@@ -262,14 +296,16 @@ impl Receiver {
             inflight.pop().ok_or(Malformed)?;
         }
         drop(inflight);
-        if to.has_left() {
+        // Somebody else has been served: whoever is slow next has all its time.
+        self.stalling.take_if(|(who, _)| !Rc::ptr_eq(who, &to));
+        if to.is_gone() {
             return Ok(());
         }
         self.touch(&to);
-        if streamed {
-            to.deliver_part(replies.freeze(), true);
-        } else if silent {
+        if silent {
             to.swallow(n, false);
+        } else if streamed {
+            to.deliver_part(replies.freeze(), true);
         } else if to.is_direct() && !(parking && effect == Effect::Write) {
             to.deliver(replies.freeze(), n);
         } else if to.is_salvaging() {
@@ -279,6 +315,7 @@ impl Receiver {
             to.park(Moment::now(), replies.freeze(), n);
             conn.context.remember_parked(&to);
         }
+        bound_withheld(conn, &to, 0);
         Ok(())
     }
 
@@ -288,14 +325,15 @@ impl Receiver {
         conn: &Connection,
         to: &Rc<Downstream>,
         mut replies: BytesMut,
-        commands: Vec<(bytes::Bytes, Effect)>,
+        commands: Vec<(Bytes, Effect)>,
         effect: Effect,
         parking: bool,
     ) {
         let mut scanner = ReplyScanner::new();
         for (command, its_effect) in commands {
             let Ok(progress) = scanner.scan(&replies) else { return };
-            let reply = replies.split_to(progress.consumed).freeze();
+            // Copied for the same reason as what is parked.
+            let reply = Bytes::copy_from_slice(&replies.split_to(progress.consumed));
             let is_read = effect == Effect::Read || its_effect == Effect::Read;
             if is_read {
                 to.outcome(Outcome::Read(command, reply));
@@ -416,23 +454,31 @@ impl Receiver {
 
     /// Hands on what there is of a large reply.
     fn stream_partial(&mut self, conn: &Rc<Connection>, buf: &mut BytesMut, parking: bool) -> Result<(), Malformed> {
-        if self.partial < STREAM_AT || !self.streamed && may_be_unasked(conn, buf) {
+        if self.partial < STREAM_AT {
+            return Ok(());
+        }
+        if !self.streamed && may_be_unasked(conn, buf) {
+            if let Some(owner) = conn.owner.borrow().as_ref() {
+                bound_withheld(conn, owner, self.partial);
+            }
             return Ok(());
         }
         let mut inflight = conn.inflight.borrow_mut();
         let Some(entry) = inflight.front() else { return Err(Malformed) };
-        let to = Rc::clone(&entry.to);
-        let hold_back =
-            entry.audience != Audience::Client || !to.is_direct() || (parking && entry.effect == Effect::Write);
+        let (to, audience, effect) = (Rc::clone(&entry.to), entry.audience, entry.effect);
         drop(inflight);
-        if to.has_left() {
-            // Nobody wants it: not even its size is kept.
-            let _ = buf.split_to(std::mem::take(&mut self.partial));
-            self.streamed = true;
-        } else if !hold_back {
-            let part = buf.split_to(std::mem::take(&mut self.partial));
-            self.streamed = true;
-            conn.streaming.set(true);
+        if !to.is_direct() || (parking && effect == Effect::Write) {
+            bound_withheld(conn, &to, self.partial);
+        }
+        let wanted = audience == Audience::Client && !to.is_gone();
+        if wanted && (!to.is_direct() || (parking && effect == Effect::Write)) {
+            return Ok(());
+        }
+        // What nobody wants is not kept, not even its size.
+        let part = buf.split_to(std::mem::take(&mut self.partial));
+        self.streamed = true;
+        conn.streaming.set(true);
+        if wanted {
             to.deliver_part(part.freeze(), false);
             self.touch(&to);
         }

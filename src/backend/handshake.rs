@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::config::Credentials;
 use crate::net::client::{Client, ClientError};
-use crate::resp::{Value, encode_command};
+use crate::resp::{Value, encode_command, without_arguments};
 
 /// The state that all sessions on a shared connection have in common.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -147,7 +147,7 @@ async fn greet(client: &mut Client, key: &Key) -> Result<Hello, DialError> {
         Value::Error(e) if e.starts_with("NOAUTH") => Ok(Hello { unauthenticated: true, ..Hello::default() }),
         Value::Error(e) if e.starts_with("WRONGPASS") || e.starts_with("NOPERM") => Err(DialError::Auth(frame)),
         Value::Error(e) if e.starts_with("ERR unknown command") => greet_without_hello(client, key).await,
-        Value::Error(e) => Err(DialError::Answered(e.clone())),
+        Value::Error(e) => Err(DialError::Answered(without_arguments(e).to_owned())),
         reply => {
             let role = reply.map_get("role").and_then(Value::as_str).unwrap_or("node of unknown role");
             if role != "master" {
@@ -163,7 +163,12 @@ async fn authenticate(client: &mut Client, c: &Credentials) -> Result<(), DialEr
     command.extend(c.user.as_deref());
     command.push(c.password.expose());
     let frame = client.exchange(&encode_command(&command)).await?;
-    if frame[0] == b'-' { Err(DialError::Auth(frame)) } else { Ok(()) }
+    if frame[0] != b'-' {
+        return Ok(());
+    }
+    // The client that is told may be another than the one whose password this is.
+    let line = String::from_utf8_lossy(&frame);
+    Err(DialError::Auth(format!("{}\r\n", without_arguments(line.trim_end())).into()))
 }
 
 async fn greet_without_hello(client: &mut Client, key: &Key) -> Result<Hello, DialError> {

@@ -182,6 +182,11 @@ impl<T> InFlight<T> {
         self.entries.front().filter(|_| self.written > 0)
     }
 
+    /// Whether an entry behind the oldest is such.
+    pub(super) fn waits_behind(&self, is_such: impl Fn(&Entry<T>) -> bool) -> bool {
+        self.entries.iter().skip(1).any(is_such)
+    }
+
     /// The front entry's answers are complete. None if it was not wholly written: the backend answered more than it was asked.
     pub(super) fn pop(&mut self) -> Option<Entry<T>> {
         self.written = self.written.checked_sub(1)?;

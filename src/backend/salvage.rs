@@ -21,6 +21,16 @@ pub(super) enum Outcome {
     Unknown,
 }
 
+impl Outcome {
+    /// The reply that is kept.
+    pub(super) fn reply(&self) -> Option<&Bytes> {
+        match self {
+            Self::Refused(_, reply) | Self::Read(_, reply) | Self::Ran(reply) => Some(reply),
+            Self::NotRun(_) | Self::Unknown => None,
+        }
+    }
+}
+
 /// The decision: replies to deliver, in order, then commands to send again, in order.
 #[derive(Default, PartialEq, Eq, Debug)]
 pub(super) struct Settled {

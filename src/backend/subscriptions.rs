@@ -42,6 +42,11 @@ impl Subscriptions {
         self.sets.iter().all(BTreeSet::is_empty)
     }
 
+    /// Whether a message may come as an array (RESP2).
+    pub(super) fn may_be_array(&self) -> bool {
+        !self.pushes && !self.is_empty()
+    }
+
     /// Whether nothing of one kind is subscribed.
     pub fn is_empty_of(&self, kind: Kind) -> bool {
         self.sets[kind as usize].is_empty()

@@ -1,27 +1,33 @@
-//! What a hold takes back from a connection, and to whom it goes.
+//! What a hold takes back from a connection, and to whom it goes; and what becomes of replies that nobody takes.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
+use super::driver::drive;
 use super::*;
 use crate::clock::Moment;
 use crate::config::{ServiceConfig, Source};
-use crate::metrics::{LatencyClass, WorkerStats};
-use crate::net::{Outbox, Stream};
+use crate::metrics::{CloseReason, LatencyClass, Limit, WorkerStats};
+use crate::net::{Outbox, ReadHalf, Stream};
 use crate::resp::encode_command;
 use crate::topology::{Access, Flow, Grant, Link, Permission, Topology};
 
 /// A connection to somebody who never answers, on which all traffic may flow.
 struct Scene {
     context: Rc<Context>,
-    conn: Connection,
+    conn: Rc<Connection>,
     link: Arc<Link>,
-    _peers: Vec<TcpStream>,
+    read: ReadHalf,
+    peer: TcpStream,
 }
+
+/// What may be kept back of a client's replies in these tests.
+const OUTPUT_BYTES: usize = 256 * 1024;
 
 impl Scene {
     async fn new(used: Use) -> Self {
@@ -31,12 +37,13 @@ impl Scene {
         let access = Access::new(Arc::clone(&link));
         let flowing = Permission { node: Some(node), flow: Flow::Flowing };
         access.update(Arc::new(Topology { generation: 1, reads: flowing, writes: flowing, ..Topology::unknown() }));
-        let config = ServiceConfig::new("test", Vec::new(), Source::Static(node.into()));
+        let mut config = ServiceConfig::new("test", Vec::new(), Source::Static(node.into()));
+        config.limits.output_bytes = OUTPUT_BYTES;
         let stats = Stats::new(Arc::new(WorkerStats::new(1)), 0);
         let context = Rc::new(Context::new(Arc::new(config), access, stats, mpsc::channel(8).0, Arc::default()));
-        let (_, write) = Stream::Tcp(ours).into_split();
-        let conn = Connection::new(Rc::clone(&context), node, used, Hello::default(), write);
-        let scene = Self { context, conn, link, _peers: vec![theirs] };
+        let (read, write) = Stream::Tcp(ours).into_split();
+        let conn = Rc::new(Connection::new(Rc::clone(&context), node, used, Hello::default(), write));
+        let scene = Self { context, conn, link, read, peer: theirs };
         scene.permit(Flow::Flowing, Flow::Flowing);
         scene
     }
@@ -70,8 +77,21 @@ async fn pair() -> (TcpStream, TcpStream) {
 }
 
 async fn session() -> Rc<Downstream> {
-    let (_, write) = Stream::Tcp(pair().await.0).into_split();
-    Rc::new(Downstream::new(Outbox::new(write)))
+    client().await.0
+}
+
+/// A session, and the client's side of it.
+async fn client() -> (Rc<Downstream>, TcpStream) {
+    let (ours, theirs) = pair().await;
+    let (_, write) = Stream::Tcp(ours).into_split();
+    (Rc::new(Downstream::new(Outbox::new(write))), theirs)
+}
+
+/// What a client has received when the other side is done.
+async fn received(mut client: TcpStream) -> String {
+    let mut all = String::new();
+    client.read_to_string(&mut all).await.unwrap();
+    all
 }
 
 fn came_back(session: &Downstream) -> Vec<(Bytes, bool)> {
@@ -141,4 +161,137 @@ async fn whoever_is_in_turn_at_every_loss_is_let_go() {
         assert_eq!(session.fault().is_some(), loss == 4, "loss {loss}");
         assert_eq!(came_back(&session).len(), usize::from(loss < 4));
     }
+}
+
+/// The backend answers, and is gone before the next command: what it answered is told, what it did not have goes elsewhere.
+#[tokio::test]
+async fn what_was_answered_before_the_end_is_told_though_writing_fails() {
+    let Scene { conn, read, mut peer, context, .. } = Scene::new(Use::Shared).await;
+    let (answered, (late, _theirs)) = (client().await, client().await);
+    let queue = |to: &Rc<Downstream>, value: &str| {
+        conn.queue(Entry {
+            to: Rc::clone(to),
+            bytes: encode_command(&["SET", "k", value]),
+            commands: 1,
+            answered: 0,
+            effect: Effect::Write,
+            answer: Answer::Replies,
+            audience: Audience::Client,
+            retry: false,
+            partial: false,
+            scripts: false,
+            class: LatencyClass::Write,
+            queued_at: Instant::now(),
+        });
+    };
+    queue(&answered.0, "1");
+    conn.flush();
+    peer.write_all(b"+OK\r\n").await.unwrap();
+    socket2::SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    drop(peer);
+    read.ended().await.unwrap();
+    queue(&late, "2");
+    drive(Rc::clone(&conn), read, bytes::BytesMut::new()).await;
+    assert_eq!(conn.lost(), Some(Lost::Closed));
+    assert_eq!((answered.0.fault(), answered.0.owed()), (None, 0));
+    answered.0.leave();
+    assert_eq!(received(answered.1).await, "+OK\r\n");
+    assert_eq!(came_back(&late), [(encode_command(&["SET", "k", "2"]), false)]);
+    assert_eq!(context.stats.commands_unknown.value(), 0);
+}
+
+/// Runs a connection whose backend says `replies` and then closes, with writes held or not.
+async fn answer(scene: Scene, writes: Flow, replies: Vec<u8>) -> Rc<Context> {
+    let Scene { conn, read, mut peer, context, link } = scene;
+    conn.flush();
+    link.lease.store(Grant { generation: 1, reads: Flow::Flowing, writes, valid_until: Moment(u64::MAX >> 24) });
+    let say = async {
+        peer.write_all(&replies).await.unwrap();
+        peer.shutdown().await.unwrap();
+    };
+    tokio::join!(say, drive(conn, read, bytes::BytesMut::new()));
+    context
+}
+
+fn bulk(len: usize) -> Vec<u8> {
+    [format!("${len}\r\n").as_bytes(), &vec![b'x'; len], b"\r\n"].concat()
+}
+
+/// A reply that may not be told yet is kept up to the limit, however large it says that it is; those behind it get theirs.
+#[tokio::test]
+async fn what_is_kept_back_for_a_client_has_a_limit() {
+    for (len, fault) in [(OUTPUT_BYTES / 2, None), (100 * OUTPUT_BYTES, Some(CloseReason::OutputLimit))] {
+        let scene = Scene::new(Use::Shared).await;
+        let (writer, _) = client().await;
+        let (reader, theirs) = client().await;
+        scene.queue(&writer, &["EVAL", "…", "0"], Effect::Write, Audience::Client);
+        scene.queue(&reader, &["GET", "k"], Effect::Read, Audience::Client);
+        let context = answer(scene, Flow::Held, [bulk(len), b"$1\r\nv\r\n".to_vec()].concat()).await;
+        assert_eq!(writer.fault(), fault, "{len} bytes");
+        assert_eq!(writer.withheld(), if fault.is_none() { bulk(len).len() } else { 0 });
+        assert_eq!(context.stats.limits_reached[Limit::OutputBytes as usize].value(), u64::from(fault.is_some()));
+        reader.leave();
+        assert_eq!(received(theirs).await, "$1\r\nv\r\n");
+    }
+}
+
+#[tokio::test]
+async fn many_small_replies_kept_back_reach_the_limit_too() {
+    let scene = Scene::new(Use::Shared).await;
+    let (writer, _) = client().await;
+    let replies = 2 * OUTPUT_BYTES / bulk(1000).len();
+    for _ in 0..replies {
+        scene.queue(&writer, &["EVAL", "…", "0"], Effect::Write, Audience::Client);
+    }
+    answer(scene, Flow::Held, bulk(1000).repeat(replies)).await;
+    assert_eq!((writer.fault(), writer.withheld()), (Some(CloseReason::OutputLimit), 0));
+}
+
+/// Behind a refusal everything is collected, until it is known what ran.
+#[tokio::test]
+async fn what_is_collected_behind_a_refusal_has_a_limit() {
+    for (len, fault) in [(1000, None), (OUTPUT_BYTES, Some(CloseReason::OutputLimit))] {
+        let scene = Scene::new(Use::Shared).await;
+        let (session, theirs) = client().await;
+        let entry = |command: &[&str], effect| Entry {
+            to: Rc::clone(&session),
+            bytes: encode_command(command),
+            commands: 1,
+            answered: 0,
+            effect,
+            answer: Answer::Replies,
+            audience: Audience::Client,
+            retry: true,
+            partial: false,
+            scripts: false,
+            class: LatencyClass::Write,
+            queued_at: Instant::now(),
+        };
+        scene.conn.queue(entry(&["SET", "k", "1"], Effect::Write));
+        scene.conn.queue(entry(&["GET", "large"], Effect::Read));
+        scene.conn.queue(entry(&["SET", "k", "2"], Effect::Write));
+        const REFUSAL: &[u8] = b"-READONLY You can't write against a read only replica.\r\n";
+        answer(scene, Flow::Flowing, [REFUSAL, &bulk(len), b"+OK\r\n"].concat()).await;
+        assert_eq!(session.fault(), fault, "{len} bytes");
+        assert_eq!(session.withheld(), 0);
+        session.leave();
+        let told = received(theirs).await;
+        assert_eq!(told.len(), if fault.is_none() { REFUSAL.len() + bulk(len).len() + 5 } else { 0 });
+    }
+}
+
+/// Nobody is told, so nothing is kept.
+#[tokio::test]
+async fn a_large_reply_that_nobody_wants_is_dropped_as_it_comes() {
+    let scene = Scene::new(Use::Shared).await;
+    let (silent, nothing) = client().await;
+    let (reader, theirs) = client().await;
+    scene.queue(&silent, &["GET", "large"], Effect::Read, Audience::Nobody);
+    scene.queue(&reader, &["GET", "k"], Effect::Read, Audience::Client);
+    answer(scene, Flow::Flowing, [bulk(10 << 20), b"$1\r\nv\r\n".to_vec()].concat()).await;
+    assert_eq!((silent.owed(), silent.fault(), silent.withheld()), (0, None, 0));
+    reader.leave();
+    silent.leave();
+    assert_eq!(received(theirs).await, "$1\r\nv\r\n");
+    assert_eq!(received(nothing).await, "");
 }

@@ -11,7 +11,7 @@ use super::check::say;
 use crate::addr::Endpoint;
 use crate::config::{Config, Credentials, FAILOVER_AFTER_DETECTION, ServiceConfig, Source};
 use crate::net::client::{Client, ClientError};
-use crate::resp::Value;
+use crate::resp::{Value, without_arguments};
 
 /// Longest wait for the name server.
 const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
@@ -179,8 +179,7 @@ async fn authenticate(client: &mut Client, credentials: &Credentials) -> Result<
         Some(user) => call(client, &["AUTH", user, password]).await,
         None => call(client, &["AUTH", password]).await,
     };
-    // A server that does not know AUTH (it may be renamed) repeats its arguments.
-    answer.map(drop).map_err(|why| format!("AUTH: {}", why.replace(password, "***")))
+    answer.map(drop).map_err(|why| format!("AUTH: {}", without_arguments(&why)))
 }
 
 /// One question; an error reply is an `Err` like a lost connection.

@@ -171,6 +171,7 @@ impl Reader<'_> {
             pinned: self.take(t, "pinned", count),
             pin_timeout: self.take(t, "pin_timeout", duration),
             bulk_bytes: self.take(t, "bulk_bytes", size),
+            command_bytes: self.take(t, "command_bytes", size),
         }
     }
 

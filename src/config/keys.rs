@@ -91,6 +91,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Limits, "pinned", Some("2000")),
     key(Table::Limits, "pin_timeout", Some("\"5s\"")),
     key(Table::Limits, "bulk_bytes", Some("\"512MiB\"")),
+    key(Table::Limits, "command_bytes", Some("\"16MiB\"")),
 ];
 
 /// What to say of a key that `table` does not have: the nearest that exists, or where it belongs.

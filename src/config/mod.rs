@@ -100,7 +100,7 @@ pub struct Limits {
     pub max_clients: usize,
     /// Bytes of commands one client may have outstanding on a shared connection before pointsman stops reading from it.
     pub outstanding_bytes: usize,
-    /// Bytes of replies that may wait for a client that does not take them; beyond, the client is closed.
+    /// Bytes of replies that may wait for a client; beyond, one that holds up others is closed.
     pub output_bytes: usize,
     /// Pinned backend connections of one worker; at the limit a command waits `pin_timeout`, then gets `-TRYAGAIN`.
     pub pinned: usize,
@@ -108,6 +108,9 @@ pub struct Limits {
     pub pin_timeout: Duration,
     /// Largest bulk string accepted from a client, as Redis' `proto-max-bulk-len`.
     pub bulk_bytes: usize,
+    /// Largest command of those that are kept whole, since they are not passed on while they come in; larger ones are
+    /// refused.
+    pub command_bytes: usize,
 }
 
 /// Refused by default: what moves the master behind Sentinel's back, stops or stalls the server for everybody, loads
@@ -158,6 +161,7 @@ impl Default for Limits {
             pinned: 2_000,
             pin_timeout: Duration::from_secs(5),
             bulk_bytes: 512 << 20,
+            command_bytes: 16 << 20,
         }
     }
 }

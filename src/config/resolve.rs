@@ -207,6 +207,12 @@ impl Resolver<'_> {
             pinned: self.within("pinned", given.pinned.as_ref(), 1..=any, usual.pinned),
             pin_timeout: self.duration("pin_timeout", given.pin_timeout.as_ref(), 0, usual.pin_timeout),
             bulk_bytes: self.within("bulk_bytes", given.bulk_bytes.as_ref(), 1 << 20..=any, usual.bulk_bytes),
+            command_bytes: self.within(
+                "command_bytes",
+                given.command_bytes.as_ref(),
+                1 << 20..=any,
+                usual.command_bytes,
+            ),
         }
     }
 

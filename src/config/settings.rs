@@ -125,4 +125,5 @@ pub struct GivenLimits {
     pub pinned: Option<Given<usize>>,
     pub pin_timeout: Option<Given<Duration>>,
     pub bulk_bytes: Option<Given<usize>>,
+    pub command_bytes: Option<Given<usize>>,
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::names::{self, Metric};
-use super::{CLOSE_REASONS, Counter, Family, LATENCY_CLASSES, ServiceStats, WorkerStats};
+use super::{CLOSE_REASONS, Counter, Family, LATENCY_CLASSES, LIMITS, ServiceStats, WorkerStats};
 use crate::resp::CommandId;
 
 /// Finds a counter in the counts of a service.
@@ -45,6 +45,7 @@ const BACKEND_ROLES: [(&str, Select); 3] = [
 pub fn worker_families(services: &[&str], stats: &[Arc<WorkerStats>]) -> Vec<Family> {
     let mut families: Vec<Family> = PLAIN.iter().map(|(metric, _)| Family::new(metric)).collect();
     let mut closed = Family::new(names::CLIENTS_CLOSED);
+    let mut limits = Family::new(names::LIMIT_REACHED);
     let mut backends = Family::new(names::BACKEND_CONNECTIONS);
     let mut hold_wait = Family::new(names::HOLD_WAIT_SECONDS);
     let mut commands = Family::new(names::COMMANDS);
@@ -60,6 +61,9 @@ pub fn worker_families(services: &[&str], stats: &[Arc<WorkerStats>]) -> Vec<Fam
         for (i, reason) in CLOSE_REASONS.iter().enumerate() {
             closed.add(&[name, reason], sum(&|s| &s.clients_closed[i]) as f64);
         }
+        for (i, limit) in LIMITS.iter().enumerate() {
+            limits.add(&[name, limit], sum(&|s| &s.limits_reached[i]) as f64);
+        }
         for (role, counter) in &BACKEND_ROLES {
             backends.add(&[name, role], sum(counter) as f64);
         }
@@ -74,6 +78,6 @@ pub fn worker_families(services: &[&str], stats: &[Arc<WorkerStats>]) -> Vec<Fam
             durations.add_histogram(&[name, class], of_service().map(|s| &s.latency[i]));
         }
     }
-    families.extend([closed, backends, hold_wait, commands, durations]);
+    families.extend([closed, limits, backends, hold_wait, commands, durations]);
     families
 }

@@ -69,6 +69,40 @@ pub enum CloseReason {
 pub const CLOSE_REASONS: [&str; 8] =
     ["client", "protocol_error", "output_limit", "unknown_outcome", "state_lost", "drain", "killed", "internal"];
 
+/// A limit that a client can reach; label `limit`. Those of the configuration have the names of their keys.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Limit {
+    /// A client was refused.
+    MaxClients,
+    /// A client was read no further until replies came: bytes.
+    OutstandingBytes,
+    /// The same: 1024 commands.
+    OutstandingCommands,
+    /// Replies that a client did not take, or that could not be handed to it yet, held up others.
+    OutputBytes,
+    /// A command waited for a connection of its own.
+    Pinned,
+    /// It waited in vain.
+    PinTimeout,
+    /// A client announced a larger string.
+    BulkBytes,
+    /// A command that has to be kept whole was larger.
+    CommandBytes,
+}
+
+/// Label values of [`Limit`], in its order.
+pub const LIMITS: [&str; 8] = [
+    "max_clients",
+    "outstanding_bytes",
+    "outstanding_commands",
+    "output_bytes",
+    "pinned",
+    "pin_timeout",
+    "bulk_bytes",
+    "command_bytes",
+];
+
 /// Class of a command for latency; label `class`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
@@ -95,6 +129,8 @@ pub struct ServiceStats {
     pub clients_rejected: Counter,
     /// Clients gone, by [`CloseReason`].
     pub clients_closed: [Counter; CLOSE_REASONS.len()],
+    /// Times that a [`Limit`] was reached.
+    pub limits_reached: [Counter; LIMITS.len()],
     /// Bytes read from clients.
     pub client_received_bytes: Counter,
     /// Bytes written to clients.
@@ -148,6 +184,7 @@ impl Default for ServiceStats {
             clients_accepted: Counter::default(),
             clients_rejected: Counter::default(),
             clients_closed: Default::default(),
+            limits_reached: Default::default(),
             client_received_bytes: Counter::default(),
             client_sent_bytes: Counter::default(),
             commands: Box::new(std::array::from_fn(|_| Counter::default())),
@@ -171,6 +208,13 @@ impl Default for ServiceStats {
             backend_received_bytes: Counter::default(),
             backend_sent_bytes: Counter::default(),
         }
+    }
+}
+
+impl ServiceStats {
+    /// Counts that a limit was reached.
+    pub fn reached(&self, limit: Limit) {
+        self.limits_reached[limit as usize].add(1);
     }
 }
 

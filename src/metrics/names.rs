@@ -63,6 +63,8 @@ metrics! {
         "Client connections refused because max_clients was reached.";
     CLIENTS_CLOSED = Counter "pointsman_clients_closed_total" ["service" "reason"]
         "Client connections that ended, by why.";
+    LIMIT_REACHED = Counter "pointsman_limit_reached_total" ["service" "limit"]
+        "Times that a client reached a limit, by which.";
     CLIENT_RECEIVED_BYTES = Counter "pointsman_client_received_bytes_total" ["service"]
         "Bytes read from clients.";
     CLIENT_SENT_BYTES = Counter "pointsman_client_sent_bytes_total" ["service"]

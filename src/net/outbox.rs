@@ -4,16 +4,18 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 
 use super::WriteHalf;
 
 /// Slices handed to one vectored write. Linux takes 1024; past 64 the copy into the kernel outweighs the call.
 const MAX_SLICES: usize = 64;
 
-/// A slice up to this size that has to wait is copied: it is a part of a read buffer many times its size, which it
-/// would keep from being used again for as long as the client does not read.
-const COPY_BELOW: usize = 4096;
+/// A slice below this size that has to wait is copied: it is a part of a read buffer, of 256 KiB at most, which it would
+/// keep for as long as the client does not read. So what an outbox keeps is less than twice what is counted.
+const COPY_BELOW: usize = 128 * 1024;
+/// Copies are gathered in pieces of about this size: bookkeeping for each would be many times a small reply.
+const PIECE: usize = 16 * 1024;
 
 /// The bytes that wait for a client's socket, and the half of the socket they go to.
 ///
@@ -22,7 +24,9 @@ const COPY_BELOW: usize = 4096;
 pub struct Outbox {
     writer: WriteHalf,
     queue: RefCell<VecDeque<Bytes>>,
-    /// Sum of the lengths in `queue`.
+    /// Behind the queue: copies of what came since the socket was blocked.
+    tail: RefCell<BytesMut>,
+    /// Sum of the lengths in `queue` and `tail`.
     queued: Cell<usize>,
     /// The socket took less than there was: the session's task waits until it is writable.
     blocked: Cell<bool>,
@@ -37,6 +41,7 @@ impl Outbox {
         Self {
             writer,
             queue: RefCell::default(),
+            tail: RefCell::default(),
             queued: Cell::new(0),
             blocked: Cell::new(false),
             broken: Cell::new(false),
@@ -50,27 +55,51 @@ impl Outbox {
             return;
         }
         self.queued.set(self.queued.get() + bytes.len());
-        // Behind bytes that already wait, this one will outlive the turn.
-        let bytes = if self.blocked.get() { detached(bytes) } else { bytes };
-        self.queue.borrow_mut().push_back(bytes);
+        // Behind bytes that already wait, these will outlive the turn.
+        if self.blocked.get() {
+            self.keep(bytes);
+        } else {
+            self.queue.borrow_mut().push_back(bytes);
+        }
+    }
+
+    /// Appends bytes that have to wait.
+    fn keep(&self, bytes: Bytes) {
+        let mut tail = self.tail.borrow_mut();
+        let copied = bytes.len() < COPY_BELOW;
+        if copied {
+            tail.extend_from_slice(&bytes);
+        }
+        if !tail.is_empty() && (!copied || tail.len() >= PIECE) {
+            self.queue.borrow_mut().push_back(std::mem::take(&mut *tail).freeze());
+        }
+        if !copied {
+            self.queue.borrow_mut().push_back(bytes);
+        }
     }
 
     /// Hands to the kernel what it takes now. Afterwards [`Outbox::is_blocked`] and [`Outbox::is_broken`] say how it went.
     pub fn flush(&self) {
-        if self.blocked.get() {
-            return;
+        if !self.blocked.get() && self.write_out() {
+            let waiting = std::mem::take(&mut *self.queue.borrow_mut());
+            waiting.into_iter().for_each(|bytes| self.keep(bytes));
         }
-        self.write_out();
     }
 
     /// As [`Outbox::flush`], for the session's task once the socket is writable again.
     pub fn resume(&self) {
         self.blocked.set(false);
+        // What is left has been copied already.
         self.write_out();
     }
 
-    fn write_out(&self) {
+    /// Returns whether the socket took less than there was.
+    fn write_out(&self) -> bool {
         let mut queue = self.queue.borrow_mut();
+        let tail = std::mem::take(&mut *self.tail.borrow_mut());
+        if !tail.is_empty() {
+            queue.push_back(tail.freeze());
+        }
         while !queue.is_empty() {
             let written = if queue.len() == 1 {
                 self.writer.try_write_vectored(&[IoSlice::new(&queue[0])])
@@ -90,20 +119,30 @@ impl Outbox {
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked.set(true);
-                    for bytes in queue.iter_mut() {
-                        *bytes = detached(std::mem::take(bytes));
-                    }
-                    return;
+                    return true;
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
-                    self.broken.set(true);
-                    queue.clear();
-                    self.queued.set(0);
-                    return;
+                    drop(queue);
+                    self.break_off();
+                    return false;
                 }
             }
         }
+        false
+    }
+
+    /// Drops what waits and ends the connection.
+    pub fn close(&self) {
+        self.break_off();
+        self.writer.shutdown();
+    }
+
+    fn break_off(&self) {
+        self.broken.set(true);
+        self.queue.take();
+        self.tail.take();
+        self.queued.set(0);
     }
 
     /// Bytes that wait.
@@ -148,16 +187,49 @@ fn consume(queue: &mut VecDeque<Bytes>, mut n: usize) {
     }
 }
 
-fn detached(bytes: Bytes) -> Bytes {
-    if bytes.len() <= COPY_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Stream;
     use super::*;
     use tokio::io::AsyncReadExt;
     use tokio::net::UnixStream;
+
+    /// Slices of all sizes, of one read buffer each: what waits must come in order, and let go of the buffers.
+    #[tokio::test]
+    async fn what_waits_keeps_its_order_and_not_its_buffers() {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        let (_read, write) = Stream::Unix(ours).into_split();
+        let outbox = Outbox::new(write);
+        let mut expected = Vec::new();
+        let mut send = |len: usize, fill: usize, flush: bool| {
+            let mut buffer = vec![b'a' + (fill % 26) as u8; 256 * 1024];
+            buffer.truncate(len);
+            let buffer = Bytes::from(buffer);
+            expected.extend_from_slice(&buffer);
+            outbox.push(buffer.clone());
+            if flush {
+                outbox.flush();
+            }
+            buffer
+        };
+        // The last two wait for the first flush, which finds the socket full.
+        let mut slices: Vec<Bytes> = [900_000, 100, 70_000].map(|len| send(len, len, false)).to_vec();
+        slices.push(send(5, 1, true));
+        assert!(outbox.is_blocked());
+        slices.extend((0..300).map(|i| send([3, 5_000, COPY_BELOW - 1, COPY_BELOW, 40][i % 5], i, true)));
+        for slice in slices.into_iter().skip(1).filter(|s| s.len() < COPY_BELOW) {
+            assert!(slice.is_unique(), "a slice of {} bytes keeps its buffer", slice.len());
+        }
+        let mut got = vec![0; expected.len()];
+        let (read, ()) = tokio::join!(theirs.read_exact(&mut got), async {
+            while outbox.queued() > 0 {
+                outbox.writable().await.unwrap();
+                outbox.resume();
+            }
+        });
+        read.unwrap();
+        assert!(got == expected);
+    }
 
     #[tokio::test]
     async fn a_reader_that_stops_blocks_and_loses_nothing() {

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 
 /// A connected stream.
@@ -41,6 +41,21 @@ pub enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     /// Unix.
     Unix(unix::OwnedReadHalf),
+}
+
+impl ReadHalf {
+    /// Ready when the peer has ended its direction, or the connection, however much is there to be read before that.
+    ///
+    /// # Errors
+    /// The runtime's, when it is shutting down.
+    pub async fn ended(&self) -> io::Result<()> {
+        // tokio has no interest in the end alone. Out-of-band data comes with it here, but nothing registers for that.
+        match self {
+            Self::Tcp(s) => s.ready(Interest::PRIORITY).await,
+            Self::Unix(s) => s.ready(Interest::PRIORITY).await,
+        }
+        .map(drop)
+    }
 }
 
 impl AsyncRead for ReadHalf {

@@ -63,9 +63,9 @@ impl OwnError {
         ErrorInfo {
             error: Self::Refused,
             prefix: "NOPERM",
-            when: "The command is in the list `refuse` of the configuration, or cannot be carried out over connections \
-                   that clients share.",
-            advice: "Send it to the server itself, or take it off the list.",
+            when: "The command is in the list `refuse` of the configuration, cannot be carried out over connections that \
+                   clients share, or is larger than `limits.command_bytes`.",
+            advice: "Send it to the server itself, take it off the list, or raise the limit that the text names.",
         },
         ErrorInfo {
             error: Self::TransactionLost,

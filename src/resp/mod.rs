@@ -23,7 +23,7 @@ pub use errors::{ErrorInfo, OwnError};
 pub use frame::{Args, args, encode_command};
 pub use inline::inline_to_command;
 pub use protocol_error::ProtocolError;
-pub use reply::{Refusal, classify, is_push};
+pub use reply::{Refusal, classify, is_push, without_arguments};
 pub use reply_scan::{Progress, ReplyScanner};
 pub use scan::{Pending, RequestScanner, Scan};
 pub use value::{DecodeError, Value, decode};

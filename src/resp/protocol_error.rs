@@ -26,9 +26,12 @@ pub enum ProtocolError {
     /// 64 KiB after a `$` without the end of a line.
     #[error("too big bulk count string")]
     TooBigBulkCount,
-    /// The length of an argument is not a number, negative, or over `proto-max-bulk-len`.
+    /// The length of an argument is not a number, or negative.
     #[error("invalid bulk length")]
     InvalidBulkLength,
+    /// The length of an argument is over `proto-max-bulk-len`. Redis does not tell it from the other.
+    #[error("invalid bulk length")]
+    TooLargeBulk,
     /// More than 10 arguments before authentication.
     #[error("unauthenticated multibulk length")]
     UnauthenticatedMultibulk,
@@ -54,7 +57,7 @@ impl ProtocolError {
             Self::TooBigMultibulkCount => b"-ERR Protocol error: too big mbulk count string\r\n",
             Self::InvalidMultibulkLength => b"-ERR Protocol error: invalid multibulk length\r\n",
             Self::TooBigBulkCount => b"-ERR Protocol error: too big bulk count string\r\n",
-            Self::InvalidBulkLength => b"-ERR Protocol error: invalid bulk length\r\n",
+            Self::InvalidBulkLength | Self::TooLargeBulk => b"-ERR Protocol error: invalid bulk length\r\n",
             Self::UnauthenticatedMultibulk => b"-ERR Protocol error: unauthenticated multibulk length\r\n",
             Self::UnauthenticatedBulk => b"-ERR Protocol error: unauthenticated bulk length\r\n",
         };

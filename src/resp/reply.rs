@@ -87,6 +87,13 @@ pub fn is_push(frame: &[u8], resp2_subscriber: bool) -> bool {
     }
 }
 
+/// An error text as far as it may be shown. A server that does not know a command (it may be old, or the command
+/// renamed) repeats its arguments, and those of `AUTH` and `HELLO` hold a password; perhaps only the beginning of one,
+/// since Redis cuts long ones.
+pub fn without_arguments(error: &str) -> &str {
+    error.split_once(", with args beginning with").map_or(error, |(told, _)| told)
+}
+
 /// The first element of an array, if it is a bulk string.
 fn first_bulk(frame: &[u8]) -> Option<&[u8]> {
     let bulk = &frame[memmem::find(frame, b"\r\n")? + 2..];
@@ -98,6 +105,20 @@ fn first_bulk(frame: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_are_not_repeated() {
+        for (error, shown) in [
+            (
+                "ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'me' 'sesame' ",
+                "ERR unknown command 'HELLO'",
+            ),
+            ("ERR unknown command `AUTH`, with args beginning with: `sesame`, ", "ERR unknown command `AUTH`"),
+            ("WRONGPASS invalid username-password pair", "WRONGPASS invalid username-password pair"),
+        ] {
+            assert_eq!(without_arguments(error), shown);
+        }
+    }
 
     #[test]
     fn refusals_are_recognised() {

@@ -188,7 +188,8 @@ impl RequestScanner {
             return Err(ProtocolError::ExpectedBulk(buf[self.pos]));
         }
         match parse(&buf[self.pos + 1..end - 2]) {
-            Some(len) if len < 0 || len as u64 > self.max_bulk as u64 => Err(ProtocolError::InvalidBulkLength),
+            Some(len) if len < 0 => Err(ProtocolError::InvalidBulkLength),
+            Some(len) if len as u64 > self.max_bulk as u64 => Err(ProtocolError::TooLargeBulk),
             Some(len) if self.auth_required && len > UNAUTHENTICATED_BULK => Err(ProtocolError::UnauthenticatedBulk),
             Some(len) => Ok(Some((len as usize, end))),
             None => Err(ProtocolError::InvalidBulkLength),
@@ -303,7 +304,7 @@ mod tests {
             ("*1\r\n$-1\r\n".into(), InvalidBulkLength, "invalid bulk length"),
             ("*1\r\n$+4\r\n".into(), InvalidBulkLength, "invalid bulk length"),
             ("*1\r\n$04\r\n".into(), InvalidBulkLength, "invalid bulk length"),
-            (format!("*1\r\n${}\r\n", MAX_BULK + 1), InvalidBulkLength, "invalid bulk length"),
+            (format!("*1\r\n${}\r\n", MAX_BULK + 1), TooLargeBulk, "invalid bulk length"),
         ] {
             assert_eq!(scan(input.as_bytes()), Err(error), "{input:.40?}");
             assert_eq!(drip(input.as_bytes()), Err(error), "{input:.40?}");

@@ -4,6 +4,7 @@ use std::io;
 
 use crate::addr::Endpoint;
 use crate::net::DnsError;
+use crate::resp::without_arguments;
 use crate::topology::{Event, SentinelId};
 
 /// One report of a Sentinel task or a role probe.
@@ -98,7 +99,7 @@ impl Trouble {
     pub(super) fn from_reply(error: &str) -> Self {
         match error.split(' ').next() {
             Some("NOAUTH" | "WRONGPASS" | "NOPERM") => Self::Authentication(error.to_owned()),
-            _ => Self::Answered(error.to_owned()),
+            _ => Self::Answered(without_arguments(error).to_owned()),
         }
     }
 }

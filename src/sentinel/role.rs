@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::message::endpoint;
 use crate::addr::Endpoint;
-use crate::resp::Value;
+use crate::resp::{Value, without_arguments};
 use crate::topology::{History, RoleAnswer};
 
 /// The endpoints that a reply to ROLE names, to be resolved before [`parse`].
@@ -63,7 +63,7 @@ pub(super) fn parse(
 pub(super) fn code(error: &str) -> String {
     match error.split(' ').next() {
         Some(word) if word != "ERR" => word.to_owned(),
-        _ => error.to_owned(),
+        _ => without_arguments(error).to_owned(),
     }
 }
 

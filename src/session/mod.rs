@@ -25,7 +25,7 @@ use crate::backend::{Again, Connection, Downstream, Key, Lost};
 use crate::clients::Presence;
 use crate::clock::Moment;
 use crate::config::ClientAuth;
-use crate::metrics::CloseReason;
+use crate::metrics::{CloseReason, Limit};
 use crate::net::{Outbox, ReadHalf, Stream};
 use crate::pool::Pool;
 use crate::resp::{
@@ -47,6 +47,8 @@ const READ_MIN: usize = 512;
 const READ_MAX: usize = 64 * 1024;
 /// How much is read ahead of what is being worked on. Past it the kernel's buffers fill and the client waits.
 const READ_AHEAD: usize = 64 * 1024;
+/// Bytes read in a row after which others are let run, as with backends.
+const READ_BURST: usize = 512 * 1024;
 /// Reply bytes waiting for a client from which on its next commands wait too.
 const OUTBOX_HIGH: usize = 256 * 1024;
 /// Commands of one session on a shared connection at a time: a long pipeline delays its neighbours by no more than these.
@@ -102,6 +104,8 @@ pub struct Session {
     /// Bytes from the client, beginning with the first command that was not handed on.
     buf: BytesMut,
     read_size: usize,
+    /// Bytes read since others were last let run for their sake.
+    burst: usize,
     scanner: RequestScanner,
     state: State,
     /// Itself among the other clients.
@@ -110,6 +114,8 @@ pub struct Session {
     route: Option<Rc<Connection>>,
     /// Bytes handed to `route` since nothing was owed.
     outstanding: usize,
+    /// What it has been counted for since it last sent something.
+    at_limit: Option<Limit>,
     /// Its own connection, and the key that it was dialled with.
     pin: Option<(Rc<Connection>, Key)>,
     /// The pin is given back once nothing is owed.
@@ -136,7 +142,10 @@ pub struct Session {
     counted: u32,
     /// Do not send before this: the node refused what it was sent.
     not_before: Option<Instant>,
+    /// Everything that the client sent has been read.
     eof: bool,
+    /// The client sends nothing more; what it has sent may not all have been read.
+    left: bool,
     /// Closed once everything owed is delivered: `QUIT`.
     quitting: bool,
 }
@@ -165,11 +174,13 @@ impl Session {
             read,
             buf: BytesMut::new(),
             read_size: READ_MIN,
+            burst: 0,
             scanner: RequestScanner::new(config.limits.bulk_bytes),
             state: State::new(Key { database: 0, resp3: false, user }),
             presence,
             route: None,
             outstanding: 0,
+            at_limit: None,
             pin: None,
             unpin: false,
             judging: false,
@@ -186,6 +197,7 @@ impl Session {
             counted: 0,
             not_before: None,
             eof: false,
+            left: false,
             quitting: false,
             pool,
         }
@@ -241,7 +253,8 @@ impl Session {
             return Step::Wait(Wait::REPLIES);
         }
         // On a connection of its own Redis too drops a client that closes its side; a pop must not be left behind.
-        if self.eof && self.pin.is_some() && owed > 0 {
+        let blocked = || self.pin.as_ref().is_some_and(|(conn, _)| conn.is_blocked_in_command());
+        if owed > 0 && (self.eof && self.pin.is_some() || self.left && blocked()) {
             return Step::Close(CloseReason::Client);
         }
         // What comes next would be mixed up with what is being renewed.
@@ -255,14 +268,29 @@ impl Session {
         if self.down.outbox.queued() > OUTBOX_HIGH {
             return Step::Wait(Wait::SIGNAL);
         }
-        if owed >= MAX_OWED || self.outstanding > self.pool.context.config.limits.outstanding_bytes {
+        if let Some(limit) = self.limit_of_outstanding() {
+            if self.at_limit.replace(limit).is_none() {
+                self.pool.context.stats.reached(limit);
+            }
             return Step::Wait(Wait::REPLIES);
         }
+        self.at_limit = None;
         if let Some(at) = self.not_before.take().filter(|at| *at > Instant::now()) {
             self.not_before = Some(at);
             return Step::Wait(Wait::until(at));
         }
         self.next_command()
+    }
+
+    /// The limit at which no more is sent before replies come.
+    fn limit_of_outstanding(&self) -> Option<Limit> {
+        if self.down.owed() >= MAX_OWED {
+            Some(Limit::OutstandingCommands)
+        } else if self.outstanding > self.pool.context.config.limits.outstanding_bytes {
+            Some(Limit::OutstandingBytes)
+        } else {
+            None
+        }
     }
 
     /// Nothing is owed: takes back what came back, and gives up the pin if it has served.
@@ -389,6 +417,9 @@ impl Session {
     fn malformed(&mut self, error: &ProtocolError) -> Step {
         if self.down.owed() > 0 {
             return Step::Wait(Wait::REPLIES);
+        }
+        if *error == ProtocolError::TooLargeBulk {
+            self.pool.context.stats.reached(Limit::BulkBytes);
         }
         if let Some(reply) = error.reply() {
             self.down.push(reply);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::clients::redirected;
 use super::{Command, Session, Step, Wait};
 use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry};
-use crate::metrics::{CloseReason, LatencyClass};
+use crate::metrics::{CloseReason, LatencyClass, Limit};
 use crate::pool::Checkout;
 use crate::resp::{Kind, OwnError, args, encode_command};
 use crate::router::{self, Pinned, Replies};
@@ -68,11 +68,13 @@ impl Session {
                 let limits = self.pool.context.config.limits;
                 let since = *self.waiting_since.get_or_insert_with(|| {
                     self.pool.context.stats.commands_waiting.add(1);
+                    self.pool.context.stats.reached(Limit::Pinned);
                     Instant::now()
                 });
                 if since.elapsed() < limits.pin_timeout {
                     return Err(Step::Wait(Wait::until(since + limits.pin_timeout)));
                 }
+                self.pool.context.stats.reached(Limit::PinTimeout);
                 let line = OwnError::PinLimit.line(&format!(
                     "all {} pinned backend connections of this worker are in use (limits.pinned)",
                     limits.pinned

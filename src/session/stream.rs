@@ -7,9 +7,9 @@ use tokio::time::Instant;
 
 use super::{Session, Step, Wait};
 use crate::backend::{Answer, Audience, Connection, Effect, Entry, half_streamed};
-use crate::metrics::{CloseReason, LatencyClass};
+use crate::metrics::{CloseReason, LatencyClass, Limit};
 use crate::pool::Checkout;
-use crate::resp::{Kind, Scan, lookup};
+use crate::resp::{CommandId, Kind, OwnError, Scan, lookup};
 use crate::router::Replies;
 use crate::topology::Pass;
 
@@ -32,22 +32,34 @@ pub(super) struct Streaming {
 impl Session {
     /// The command at the front is incomplete: if it is a large one, begins to send it. None: it is waited for.
     pub(super) fn begin_streaming(&mut self) -> Option<Step> {
-        let pending = self.scanner.pending()?;
-        if self.buf.len() + pending.missing < STREAM_AT {
+        let context = &self.pool.context;
+        let pending = self.scanner.pending();
+        let len = self.buf.len() + pending.map_or(0, |p| p.missing);
+        if len < STREAM_AT {
             return None;
         }
-        let id = lookup(&self.buf[pending.name.0..pending.name.1]);
+        let id = pending.map_or(CommandId::OTHER, |p| lookup(&self.buf[p.name.0..p.name.1]));
         let info = id.info();
-        if !matches!(info.kind, Kind::Plain | Kind::Scan | Kind::Script)
-            || self.pool.context.refused.mentions(id)
-            || self.state.replies != Replies::On
-        {
+        // What the others do, or whether they are on the list, is seen in their arguments.
+        let streams = pending.is_some()
+            && matches!(info.kind, Kind::Plain | Kind::Scan | Kind::Script | Kind::Other)
+            && !context.refused.mentions(id);
+        let most = context.config.limits.command_bytes;
+        if !streams && len <= most {
             return None;
         }
         if self.down.owed() > 0 {
             return Some(Step::Wait(Wait::REPLIES));
         }
         if self.unpin {
+            return Some(Step::Done);
+        }
+        if !streams {
+            context.stats.reached(Limit::CommandBytes);
+            let why = format!("the command has more than {most} bytes, and is not one that passes while it comes in");
+            let refusal = OwnError::Refused.line(&(why + " (limits.command_bytes)"));
+            self.count(id.index());
+            self.streaming = Some(Streaming { conn: None, effect: Effect::Read, last: None, refusal });
             return Some(Step::Done);
         }
         let effect = match (self.state.multi, info.readonly) {
@@ -64,6 +76,8 @@ impl Session {
         if self.state.multi {
             self.transaction.overflow();
         }
+        // It may change the connection in a way that is not followed.
+        self.state.kept |= conn.is_some() && info.kind == Kind::Other;
         let refusal = match conn {
             Some(_) => half_streamed(&self.pool.context.config.name),
             None => {
@@ -140,12 +154,18 @@ impl Session {
             }
             (Some(len), conn) => {
                 let end = self.buf.split_to(len).freeze();
+                let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
+                if self.state.replies == Replies::Skip {
+                    self.state.replies = Replies::On;
+                }
                 match conn {
-                    Some(conn) => self.end_streaming(conn, end, streaming.effect),
+                    Some(conn) => self.end_streaming(conn, end, streaming.effect, audience),
                     None => {
                         self.transaction.spoil(self.state.multi);
-                        self.down.push(streaming.refusal);
-                        self.flush();
+                        if audience == Audience::Client {
+                            self.down.push(streaming.refusal);
+                            self.flush();
+                        }
                     }
                 }
                 Step::Done
@@ -175,7 +195,7 @@ impl Session {
         Step::Done
     }
 
-    fn end_streaming(&mut self, conn: &Connection, end: Bytes, effect: Effect) {
+    fn end_streaming(&mut self, conn: &Connection, end: Bytes, effect: Effect, audience: Audience) {
         self.unpin = !self.state.is_pinned();
         conn.queue(Entry {
             to: Rc::clone(&self.down),
@@ -184,7 +204,7 @@ impl Session {
             answered: 0,
             effect,
             answer: Answer::Replies,
-            audience: Audience::Client,
+            audience,
             retry: false,
             partial: true,
             scripts: false,

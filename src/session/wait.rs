@@ -9,7 +9,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
-use super::{Command, OUTBOX_HIGH, READ_AHEAD, READ_MAX, READ_MIN, Session, Step, Wait};
+use super::{Command, OUTBOX_HIGH, READ_AHEAD, READ_BURST, READ_MAX, READ_MIN, Session, Step, Wait};
 use crate::metrics::CloseReason;
 use crate::resp::{Kind, OwnError};
 use crate::topology::Pass;
@@ -94,7 +94,17 @@ impl Session {
         if may_read {
             self.make_room();
         }
-        let (read, buf) = (&mut self.read, &mut self.buf);
+        let (read, buf, left) = (&mut self.read, &mut self.buf, self.left);
+        // The client's leaving is seen in what is read, or, where nothing more is read for now, by itself.
+        let mut heard = pin!(async {
+            if may_read {
+                Some(poll_fn(|cx| poll_read_buf(Pin::new(&mut *read), cx, buf)).await)
+            } else if left || read.ended().await.is_err() {
+                std::future::pending().await
+            } else {
+                None
+            }
+        });
         let got = poll_fn(|cx| {
             if down.wake.poll(cx).is_ready() {
                 return Poll::Ready(None);
@@ -106,8 +116,8 @@ impl Session {
                 }
                 return Poll::Ready(None);
             }
-            if may_read && let Poll::Ready(n) = poll_read_buf(Pin::new(&mut *read), cx, buf) {
-                return Poll::Ready(Some(n));
+            if let Poll::Ready(heard) = heard.as_mut().poll(cx) {
+                return Poll::Ready(Some(heard));
             }
             match &mut timer {
                 Some(timer) => timer.as_mut().poll(cx).map(|()| None),
@@ -117,9 +127,15 @@ impl Session {
         .await;
         match got {
             None => {}
-            Some(Ok(0)) => self.eof = true,
-            Some(Ok(n)) => {
+            Some(None) => self.left = true,
+            Some(Some(Ok(0))) => (self.eof, self.left) = (true, true),
+            Some(Some(Ok(n))) => {
                 self.pool.context.stats.client_received_bytes.add(n as u64);
+                self.burst += n;
+                if self.burst >= READ_BURST {
+                    self.burst = 0;
+                    tokio::task::yield_now().await;
+                }
                 if n >= self.read_size {
                     self.read_size = (self.read_size * 2).min(READ_MAX);
                 } else if n < self.read_size / 8 {
@@ -127,7 +143,7 @@ impl Session {
                 }
             }
             // Reset by the client: nobody is there to be answered.
-            Some(Err(_)) => self.down.close(CloseReason::Client),
+            Some(Some(Err(_))) => self.down.close(CloseReason::Client),
         }
     }
 
