@@ -39,6 +39,8 @@ pub enum Use {
     Shared,
     /// As `Shared`, for scripts.
     Scripts,
+    /// As `Shared`, for commands whose replies are large.
+    Large,
     /// One session at a time has it to itself.
     Pinned,
 }
@@ -456,7 +458,7 @@ pub fn half_streamed(service: &str) -> Bytes {
 
 fn open_count(context: &Context, used: Use) -> &crate::metrics::Counter {
     match used {
-        Use::Shared | Use::Scripts => &context.stats.backend_shared_master,
+        Use::Shared | Use::Scripts | Use::Large => &context.stats.backend_shared_master,
         Use::Pinned => &context.stats.backend_pinned,
     }
 }

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::inflight::split;
 use super::preparation::Preparation;
 use super::scripts::{Scripts, Seen};
-use super::{Downstream, Entry};
+use super::{Downstream, Entry, LargeReplies};
 use crate::clock::Moment;
 use crate::config::ServiceConfig;
 use crate::metrics::{CloseReason, ServiceStats, WorkerStats};
@@ -51,6 +51,8 @@ pub struct Context {
     pub access: Access,
     /// What is counted.
     pub stats: Stats,
+    /// What not to share a connection with.
+    pub large: LargeReplies,
     /// The scripts that clients have the servers keep, of all workers.
     pub scripts: Arc<Scripts>,
     /// Those of them that this worker has noted.
@@ -84,6 +86,7 @@ impl Context {
             config,
             access,
             stats,
+            large: LargeReplies::default(),
             hints,
             parked: RefCell::default(),
             next_id: Cell::new(1),

@@ -12,6 +12,7 @@ use tokio_util::io::poll_read_buf;
 
 use super::connection::{Connection, Lost, Use};
 use super::inflight::{Answer, Audience, Effect, Entry};
+use super::large::LARGE;
 use super::salvage::Outcome;
 use super::subscriptions::Frame;
 use super::{Downstream, bring_scripts};
@@ -47,6 +48,8 @@ struct Receiver {
     partial: usize,
     /// The front of the buffer continues a reply whose beginning was handed on already.
     streamed: bool,
+    /// Bytes of it.
+    streamed_bytes: usize,
     /// Sessions whose outboxes have something new.
     touched: Vec<Rc<Downstream>>,
     size: usize,
@@ -71,6 +74,7 @@ pub(super) async fn drive(conn: Rc<Connection>, mut read: ReadHalf, mut buf: Byt
         scanner: ReplyScanner::new(),
         partial: 0,
         streamed: false,
+        streamed_bytes: 0,
         touched: Vec::new(),
         size: READ_MIN,
         stalling: None,
@@ -279,6 +283,7 @@ impl Receiver {
         now: Instant,
     ) -> Result<(), Malformed> {
         let streamed = std::mem::take(&mut self.streamed);
+        self.streamed_bytes = 0;
         conn.streaming.set(false);
         conn.stalled.set(false);
         let mut inflight = conn.inflight.borrow_mut();
@@ -474,8 +479,16 @@ impl Receiver {
         if wanted && (!to.is_direct() || (parking && effect == Effect::Write)) {
             return Ok(());
         }
-        // What nobody wants is not kept, not even its size.
+        // What nobody wants is not kept.
         let part = buf.split_to(std::mem::take(&mut self.partial));
+        let before = self.streamed_bytes;
+        self.streamed_bytes += part.len();
+        if conn.used == Use::Shared
+            && (before..self.streamed_bytes).contains(&LARGE)
+            && let Some(entry) = conn.inflight.borrow_mut().front()
+        {
+            entry.next_commands(1).iter().for_each(|(command, _)| conn.context.large.remember(command));
+        }
         self.streamed = true;
         conn.streaming.set(true);
         if wanted {

@@ -34,7 +34,7 @@ impl Dials {
     /// One shared connection serves all who wait; pinned ones are dialled for each.
     pub(super) fn wants_another(&self, used: Use) -> bool {
         match used {
-            Use::Shared | Use::Scripts => self.running == 0,
+            Use::Shared | Use::Scripts | Use::Large => self.running == 0,
             Use::Pinned => self.running < self.waiters.len(),
         }
     }

@@ -83,7 +83,7 @@ impl Pool {
         }
     }
 
-    /// A connection to pipeline on, in the state of `key`; `used` says whether for scripts.
+    /// A connection to pipeline on, in the state of `key`; `used` says with whom.
     pub fn shared(self: &Rc<Self>, node: SocketAddr, key: &Key, used: Use, waiter: &Rc<Signal>) -> Checkout {
         let place = ((node, key.clone()), used);
         if let Some(conn) = self.shared.borrow().get(&place).and_then(|c| c.iter().find(|c| c.is_free())) {
@@ -173,7 +173,7 @@ impl Pool {
             Ok(conn) => {
                 self.all.borrow_mut().push(Rc::clone(&conn));
                 match used {
-                    Use::Shared | Use::Scripts => {
+                    Use::Shared | Use::Scripts | Use::Large => {
                         self.shared.borrow_mut().entry((place, used)).or_default().push(conn);
                         d.succeeded();
                         d.wake_all();

@@ -220,7 +220,10 @@ impl Session {
                 }
             }
         };
-        self.last_words().await;
+        // One that did not take its replies would not take these either.
+        if reason != CloseReason::OutputLimit {
+            self.last_words().await;
+        }
         self.count_sent();
         reason
     }
@@ -535,22 +538,6 @@ impl Session {
         if sent > 0 {
             self.pool.context.stats.client_sent_bytes.add(sent);
         }
-    }
-
-    /// Hands the client what is still to be said, for a short time, and lets go of everything.
-    async fn last_words(&mut self) {
-        const PATIENCE: Duration = Duration::from_secs(1);
-        self.down.outbox.flush();
-        let drain = async {
-            while self.down.outbox.is_blocked() && !self.down.outbox.is_broken() {
-                if self.down.outbox.writable().await.is_err() {
-                    return;
-                }
-                self.down.outbox.resume();
-            }
-        };
-        // A client that does not read holds up nobody but itself, but not for ever.
-        let _ = tokio::time::timeout(PATIENCE, drain).await;
     }
 
     /// The connection is the session's own from now on.

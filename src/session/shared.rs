@@ -24,7 +24,8 @@ impl Session {
             Pass::To(node) => node,
             pass => return self.hold(first, pass),
         };
-        let conn = match self.shared_connection(first, node) {
+        let used = self.used_for(first.id.info().kind, &self.buf[..first.len]);
+        let conn = match self.shared_connection(first, node, used) {
             Ok(conn) => conn,
             Err(step) => return step,
         };
@@ -50,6 +51,9 @@ impl Session {
             let id = lookup(&self.buf[len + name.0..len + name.1]);
             let command = Command { len: next, argc, id };
             if id.info().kind != kind || self.pool.context.refused.mentions(id) {
+                break;
+            }
+            if self.used_for(kind, &self.buf[len..len + next]) != used {
                 break;
             }
             let its = effect_of(command);
@@ -91,9 +95,19 @@ impl Session {
         Step::Done
     }
 
+    /// With whom a command shares a connection.
+    fn used_for(&self, kind: Kind, command: &[u8]) -> Use {
+        if kind == Kind::Script {
+            Use::Scripts
+        } else if self.pool.context.large.expects(command) {
+            Use::Large
+        } else {
+            Use::Shared
+        }
+    }
+
     /// The connection to share with others: the one in use if it still serves, or the pool's.
-    fn shared_connection(&mut self, command: Command, node: SocketAddr) -> Result<Rc<Connection>, Step> {
-        let used = if command.id.info().kind == Kind::Script { Use::Scripts } else { Use::Shared };
+    fn shared_connection(&mut self, command: Command, node: SocketAddr, used: Use) -> Result<Rc<Connection>, Step> {
         if let Some(conn) = self.route.as_ref().filter(|c| c.used == used && c.is_free() && c.node == node) {
             return Ok(Rc::clone(conn));
         }

@@ -4,6 +4,7 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -145,6 +146,22 @@ impl Session {
             // Reset by the client: nobody is there to be answered.
             Some(Some(Err(_))) => self.down.close(CloseReason::Client),
         }
+    }
+
+    /// Hands the client what is still to be said, for a short time, and lets go of everything.
+    pub(super) async fn last_words(&mut self) {
+        const PATIENCE: Duration = Duration::from_secs(1);
+        self.down.outbox.flush();
+        let drain = async {
+            while self.down.outbox.is_blocked() && !self.down.outbox.is_broken() {
+                if self.down.outbox.writable().await.is_err() {
+                    return;
+                }
+                self.down.outbox.resume();
+            }
+        };
+        // A client that does not read holds up nobody but itself, but not for ever.
+        let _ = tokio::time::timeout(PATIENCE, drain).await;
     }
 
     /// Room for the next read: the size that reads have lately had, or what is missing of a large command.

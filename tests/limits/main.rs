@@ -15,7 +15,7 @@ mod neighbours;
 use std::time::Duration;
 
 use pointsman::demo::cluster::Member;
-use support::{Front, Raw, command};
+use support::{Front, PATIENCE, Raw, command};
 use tokio::io::AsyncReadExt;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep};
@@ -60,6 +60,10 @@ impl Front {
             let waited = begun.elapsed();
             assert!(waited < Duration::from_secs(6), "it waited for {waited:?}");
             if self.reached("output_bytes").await > 0.0 {
+                while self.metric("pointsman_clients_closed_total", "output_limit").await < 1.0 {
+                    assert!(begun.elapsed() < PATIENCE, "it was not closed");
+                    sleep(Duration::from_millis(10)).await;
+                }
                 return;
             }
         }
