@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[allow(unreachable_pub)] // a helper of several programs
 #[path = "router_model/vocabulary.rs"]
 mod vocabulary;
 
