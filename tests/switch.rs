@@ -219,3 +219,19 @@ async fn a_script_that_the_server_did_not_accept_is_not_remembered() {
     front.cluster.ask(node, &["SCRIPT", "FLUSH"]).await.unwrap();
     assert_eq!(low.ask(&["EVALSHA", &digest(COUNT), "1", "k"]).await, ":2\r\n");
 }
+
+/// A script can answer in the server's words, when it has run.
+#[tokio::test]
+async fn a_script_that_only_says_that_it_is_not_there_runs_once() {
+    let front = Front::start(Settings::single(), &[]).await;
+    let mut client = Raw::connect(front.proxy).await;
+    let literal =
+        "redis.call('incr', KEYS[1]) return redis.error_reply('NOSCRIPT No matching script. Please use EVAL.')";
+    let given = "redis.call('incr', KEYS[1]) return redis.error_reply(ARGV[1])";
+    for (n, script) in [literal, given].into_iter().enumerate() {
+        client.ask(&["SCRIPT", "LOAD", script]).await;
+        let call = ["EVALSHA", &digest(script), "1", "k", "NOSCRIPT No matching script. Please use EVAL."];
+        assert!(client.ask(&call).await.starts_with("-NOSCRIPT"));
+        assert_eq!(client.ask(&["GET", "k"]).await, format!("$1\r\n{}\r\n", n + 1));
+    }
+}

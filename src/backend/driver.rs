@@ -394,7 +394,7 @@ impl Receiver {
         let can_run = |r: &Refusal, entry: &Entry<_>| {
             let called = || entry.next_commands(1).pop();
             *r != Refusal::NoScript
-                || called().is_some_and(|(command, _)| conn.context.scripts.can_bring_called(&command))
+                || called().is_some_and(|(command, _)| conn.context.scripts.can_bring_called(&command, entry.queued_at))
         };
         let refused = refusal.filter(|r| entry.retry && conn.context.may_retry(*r, &to, now) && can_run(r, entry));
         let Some(refusal) = refused else {

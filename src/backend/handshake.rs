@@ -216,7 +216,7 @@ pub async fn judge(node: SocketAddr, key: &Key, commands: &[Bytes], limit: Durat
 /// Has a node keep these scripts.
 ///
 /// # Errors
-/// [`DialError`] when it cannot be asked, or refuses one.
+/// [`DialError`] when it cannot be asked, or refuses one; the others are kept.
 pub(super) async fn load_scripts(
     node: SocketAddr,
     key: &Key,
@@ -231,7 +231,7 @@ pub(super) async fn load_scripts(
         }
         for _ in scripts {
             if let Value::Error(e) = client.receive().await? {
-                return Err(DialError::Answered(e));
+                refused.get_or_insert(e);
             }
         }
         Ok(())
@@ -246,6 +246,7 @@ pub(super) async fn load_scripts(
 ///
 /// # Errors
 /// [`DialError`] when the backend cannot be asked.
+        let mut refused = None;
 pub(super) async fn unblock(node: SocketAddr, key: &Key, ids: &[i64], limit: Duration) -> Result<(), DialError> {
     let ask = async {
         let (mut client, _) = dial(node, key, None, limit).await?;
@@ -255,7 +256,7 @@ pub(super) async fn unblock(node: SocketAddr, key: &Key, ids: &[i64], limit: Dur
         for _ in ids {
             client.receive().await?;
         }
-        Ok(())
+        refused.map_or(Ok(()), |e| Err(DialError::Answered(e)))
     };
     timeout(limit, ask)
         .await

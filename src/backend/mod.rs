@@ -61,10 +61,11 @@ pub fn bring_scripts(context: &Rc<Context>, node: SocketAddr, outstanding: Optio
         }
         let user = context.config.backend.clone().map(Rc::new);
         let key = Key { database: 0, resp3: false, user };
-        match handshake::load_scripts(node, &key, &scripts, context.config.connect_timeout).await {
+        let loaded = handshake::load_scripts(node, &key, &scripts, context.config.connect_timeout).await;
+        loading.end(loaded.is_ok());
+        match loaded {
             Ok(()) => context.stats.scripts_loaded.add(scripts.len() as u64),
             Err(error) => {
-                loading.failed();
                 let service = &context.config.name;
                 tracing::warn!(%service, %node, "cannot load the scripts that clients use: {error}");
             }

@@ -26,7 +26,8 @@ const MAX_BYTES: usize = 4 << 20;
 /// Bytes of one script that is remembered, at most.
 const MAX_SCRIPT_BYTES: usize = 128 << 10;
 
-/// After scripts could not be loaded, nobody waits for that to be tried again for so long.
+/// After scripts were loaded, or could not be, nobody waits for that to be tried again for so long: a server that has
+/// them and still says that it has not is answering in a script's words.
 const LOAD_AGAIN: Duration = Duration::from_secs(1);
 
 /// A script's name: its SHA-1.
@@ -53,8 +54,8 @@ pub(super) struct Loading(Arc<Scripts>);
 struct Kept {
     scripts: Vec<Script>,
     bytes: usize,
-    /// When they could last not be loaded.
-    failed_at: Option<Instant>,
+    /// When somebody was last done loading them, and whether they could be.
+    tried: Option<(Instant, bool)>,
 }
 
 #[derive(Debug)]
@@ -96,17 +97,23 @@ impl Scripts {
         self.lock().scripts.iter().map(|s| s.body.clone()).collect()
     }
 
-    /// Whether the command calls a script by its digest that is remembered and can be loaded.
-    pub(super) fn can_bring_called(&self, command: &[u8]) -> bool {
+    /// Whether the command, queued then and refused with `-NOSCRIPT`, calls a script by its digest that is remembered
+    /// and can be loaded.
+    ///
+    /// A script may say `-NOSCRIPT` itself, when it has run. The words come from it or its arguments, or else it is sent
+    /// again once.
+    pub(super) fn can_bring_called(&self, command: &[u8], queued_at: Instant) -> bool {
+        let says = |text: &[u8]| memchr::memmem::find(text, b"NOSCRIPT").is_some();
         let mut words = args(command);
         let by_digest = words
             .next()
             .is_some_and(|name| name.eq_ignore_ascii_case(b"EVALSHA") || name.eq_ignore_ascii_case(b"EVALSHA_RO"));
-        let digest = words.next().filter(|_| by_digest).and_then(from_hex);
+        let digest = words.next().filter(|_| by_digest && !says(command)).and_then(from_hex);
         digest.is_some_and(|digest| {
             let kept = self.lock();
-            let is_worth_trying = self.is_loading() || kept.failed_at.is_none_or(|at| at.elapsed() >= LOAD_AGAIN);
-            is_worth_trying && kept.scripts.iter().any(|s| s.digest == digest)
+            let is_worth_trying = self.is_loading()
+                || kept.tried.is_none_or(|(at, loaded)| at.elapsed() >= LOAD_AGAIN || loaded && queued_at < at);
+            is_worth_trying && kept.scripts.iter().any(|s| s.digest == digest && !says(&s.body))
         })
     }
 
@@ -185,9 +192,9 @@ impl Seen {
 }
 
 impl Loading {
-    /// They could not be loaded.
-    pub(super) fn failed(&self) {
-        self.0.lock().failed_at = Some(Instant::now());
+    /// They were loaded, or could not be.
+    pub(super) fn end(self, loaded: bool) {
+        self.0.lock().tried = Some((Instant::now(), loaded));
     }
 }
 
@@ -238,10 +245,10 @@ mod tests {
         let (scripts, seen) = (Scripts::default(), Seen::default());
         let call = encode_command(&["evalsha_ro", &RETURN_1.to_uppercase(), "0"]);
         let eval = encode_command(&["eval", "return 1", "0"]);
-        assert!(seen.is_news(&scripts, &eval) && !scripts.can_bring_called(&call));
+        assert!(seen.is_news(&scripts, &eval) && !scripts.can_bring_called(&call, Instant::now()));
         seen.note(&scripts, &eval);
-        assert!(!seen.is_news(&scripts, &eval) && scripts.can_bring_called(&call));
-        assert!(!scripts.can_bring_called(&encode_command(&["GET", RETURN_1])));
+        assert!(!seen.is_news(&scripts, &eval) && scripts.can_bring_called(&call, Instant::now()));
+        assert!(!scripts.can_bring_called(&encode_command(&["GET", RETURN_1]), Instant::now()));
         let load = encode_command(&["SCRIPT", "load", "return 1"]);
         assert!(seen.is_news(&scripts, &load), "somebody means to call it by its digest");
         seen.note(&scripts, &load);
@@ -251,7 +258,7 @@ mod tests {
         assert!(elsewhere.is_news(&scripts, &flush));
         elsewhere.note(&scripts, &flush);
         assert!(
-            !scripts.can_bring_called(&call) && seen.is_news(&scripts, &eval),
+            !scripts.can_bring_called(&call, Instant::now()) && seen.is_news(&scripts, &eval),
             "flushed by a client of another worker"
         );
     }
@@ -295,13 +302,28 @@ mod tests {
         let scripts = Arc::new(Scripts::default());
         scripts.keep(b"return 1", false);
         let call = encode_command(&["EVALSHA", RETURN_1, "0"]);
-        let loading = scripts.begin_loading();
-        loading.failed();
-        assert!(scripts.is_loading() && scripts.can_bring_called(&call), "somebody is still at it");
-        drop(loading);
-        assert!(!scripts.is_loading() && !scripts.can_bring_called(&call));
+        let can = |queued_at| scripts.can_bring_called(&call, queued_at);
+        let (loading, other, before) = (scripts.begin_loading(), scripts.begin_loading(), Instant::now());
+        loading.end(false);
+        assert!(scripts.is_loading() && can(before), "somebody is still at it");
+        drop(other);
+        assert!(!scripts.is_loading() && !can(before));
         tokio::time::advance(LOAD_AGAIN).await;
-        assert!(scripts.can_bring_called(&call), "worth another try");
+        assert!(can(before), "worth another try");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_was_given_a_script_and_says_that_it_has_none_is_believed() {
+        let scripts = Arc::new(Scripts::default());
+        scripts.keep(b"return 1", false);
+        let call = encode_command(&["EVALSHA", RETURN_1, "0"]);
+        let before = Instant::now();
+        tokio::time::advance(Duration::from_millis(1)).await;
+        scripts.begin_loading().end(true);
+        assert!(scripts.can_bring_called(&call, before), "it was sent before");
+        assert!(!scripts.can_bring_called(&call, Instant::now()));
+        let says = encode_command(&["EVALSHA", RETURN_1, "1", "NOSCRIPT"]);
+        assert!(!scripts.can_bring_called(&says, before), "the words may be its own");
     }
 
     #[test]
