@@ -122,6 +122,8 @@ pub struct Session {
     unpin: bool,
     /// A command that may have changed the pin in a way that is not followed has not been answered: refused it has not.
     judging: bool,
+    /// The last command on the pin was to pause the server's clients for so long.
+    pausing: Option<Duration>,
     /// The last command on the pin was to end some state of it, and has not if it was answered with an error.
     ends_state: bool,
     transaction: Transaction,
@@ -184,6 +186,7 @@ impl Session {
             pin: None,
             unpin: false,
             judging: false,
+            pausing: None,
             ends_state: false,
             transaction: Transaction::default(),
             tracking: Tracking::default(),
@@ -447,9 +450,6 @@ impl Session {
             }
             return self.share(command);
         }
-        if info.kind == Kind::Client {
-            self.note_pause(command);
-        }
         match router::route(info, &self.buf[..command.len], command.argc, &self.state) {
             Route::Pinned(way) => self.pin_and_send(command, way),
             // Everything else changes the route: what is owed on the present one comes first.
@@ -470,20 +470,6 @@ impl Session {
             Route::About(about) => self.ask_about(command, about),
             Route::Select(database) => self.select(command, database),
             Route::Refuse(why) => self.refuse(command, why),
-        }
-    }
-
-    /// While `CLIENT PAUSE` keeps writes waiting on the server, those of different clients must not wait behind each other,
-    /// nor reads behind them.
-    fn note_pause(&self, command: Command) {
-        let mut words = args(&self.buf[..command.len]).skip(1);
-        match words.next() {
-            Some(word) if word.eq_ignore_ascii_case(b"PAUSE") => {
-                let millis = words.next().and_then(|ms| std::str::from_utf8(ms).ok()?.parse().ok()).unwrap_or(0);
-                self.pool.context.pause(Duration::from_millis(millis));
-            }
-            Some(word) if word.eq_ignore_ascii_case(b"UNPAUSE") => self.pool.context.pause(Duration::ZERO),
-            _ => {}
         }
     }
 

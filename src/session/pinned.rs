@@ -1,6 +1,7 @@
 //! Commands that need a connection of their own: how it is had, kept, given back, and replaced when it is lost.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -122,6 +123,7 @@ impl Session {
         if command.id.info().kind == Kind::Client {
             bytes = redirected(&bytes, &self.presence.clients);
         }
+        self.pausing = pause(&bytes).filter(|_| command.id.info().kind == Kind::Client);
         let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
         if self.state.replies == Replies::Skip {
             self.state.replies = Replies::On;
@@ -241,6 +243,10 @@ impl Session {
         }
         let tracked = self.state.tracking;
         if let Some((conn, _)) = &self.pin {
+            // Not one that was refused: anybody can ask for it.
+            if let Some(time) = self.pausing.take().filter(|_| answered && !conn.is_refused()) {
+                self.pool.context.pause(time);
+            }
             self.state.kept |= !self.tracking.conclude(answered && !conn.is_refused());
             self.state.tracking = self.tracking.is_on();
             let subscribed = !conn.subscriptions.borrow().is_empty();
@@ -322,8 +328,21 @@ impl Session {
     }
 }
 
+/// For how long a `CLIENT` command is to pause the server's clients, if it is about that. Meanwhile the writes of
+/// different clients must not wait behind each other, nor reads behind them.
+fn pause(command: &[u8]) -> Option<Duration> {
+    let mut words = args(command).skip(1);
+    match words.next()? {
+        word if word.eq_ignore_ascii_case(b"PAUSE") => {
+            Some(Duration::from_millis(std::str::from_utf8(words.next()?).ok()?.parse().ok()?))
+        }
+        word if word.eq_ignore_ascii_case(b"UNPAUSE") => Some(Duration::ZERO),
+        _ => None,
+    }
+}
+
 /// A blocking command with what is left of its time; none if nothing is.
-fn with_time_left(command: &Bytes, gone: std::time::Duration) -> Option<Bytes> {
+fn with_time_left(command: &Bytes, gone: Duration) -> Option<Bytes> {
     let mut words: Vec<Bytes> = args(command).map(Bytes::copy_from_slice).collect();
     let is = |w: &Bytes, name: &[u8]| w.eq_ignore_ascii_case(name);
     let first = words.first()?.clone();
@@ -350,7 +369,6 @@ fn with_time_left(command: &Bytes, gone: std::time::Duration) -> Option<Bytes> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn left(command: &str, gone_ms: u64) -> Option<String> {
         let words: Vec<&str> = command.split(' ').collect();
