@@ -116,6 +116,9 @@ async fn carried(kill: bool) {
     let begin = [command(&["HELLO", "3"]), command(&on), command(&["MULTI"]), command(&["INCR", "a:own"])];
     prefixed.send(&begin.concat()).await;
     prefixed.until(b"+OK\r\n+OK\r\n+QUEUED\r\n").await;
+    // Nothing can be told to it, and must not be.
+    let mut second = rig.client().await;
+    assert_eq!(second.ask(&["CLIENT", "TRACKING", "ON"]).await, "+OK\r\n");
     let mut scanning = rig.client().await;
     // So many that it is no list.
     let many: Vec<String> = (0..200).map(|i| format!("member:{i}")).collect();
@@ -124,6 +127,8 @@ async fn carried(kill: bool) {
     scanning.ask(&[&["MSET"], &many[..]].concat()).await;
     let keys = cursor(&scanning.ask(&["SCAN", "0", "COUNT", "1"]).await);
     let members = cursor(&scanning.ask(&["SSCAN", "set", "0", "COUNT", "1"]).await);
+    let mut pooled = rig.client().await;
+    assert!(pooled.ask(&["SCAN", "0", "COUNT", "1000"]).await.starts_with("*2\r\n$1\r\n0\r\n"));
     rig.wait_blocked(2).await;
 
     if kill {
@@ -164,12 +169,15 @@ async fn carried(kill: bool) {
         assert!(answer.starts_with("-STALECURSOR pointsman: "), "{command:?}: {answer}");
     }
     let again = cursor(&scanning.ask(&["SCAN", "0", "COUNT", "1"]).await);
+    let answer = pooled.ask(&["SCAN", &again, "COUNT", "1000"]).await;
+    assert!(answer.starts_with("*2\r\n$1\r\n0\r\n"), "one client's connections share a cursor: {answer}");
     assert!(scanning.ask(&["SCAN", &again, "COUNT", "1000"]).await.starts_with("*2\r\n$1\r\n0\r\n"));
     assert!(
         scanning.ask(&["SSCAN", "set", &members]).await.starts_with("-STALECURSOR"),
         "that one was not begun again"
     );
 
+    assert_eq!(second.ask(&["EXISTS", "cached"]).await, ":0\r\n", "{log}");
     const ALL: &str = ">2\r\n$10\r\ninvalidate\r\n_\r\n";
     assert_eq!(tracking.ask(&["GET", "cached"]).await, format!("{ALL}_\r\n"), "{log}");
     assert_eq!(other.ask(&["SET", "cached", "new"]).await, "+OK\r\n");

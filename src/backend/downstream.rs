@@ -6,6 +6,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
+use super::cursors::Cursors;
 use super::preparation::{Outstanding, Preparation};
 use super::salvage::{self, Outcome};
 use crate::clock::Moment;
@@ -53,6 +54,8 @@ pub struct Downstream {
     suspected: Cell<u8>,
     /// Its subscriptions went with their connection and are not back yet.
     missing: RefCell<Option<Outstanding>>,
+    /// Cursors that its replies have brought.
+    pub cursors: RefCell<Cursors>,
     /// A connection stopped reading until the outbox has drained.
     reader: RefCell<Option<Rc<Signal>>>,
 }
@@ -92,6 +95,7 @@ impl Downstream {
             refused_since: Cell::new(None),
             suspected: Cell::new(0),
             missing: RefCell::default(),
+            cursors: RefCell::default(),
             reader: RefCell::default(),
         }
     }

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::io::poll_read_buf;
 
 use super::connection::{Connection, Lost, Use};
-use super::inflight::{Answer, Audience, Effect, Entry};
+use super::inflight::{Answer, Audience, Effect, Entry, Heed};
 use super::large::LARGE;
 use super::salvage::Outcome;
 use super::subscriptions::Frame;
@@ -177,6 +177,12 @@ fn may_be_unasked(conn: &Connection, buf: &[u8]) -> bool {
     conn.used == Use::Pinned && (buf[0] == b'>' || buf[0] == b'*' && conn.subscriptions.borrow().may_be_array())
 }
 
+fn note_cursor(conn: &Connection, to: &Downstream, what: u64, reply: &[u8]) {
+    // Of a generation's master: connections to others are closed when it changes.
+    let server = (conn.context.access.topology().generation, conn.node);
+    to.cursors.borrow_mut().note(what, reply, server);
+}
+
 impl Receiver {
     /// Stops reading until the client has taken some of its replies, or, if `others` wait behind it, for as long as it
     /// may keep them waiting.
@@ -290,8 +296,10 @@ impl Receiver {
         let entry = inflight.front().ok_or(Malformed)?;
         let to = Rc::clone(&entry.to);
         let (silent, effect) = (entry.audience != Audience::Client, entry.effect);
-        if entry.scripts && (streamed || replies.first() != Some(&b'-')) {
-            conn.context.note_scripts(entry, n);
+        match entry.heed {
+            Heed::Scripts if streamed || replies.first() != Some(&b'-') => conn.context.note_scripts(entry, n),
+            Heed::Cursor(what) if !streamed => note_cursor(conn, &to, what, &replies),
+            _ => {}
         }
         let commands = if to.is_salvaging() { entry.next_commands(n) } else { Vec::new() };
         entry.answered += n;
@@ -472,6 +480,11 @@ impl Receiver {
         let Some(entry) = inflight.front() else { return Err(Malformed) };
         let (to, audience, effect) = (Rc::clone(&entry.to), entry.audience, entry.effect);
         drop(inflight);
+        if let Heed::Cursor(what) = entry.heed
+            && !self.streamed
+        {
+            note_cursor(conn, &to, what, buf);
+        }
         if !to.is_direct() || (parking && effect == Effect::Write) {
             bound_withheld(conn, &to, self.partial);
         }

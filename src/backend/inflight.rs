@@ -42,6 +42,17 @@ pub enum Audience {
     Ours,
 }
 
+/// What is remembered of commands or their replies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Heed {
+    /// Nothing.
+    Nothing,
+    /// Among the commands are some that do something to the server's scripts.
+    Scripts,
+    /// The one command scans something, told apart by the number, and its reply has a cursor.
+    Cursor(u64),
+}
+
 /// Consecutive commands of one session.
 #[derive(Debug)]
 pub struct Entry<T> {
@@ -63,8 +74,8 @@ pub struct Entry<T> {
     pub retry: bool,
     /// The bytes are the end of a command whose beginning was streamed: they cannot be sent again.
     pub partial: bool,
-    /// Among the commands are some that do something to the server's scripts.
-    pub scripts: bool,
+    /// What else is looked at.
+    pub heed: Heed,
     /// Class for the latency histogram.
     pub class: LatencyClass,
     /// When it was queued.
@@ -325,7 +336,7 @@ mod tests {
             audience: Audience::Client,
             retry: true,
             partial: false,
-            scripts: false,
+            heed: Heed::Nothing,
             class: LatencyClass::Read,
             queued_at: Instant::now(),
         }

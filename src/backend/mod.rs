@@ -2,6 +2,7 @@
 
 mod connection;
 mod context;
+mod cursors;
 mod downstream;
 mod driver;
 mod handshake;
@@ -14,9 +15,10 @@ mod subscriptions;
 
 pub use connection::{Connection, Lost, Use, half_streamed};
 pub use context::{Context, Stats};
+pub use cursors::{Cursors, Server};
 pub use downstream::{Again, Downstream};
 pub use handshake::{DialError, Hello, Key, judge};
-pub use inflight::{Answer, Audience, Effect, Entry};
+pub use inflight::{Answer, Audience, Effect, Entry, Heed};
 pub use large::LargeReplies;
 pub use preparation::{Outstanding, Preparation};
 pub use scripts::Scripts;

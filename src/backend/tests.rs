@@ -63,7 +63,7 @@ impl Scene {
             audience,
             retry: false,
             partial: false,
-            scripts: false,
+            heed: Heed::Nothing,
             class: LatencyClass::Write,
             queued_at: Instant::now(),
         });
@@ -179,7 +179,7 @@ async fn what_was_answered_before_the_end_is_told_though_writing_fails() {
             audience: Audience::Client,
             retry: false,
             partial: false,
-            scripts: false,
+            heed: Heed::Nothing,
             class: LatencyClass::Write,
             queued_at: Instant::now(),
         });
@@ -263,7 +263,7 @@ async fn what_is_collected_behind_a_refusal_has_a_limit() {
             audience: Audience::Client,
             retry: true,
             partial: false,
-            scripts: false,
+            heed: Heed::Nothing,
             class: LatencyClass::Write,
             queued_at: Instant::now(),
         };

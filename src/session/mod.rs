@@ -35,7 +35,6 @@ use crate::router::{self, Pinned, Replies, Route, State};
 use crate::topology::Pass;
 use local::Judgement;
 use renewal::Renewal;
-use scans::Scans;
 use stream::Streaming;
 use tracking::Tracking;
 use transaction::Transaction;
@@ -131,7 +130,6 @@ pub struct Session {
     /// What went with a lost connection and has to be renewed.
     renewal: Option<Renewal>,
     judgement: Option<Judgement>,
-    scans: Scans,
     /// A large command that leaves while it comes in.
     streaming: Option<Streaming>,
     /// The pin is a replica's connection: what the client sends goes there unread.
@@ -192,7 +190,6 @@ impl Session {
             tracking: Tracking::default(),
             renewal: None,
             judgement: None,
-            scans: Scans::default(),
             streaming: None,
             tunnel: false,
             waiting_since: None,

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::clients::redirected;
 use super::{Command, Session, Step, Wait};
-use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry};
+use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry, Heed};
 use crate::metrics::{CloseReason, LatencyClass, Limit};
 use crate::pool::Checkout;
 use crate::resp::{Kind, OwnError, args, encode_command};
@@ -112,13 +112,14 @@ impl Session {
             audience,
             retry: false,
             partial: false,
-            scripts: false,
+            heed: Heed::Nothing,
             class: LatencyClass::Pinned,
             queued_at: Instant::now(),
         }
     }
 
     fn send_pinned(&mut self, conn: &Rc<Connection>, command: Command, way: Pinned) {
+        let heed = self.heed(command, &self.buf[..command.len]);
         let mut bytes = self.take(command);
         if command.id.info().kind == Kind::Client {
             bytes = redirected(&bytes, &self.presence.clients);
@@ -188,9 +189,7 @@ impl Session {
             self.tracking.send(way.step == router::Step::Caching);
         }
         self.ends_state = !matches!(way.step, router::Step::Once | router::Step::Block(_) | router::Step::Wait);
-        let scripts = matches!(command.id.info().kind, Kind::Script | Kind::ScriptControl)
-            && self.pool.context.has_news_of_scripts(&bytes);
-        conn.queue(Entry { retry, scripts, ..self.entry(bytes, effect, way.answer, audience) });
+        conn.queue(Entry { retry, heed, ..self.entry(bytes, effect, way.answer, audience) });
     }
 
     /// `EXEC` of a transaction that must not run: because a command was not queued, or what was watched is unknown.

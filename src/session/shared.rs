@@ -6,7 +6,7 @@ use std::rc::Rc;
 use tokio::time::Instant;
 
 use super::{Command, MAX_OWED, Session, Step, Wait};
-use crate::backend::{Answer, Audience, Connection, DialError, Effect, Entry, Use};
+use crate::backend::{Answer, Audience, Connection, DialError, Effect, Entry, Heed, Use};
 use crate::metrics::{CloseReason, LatencyClass};
 use crate::pool::Checkout;
 use crate::resp::{Kind, Scan, lookup};
@@ -70,14 +70,13 @@ impl Session {
             len += next;
             commands += 1;
         }
+        let heed = self.heed(first, &self.buf[..len]);
         let bytes = self.buf.split_to(len).freeze();
         self.outstanding += len;
         let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
         if self.state.replies == Replies::Skip {
             self.state.replies = Replies::On;
         }
-        let scripts =
-            matches!(kind, Kind::Script | Kind::ScriptControl) && self.pool.context.has_news_of_scripts(&bytes);
         conn.queue(Entry {
             to: Rc::clone(&self.down),
             bytes,
@@ -88,7 +87,7 @@ impl Session {
             audience,
             retry: true,
             partial: false,
-            scripts,
+            heed,
             class: if batch_effect == Effect::Read { LatencyClass::Read } else { LatencyClass::Write },
             queued_at: Instant::now(),
         });
@@ -122,6 +121,15 @@ impl Session {
             }
             Checkout::Pending | Checkout::Full => Err(self.await_connection(command)),
             Checkout::Failed(error, retry_at) => Err(self.no_connection(command, &error, retry_at)),
+        }
+    }
+
+    /// What is remembered of a batch that begins with `first`, which stands at the front.
+    pub(super) fn heed(&self, first: Command, batch: &[u8]) -> Heed {
+        match first.id.info().kind {
+            Kind::Scan => Heed::Cursor(self.scanned(first)),
+            Kind::Script | Kind::ScriptControl if self.pool.context.has_news_of_scripts(batch) => Heed::Scripts,
+            _ => Heed::Nothing,
         }
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Session, Step, Wait};
-use crate::backend::{Answer, Audience, Connection, Effect, Entry, half_streamed};
+use crate::backend::{Answer, Audience, Connection, Effect, Entry, Heed, half_streamed};
 use crate::metrics::{CloseReason, LatencyClass, Limit};
 use crate::pool::Checkout;
 use crate::resp::{CommandId, Kind, OwnError, Scan, lookup};
@@ -207,7 +207,7 @@ impl Session {
             audience,
             retry: false,
             partial: true,
-            scripts: false,
+            heed: Heed::Nothing,
             class: LatencyClass::Pinned,
             queued_at: Instant::now(),
         });
