@@ -93,8 +93,10 @@ pub struct Connection {
     pub subscriptions: RefCell<Subscriptions>,
     /// Every byte is the owner's, whatever it means (`MONITOR`, `SYNC`).
     pub(super) raw: Cell<bool>,
-    /// Its blocking command was asked to come back: `-UNBLOCKED` is the answer to that, and proves that nothing was popped.
-    pub(super) withdrawn: Cell<bool>,
+    /// Its blocking command was asked to come back, and has not been answered: `-UNBLOCKED` is the answer to that, and
+    /// proves that nothing was popped.
+    /// Who asked; nobody: 0.
+    pub(super) withdrawn: Cell<u64>,
     /// The last reply on a pinned connection was an error, other than `-EXECABORT`, which ends a transaction too.
     pub(super) refused: Cell<bool>,
     /// When the session gave it back, or, of a shared one, when something was last queued on it.
@@ -127,7 +129,7 @@ impl Connection {
             owner: RefCell::default(),
             subscriptions: RefCell::default(),
             raw: Cell::new(false),
-            withdrawn: Cell::new(false),
+            withdrawn: Cell::new(0),
             refused: Cell::new(false),
             idle_since: Cell::new(Instant::now()),
             told_silent: Cell::new(None),
@@ -201,7 +203,7 @@ impl Connection {
     /// The session is done with it and left no state behind.
     pub fn release(&self) {
         self.owner.take();
-        self.withdrawn.set(false);
+        self.withdrawn.set(0);
         self.idle_since.set(Instant::now());
     }
 

@@ -380,9 +380,10 @@ impl Receiver {
         }
         // Another client may unblock this one, or its stream may be gone: then it is the answer. It is none where the
         // node was demoted, or where pointsman asked for the command to come back.
+        let withdrawn = conn.withdrawn.take() > 0;
         let is_answer = |r: &Refusal| {
             let says = |text: &str| memchr::memmem::find(&frame, text.as_bytes()).is_some();
-            let ours = says("instance state changed") || conn.withdrawn.get() && says("CLIENT UNBLOCK");
+            let ours = says("instance state changed") || withdrawn && says("CLIENT UNBLOCK");
             *r == Refusal::Unblocked && !ours
         };
         let refusal = classify(&frame).filter(|r| !is_answer(r));

@@ -229,12 +229,13 @@ pub(super) async fn load_scripts(
             let command = encode_command(&[b"SCRIPT".as_slice(), b"LOAD", script]);
             client.send(&command).await.map_err(|e| DialError::Unreachable(e.to_string()))?;
         }
+        let mut refused = None;
         for _ in scripts {
             if let Value::Error(e) = client.receive().await? {
                 refused.get_or_insert(e);
             }
         }
-        Ok(())
+        refused.map_or(Ok(()), |e| Err(DialError::Answered(e)))
     };
     timeout(limit, load)
         .await
@@ -242,21 +243,30 @@ pub(super) async fn load_scripts(
 }
 
 /// Asks blocking commands to come back (`CLIENT UNBLOCK id ERROR`): `-UNBLOCKED` on their connections then proves that
-/// they popped nothing. Without the right to do so, or without an answer, they stay where they are.
+/// they popped nothing. Without the right to do so, or without an answer, they stay where they are. `ids` is asked when
+/// the connection is there. Returns those that come back.
 ///
 /// # Errors
 /// [`DialError`] when the backend cannot be asked.
-        let mut refused = None;
-pub(super) async fn unblock(node: SocketAddr, key: &Key, ids: &[i64], limit: Duration) -> Result<(), DialError> {
+pub(super) async fn unblock(
+    node: SocketAddr,
+    key: &Key,
+    ids: impl FnOnce() -> Vec<i64>,
+    limit: Duration,
+) -> Result<Vec<i64>, DialError> {
     let ask = async {
         let (mut client, _) = dial(node, key, None, limit).await?;
+        let ids = ids();
         let commands: Vec<Bytes> =
             ids.iter().map(|id| encode_command(&["CLIENT", "UNBLOCK", &id.to_string(), "ERROR"])).collect();
         client.send(&commands.concat()).await.map_err(|e| DialError::Unreachable(e.to_string()))?;
-        for _ in ids {
-            client.receive().await?;
+        let mut come_back = Vec::new();
+        for id in ids {
+            if client.receive().await? == Value::Int(1) {
+                come_back.push(id);
+            }
         }
-        refused.map_or(Ok(()), |e| Err(DialError::Answered(e)))
+        Ok(come_back)
     };
     timeout(limit, ask)
         .await

@@ -24,6 +24,7 @@ pub use preparation::{Outstanding, Preparation};
 pub use scripts::Scripts;
 pub use subscriptions::{Kind as SubscriptionKind, Subscriptions};
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -78,12 +79,24 @@ pub fn bring_scripts(context: &Rc<Context>, node: SocketAddr, outstanding: Optio
 /// Takes blocking commands back from a node that traffic is about to leave; see [`handshake::unblock`]. `key` is
 /// pointsman's own user.
 pub async fn withdraw(context: Rc<Context>, node: SocketAddr, key: Key, blocked: Vec<Rc<Connection>>) {
+    let by = context.next_id();
     for conn in &blocked {
-        conn.withdrawn.set(true);
+        conn.withdrawn.set(by);
     }
-    let ids: Vec<i64> = blocked.iter().map(|c| c.hello.id).filter(|id| *id > 0).collect();
-    if let Err(error) = handshake::unblock(node, &key, &ids, context.config.connect_timeout).await {
+    let asked = Cell::new(false);
+    // What is blocked on a connection by then may be another command, of another client: nobody asked that to come back.
+    let ids = || {
+        asked.set(true);
+        blocked.iter().filter(|c| c.withdrawn.get() == by && c.hello.id > 0).map(|c| c.hello.id).collect()
+    };
+    let come_back = handshake::unblock(node, &key, ids, context.config.connect_timeout).await;
+    if let Err(error) = &come_back {
         tracing::debug!(service = %context.config.name, %node, %error, "cannot withdraw blocking commands");
+    }
+    // Those that stay where they are: if one is unblocked, it is by another client.
+    let stays = |c: &Connection| come_back.as_ref().map_or(!asked.get(), |ids| !ids.contains(&c.hello.id));
+    for conn in blocked.iter().filter(|c| c.withdrawn.get() == by && stays(c)) {
+        conn.withdrawn.set(0);
     }
 }
 
