@@ -3,6 +3,7 @@
 //! words are stored, which hardly anybody reads.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,15 +25,23 @@ pub struct Client {
     worker: usize,
     /// What it calls itself and whom it is authenticated as.
     named: Mutex<(Vec<u8>, String)>,
-    /// Id of its own backend connection; 0 if it has none.
-    pinned: AtomicI64,
+    own: Mutex<Own>,
     /// Id of the shared backend connection that it used last; 0 if none.
     shared: AtomicI64,
-    /// Others that are about to name `pinned` to the server: the connection must not become another client's meanwhile.
-    holders: AtomicUsize,
     subscribed: AtomicBool,
     active: AtomicU64,
     command: AtomicUsize,
+}
+
+/// A client's own backend connection, as others name it to the server.
+#[derive(Debug, Default)]
+struct Own {
+    /// Where it leads, and its id there: another server may know another client's connection by the same one.
+    backend: Option<(SocketAddr, i64)>,
+    /// Others that are about to name it: it must not become another client's meanwhile.
+    holders: usize,
+    /// The server has been told to send something there (`REDIRECT`): it must never become another client's.
+    is_target: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -43,25 +52,33 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Client {
     /// Its own backend connection, kept from becoming another's for as long as the value lives.
     pub fn hold(self: &Arc<Self>) -> Held {
-        self.holders.fetch_add(1, Ordering::SeqCst);
+        lock(&self.own).holders += 1;
         Held(Arc::clone(self))
     }
 
-    /// Its own backend connection; 0 if it has none.
+    /// Id of its own backend connection; 0 if it has none.
     pub fn pinned(&self) -> i64 {
-        self.pinned.load(Ordering::SeqCst)
+        lock(&self.own).backend.map_or(0, |(_, id)| id)
+    }
+
+    /// The same if it leads to `node`, as the one to which that is to send something; 0 if it does not.
+    pub fn target(&self, node: SocketAddr) -> i64 {
+        let mut own = lock(&self.own);
+        let id = own.id_at(node);
+        own.is_target |= id != 0;
+        id
     }
 
     /// The client was given a connection of its own.
-    pub fn pin(&self, backend: i64) {
-        self.pinned.store(backend, Ordering::SeqCst);
+    pub fn pin(&self, node: SocketAddr, backend: i64) {
+        lock(&self.own).backend = Some((node, backend));
     }
 
     /// It was taken from it. Returns whether the connection may be given to another client.
     pub fn unpin(&self) -> bool {
-        // Either the other one sees that it is gone, or is seen here: both are sequentially consistent.
-        self.pinned.store(0, Ordering::SeqCst);
-        self.holders.load(Ordering::SeqCst) == 0
+        let mut own = lock(&self.own);
+        own.backend = None;
+        !std::mem::take(&mut own.is_target) && own.holders == 0
     }
 
     /// The connection that its state can be read from: its own, or the shared one it used last; 0 if it has used none.
@@ -111,20 +128,26 @@ impl Client {
     }
 }
 
+impl Own {
+    fn id_at(&self, node: SocketAddr) -> i64 {
+        self.backend.filter(|(at, _)| *at == node).map_or(0, |(_, id)| id)
+    }
+}
+
 /// See [`Client::hold`].
 #[derive(Debug)]
 pub struct Held(Arc<Client>);
 
 impl Held {
-    /// The connection; 0 if there is none.
-    pub fn backend(&self) -> i64 {
-        self.0.pinned()
+    /// Id of the connection; 0 if there is none to `node`.
+    pub fn backend(&self, node: SocketAddr) -> i64 {
+        lock(&self.0.own).id_at(node)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.holders.fetch_sub(1, Ordering::SeqCst);
+        lock(&self.0.own).holders -= 1;
     }
 }
 
@@ -152,9 +175,8 @@ impl Clients {
             since: now,
             worker,
             named: Mutex::default(),
-            pinned: AtomicI64::new(0),
+            own: Mutex::default(),
             shared: AtomicI64::new(0),
-            holders: AtomicUsize::new(0),
             subscribed: AtomicBool::new(false),
             active: AtomicU64::new(now.0),
             command: AtomicUsize::new(usize::MAX),
@@ -214,17 +236,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_that_somebody_is_about_to_name_is_not_given_away() {
+    fn a_connection_that_somebody_names_is_not_given_away() {
         let clients = Arc::new(Clients::new(1));
         let presence = clients.join(7, 0, "a".into(), "b".into());
-        presence.client.pin(40);
+        let (here, there) = (SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 1], 2)));
+        presence.client.pin(here, 40);
         let held = clients.get(7).unwrap().hold();
-        assert_eq!(held.backend(), 40);
+        assert_eq!((held.backend(here), held.backend(there)), (40, 0), "there it may be anybody's");
         assert!(!presence.client.unpin());
-        assert_eq!(held.backend(), 0);
+        assert_eq!(held.backend(here), 0);
         drop(held);
-        presence.client.pin(41);
+        presence.client.pin(here, 41);
+        assert_eq!(presence.client.target(there), 0);
         assert!(presence.client.unpin());
+        presence.client.pin(here, 42);
+        assert_eq!(presence.client.target(here), 42);
+        assert!(!presence.client.unpin(), "what is sent there is for nobody else");
         drop(presence);
         assert!(clients.all().is_empty());
     }

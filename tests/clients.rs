@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use pointsman::demo::cluster::Member;
 use pointsman::demo::settings::Settings;
 use support::{Front, PATIENCE, Raw, command};
 use tokio::time::{Instant, sleep};
@@ -70,7 +71,72 @@ async fn who_may_not_kill_kills_nobody() {
         assert!(asker.ask(kill).await.starts_with("-NOPERM"));
     }
     assert!(asker.ask(&["CLIENT", "LIST"]).await.starts_with("-NOPERM"));
+    let own = id(&mut asker).await;
+    let info = asker.ask(&["CLIENT", "INFO"]).await;
+    assert!(info.contains(&format!("id={own} ")) && info.contains("user=weak"), "about itself it may ask: {info}");
     assert_eq!(other.ask(&["PING"]).await, "+PONG\r\n");
+}
+
+#[tokio::test]
+async fn a_pause_that_is_refused_changes_nothing() {
+    let front = Front::configured("refuse = []").await;
+    let (mut weak, mut other) = (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    other.ask(&["ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-client|pause"]).await;
+    assert_eq!(weak.ask(&["AUTH", "weak", "pw"]).await, "+OK\r\n");
+    let pinned = async || front.metric("pointsman_backend_connections", "role=\"pinned\"").await;
+    assert!(weak.ask(&["CLIENT", "PAUSE", "100000", "WRITE"]).await.starts_with("-NOPERM"));
+    let before = pinned().await;
+    assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+    assert_eq!(pinned().await, before, "writes go on sharing");
+    assert_eq!(other.ask(&["CLIENT", "PAUSE", "1", "WRITE"]).await, "+OK\r\n");
+    assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+}
+
+/// The connection that invalidations are redirected to is known to the server by an id that must not come to mean
+/// somebody else.
+#[tokio::test]
+async fn what_is_redirected_to_one_client_never_reaches_another() {
+    let front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let (mut asker, mut target, mut stranger) =
+        (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    for client in [&mut target, &mut stranger] {
+        assert!(client.ask(&["HELLO", "3"]).await.contains("proto"));
+    }
+    let of_target = id(&mut target).await;
+    target.send(&command(&["BLPOP", "list", "0"])).await;
+    listed(&mut asker, &of_target, "flags=b ").await;
+    assert_eq!(asker.ask(&["CLIENT", "TRACKING", "ON", "REDIRECT", &of_target, "BCAST"]).await, "+OK\r\n");
+    assert_eq!(asker.ask(&["RPUSH", "list", "x"]).await, ":1\r\n");
+    target.until(b"$4\r\nlist\r\n$1\r\nx\r\n").await;
+    // Perhaps behind what it was told of the list.
+    assert!(target.ask(&["PING"]).await.ends_with("+PONG\r\n"));
+    // It would be given the connection that the other one had.
+    let of_stranger = id(&mut stranger).await;
+    stranger.send(&command(&["BLPOP", "strange", "0"])).await;
+    listed(&mut target, &of_stranger, "flags=b ").await;
+    assert_eq!(target.ask(&["SET", "secret", "1"]).await, "+OK\r\n");
+    assert_eq!(target.ask(&["RPUSH", "strange", "y"]).await, ":1\r\n");
+    assert_eq!(support::text(&stranger.until(b"y\r\n").await), "*2\r\n$7\r\nstrange\r\n$1\r\ny\r\n");
+}
+
+/// Every client that authenticates is judged on a connection made for it: not as many at once as there are clients.
+#[tokio::test]
+async fn a_storm_of_clients_that_authenticate_is_none_for_the_server() {
+    const CLIENTS: usize = 300;
+    let front = Front::start(Settings::single(), &["--workers", "2"]).await;
+    let mut one = Raw::connect(front.proxy).await;
+    one.ask(&["ACL", "SETUSER", "bob", "on", ">pw", "~*", "+@all"]).await;
+    assert_eq!(one.ask(&["CONFIG", "SET", "maxclients", "60"]).await, "+OK\r\n");
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Raw::connect(front.proxy).await);
+    }
+    for client in &mut clients {
+        client.send(&command(&["AUTH", "bob", "pw"])).await;
+    }
+    for client in &mut clients {
+        assert_eq!(client.line().await.as_deref(), Some("+OK\r\n"));
+    }
 }
 
 #[tokio::test]
@@ -130,4 +196,35 @@ async fn a_user_that_may_not_select_keeps_the_database_it_came_with() {
     assert_eq!(same.ask(&["AUTH", "bob", "pw"]).await, "+OK\r\n");
     assert!(same.ask(&["SELECT", "9"]).await.starts_with("-NOPERM"), "though such a connection is open");
     assert_eq!(same.ask(&["GET", "k"]).await, "$-1\r\n");
+}
+
+/// While the server is silent its blocking commands are asked to come back, and are issued again. That must not be
+/// mistaken for what another client asks later.
+#[tokio::test]
+async fn a_client_that_was_carried_over_a_hold_can_be_unblocked() {
+    let mut front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let (mut asker, mut blocked) = (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    blocked.ask(&["HELLO", "3"]).await;
+    let of_blocked = id(&mut blocked).await;
+    // It keeps its connection all the time.
+    blocked.send(&[command(&["SUBSCRIBE", "channel"]), command(&["BLPOP", "nothing", "0"])].concat()).await;
+    blocked.until(b"channel\r\n:1\r\n").await;
+    listed(&mut asker, &of_blocked, "cmd=blpop").await;
+
+    front.cluster.pause(Member::Node(0)).unwrap();
+    asker.send(&command(&["GET", "k"])).await;
+    front.until_phase(false).await;
+    front.cluster.resume(Member::Node(0)).unwrap();
+    front.until_phase(true).await;
+    asker.until(b"$-1\r\n").await;
+    let end = Instant::now() + PATIENCE;
+    // Again: it may be on its way back.
+    let line = loop {
+        asker.ask(&["CLIENT", "UNBLOCK", &of_blocked, "ERROR"]).await;
+        if let Ok(line) = tokio::time::timeout(Duration::from_millis(50), blocked.line()).await {
+            break line.unwrap();
+        }
+        assert!(Instant::now() < end, "{}", front.log());
+    };
+    assert!(line.starts_with("-UNBLOCKED"), "{line}");
 }

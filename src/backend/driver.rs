@@ -480,12 +480,12 @@ impl Receiver {
         let mut inflight = conn.inflight.borrow_mut();
         let Some(entry) = inflight.front() else { return Err(Malformed) };
         let (to, audience, effect) = (Rc::clone(&entry.to), entry.audience, entry.effect);
-        drop(inflight);
         if let Heed::Cursor(what) = entry.heed
             && !self.streamed
         {
             note_cursor(conn, &to, what, buf);
         }
+        drop(inflight);
         if !to.is_direct() || (parking && effect == Effect::Write) {
             bound_withheld(conn, &to, self.partial);
         }

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::config::Credentials;
@@ -186,23 +187,39 @@ async fn greet_without_hello(client: &mut Client, key: &Key) -> Result<Hello, Di
     }
 }
 
-/// Puts commands to a backend on a connection of their own, one after the other, and returns the reply to the last, or
-/// the first that is an error, byte for byte: what authenticates, greets, or must not wait. Never pipelined behind anything: a failed AUTH in a pipeline can lose its reply (redis#15640).
+/// Puts commands to a backend on a connection of their own, one after the other, and returns the last reply before an
+/// error, or the error if it is the first, byte for byte: what authenticates, greets, or must not wait. Never pipelined
+/// behind anything: a failed AUTH in a pipeline can lose its reply (redis#15640).
 ///
-/// `key` is the state they run in, but for the database.
+/// `key` is the state they run in, but for the database. As many are under way at once as there are `permits`.
 ///
 /// # Errors
 /// [`DialError`] when the backend cannot be asked; its own refusal is a reply.
-pub async fn judge(node: SocketAddr, key: &Key, commands: &[Bytes], limit: Duration) -> Result<Bytes, DialError> {
+pub async fn judge(
+    permits: &Semaphore,
+    node: SocketAddr,
+    key: &Key,
+    commands: &[Bytes],
+    limit: Duration,
+) -> Result<Bytes, DialError> {
     let ask = async {
+        let _permit = permits.acquire().await;
         let mut client = open(node, limit).await?;
         if key.user.is_some() || key.resp3 {
             greet(&mut client, key).await?;
         }
         let mut reply = Bytes::new();
         for command in commands {
-            reply = client.exchange(command).await?;
-            if reply.starts_with(b"-") {
+            let next = client.exchange(command).await?;
+            // It answers the connect.
+            if next.starts_with(b"-ERR max number of clients reached") {
+                return Err(DialError::Answered(String::from_utf8_lossy(&next[1..]).trim_end().to_owned()));
+            }
+            let is_error = next.starts_with(b"-");
+            if !is_error || reply.is_empty() {
+                reply = next;
+            }
+            if is_error {
                 break;
             }
         }

@@ -11,6 +11,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -114,6 +115,15 @@ impl Pool {
             return Checkout::Full;
         }
         self.dial(place, Use::Pinned, waiter)
+    }
+
+    /// Puts commands to a node on a connection made for them; see [`backend::judge`]. When all clients come back at once,
+    /// and each has to be judged, they take turns.
+    ///
+    /// # Errors
+    /// [`DialError`] when it cannot be asked within `connect_timeout`.
+    pub async fn judge(&self, node: SocketAddr, key: &Key, commands: &[Bytes]) -> Result<Bytes, DialError> {
+        backend::judge(&self.permits, node, key, commands, self.context.config.connect_timeout).await
     }
 
     /// Makes room at the limit: closes a free pinned connection of another key.

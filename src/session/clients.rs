@@ -1,15 +1,19 @@
 //! What clients ask about each other. Redis knows pointsman's connections; the clients know ids of pointsman's. So the
 //! server is asked first, which judges arguments and permissions in its own words, and its answer is translated.
 
+use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::{Command, Session, Step};
+use crate::backend::Effect;
 use crate::clients::{Client, Clients, Held};
 use crate::clock::Moment;
 use crate::resp::{CommandId, args, encode_command};
 use crate::router::About;
+use crate::topology::Pass;
 
 /// An id that no connection of a server has.
 const NOBODY: &str = "9223372036854775807";
@@ -30,6 +34,12 @@ pub(super) enum Translate {
 impl Session {
     /// Asks the server about the command at the front.
     pub(super) fn ask_about(&mut self, command: Command, about: About) -> Step {
+        // A blocked client is where writes go; one that is being taken back from there is nowhere.
+        let effect = if about == About::Unblock { Effect::Write } else { Effect::Read };
+        let node = match self.pass(effect) {
+            Pass::To(node) => node,
+            pass => return self.hold(command, pass),
+        };
         let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
         let words: Vec<&[u8]> = args(&frame).collect();
         let clients = &self.presence.clients;
@@ -43,8 +53,8 @@ impl Session {
             }
             About::Unblock => {
                 let held = number(words[2]).and_then(|id| clients.get(id)).map(|c| c.hold());
-                let id = match &held {
-                    Some(held) if held.backend() != 0 => held.backend().to_string().into_bytes(),
+                let id = match held.as_ref().map_or(0, |held| held.backend(node)) {
+                    backend if backend != 0 => backend.to_string().into_bytes(),
                     // The server has words for what is no number.
                     _ if number(words[2]).is_none() => words[2].to_owned(),
                     _ => NOBODY.into(),
@@ -54,7 +64,8 @@ impl Session {
                 (vec![encode_command(&unblock)], Translate::Unblock { _held: held })
             }
         };
-        self.ask(command, commands, translate)
+        self.ask(command, node, commands, translate);
+        Step::Done
     }
 
     /// The server has answered.
@@ -90,8 +101,8 @@ impl Session {
     }
 }
 
-/// The command with the id of the client behind `REDIRECT` replaced by that of its own connection.
-pub(super) fn redirected(frame: &Bytes, clients: &Clients) -> Bytes {
+/// The command with the id of the client behind `REDIRECT` replaced by that of its own connection to `node`.
+pub(super) fn redirected(frame: &Bytes, clients: &Clients, node: SocketAddr) -> Bytes {
     let mut words: Vec<&[u8]> = args(frame).collect();
     if !words.get(1).is_some_and(|w| w.eq_ignore_ascii_case(b"TRACKING")) {
         return frame.clone();
@@ -99,7 +110,7 @@ pub(super) fn redirected(frame: &Bytes, clients: &Clients) -> Bytes {
     let at = words.iter().position(|w| w.eq_ignore_ascii_case(b"REDIRECT")).map(|i| i + 1);
     let Some((at, id)) = at.and_then(|at| Some((at, number(words.get(at)?)?))) else { return frame.clone() };
     // A client without a connection of its own cannot be told anything: as if it did not exist.
-    let backend = clients.get(id).map_or(0, |c| c.pinned());
+    let backend = clients.get(id).map_or(0, |c| c.target(node));
     let backend = if backend == 0 { NOBODY.to_owned() } else { backend.to_string() };
     words[at] = backend.as_bytes();
     encode_command(&words)
@@ -196,16 +207,17 @@ fn user(client: &Client) -> String {
 fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> String {
     let body = reply.iter().position(|b| *b == b'\n').map_or(&[][..], |at| &reply[at + 1..]);
     let body = String::from_utf8_lossy(body.strip_prefix(b"txt:").unwrap_or(body)).into_owned();
-    let connections: Vec<&str> = body.lines().filter(|l| l.starts_with("id=")).collect();
     let id_of = |line: &str| line.strip_prefix("id=")?.split(' ').next()?.parse::<i64>().ok();
+    let connections: HashMap<i64, &str> = body.lines().filter_map(|line| Some((id_of(line)?, line))).collect();
+    // The question came on it. One that has used none is described likewise.
+    let newest = body.lines().rfind(|line| id_of(line).is_some());
     let now = Moment::now();
     let mut list = String::new();
     for client in clients {
         let pinned = client.pinned() != 0;
         let asks = client.id == asking.id;
-        let connection = connections.iter().find(|l| id_of(l) == Some(client.backend()) && (pinned || !asks));
-        // The question came on the newest. One that has used none is described likewise.
-        let Some(connection) = connection.or(connections.last()) else { break };
+        let connection = connections.get(&client.backend()).filter(|_| pinned || !asks).copied();
+        let Some(connection) = connection.or(newest) else { break };
         let (name, _) = client.named();
         let (command, active) = client.last();
         let last_command = CommandId::all().nth(command).map_or("NULL", |id| id.info().name);
@@ -246,6 +258,8 @@ fn text(body: &str, resp3: bool) -> Bytes {
 mod tests {
     use super::*;
 
+    const NODE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
     fn words(command: &str) -> Vec<&[u8]> {
         command.split(' ').map(str::as_bytes).collect()
     }
@@ -285,7 +299,7 @@ mod tests {
     #[test]
     fn a_list_speaks_of_clients() {
         let (clients, presences) = two();
-        presences[0].client.pin(31);
+        presences[0].client.pin(NODE, 31);
         presences[0].client.describe(b"me", "", false);
         let reply = b"$99\r\nid=30 addr=p:1 laddr=r:1 name= age=9 idle=0 flags=N db=0 cmd=get user=bob resp=2\n\
                       id=31 addr=p:2 laddr=r:1 name= age=9 idle=0 flags=b db=9 cmd=blpop user=bob resp=2\n\r\n";
@@ -299,11 +313,12 @@ mod tests {
     #[test]
     fn a_redirection_names_the_connection() {
         let (clients, presences) = two();
-        presences[0].client.pin(31);
-        let ask = |id: &str| {
+        presences[0].client.pin(NODE, 31);
+        let ask = |id: &str, node: SocketAddr| {
             let frame = encode_command(&["CLIENT", "TRACKING", "ON", "REDIRECT", id]);
-            String::from_utf8_lossy(args(&redirected(&frame, &clients)).nth(4).unwrap()).into_owned()
+            String::from_utf8_lossy(args(&redirected(&frame, &clients, node)).nth(4).unwrap()).into_owned()
         };
-        assert_eq!((ask("1").as_str(), ask("2").as_str(), ask("x").as_str()), ("31", NOBODY, "x"));
+        assert_eq!([ask("1", NODE), ask("2", NODE), ask("x", NODE)], ["31", NOBODY, "x"]);
+        assert_eq!(ask("1", SocketAddr::from(([127, 0, 0, 1], 2))), NOBODY, "a connection to another server");
     }
 }

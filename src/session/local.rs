@@ -1,6 +1,7 @@
 //! What pointsman answers itself, and what it has a backend judge: the commands that change what a session is.
 
 use std::cell::RefCell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use tokio::time::Instant;
 use super::clients::Translate;
 use super::tracking::Tracking;
 use super::{Command, Session, Step, Wait};
-use crate::backend::{DialError, Effect, Key, Use, judge};
+use crate::backend::{DialError, Effect, Key, Use};
 use crate::config::{ClientAuth, Credentials, Secret};
 use crate::pool::Checkout;
 use crate::resp::{Kind, args};
@@ -124,27 +125,26 @@ impl Session {
     /// Asks the master on a connection made for this: `AUTH` and `HELLO`, since pointsman accepts no password on its own
     /// memory, and what must not wait behind the commands of others.
     pub(super) fn judge(&mut self, command: Command) -> Step {
-        let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
-        self.ask(command, vec![frame], Translate::No)
-    }
-
-    /// Asks the master these commands in place of the one at the front.
-    pub(super) fn ask(&mut self, command: Command, commands: Vec<Bytes>, translate: Translate) -> Step {
         let node = match self.pass(Effect::Read) {
             Pass::To(node) => node,
             pass => return self.hold(command, pass),
         };
+        let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
+        self.ask(command, node, vec![frame], Translate::No);
+        Step::Done
+    }
+
+    /// Asks the master at `node` these commands in place of the one at the front.
+    pub(super) fn ask(&mut self, command: Command, node: SocketAddr, commands: Vec<Bytes>, translate: Translate) {
         let verdict = Rc::new(RefCell::new(None));
-        let (key, wake) = (self.state.key.clone(), Rc::clone(&self.down.wake));
-        let limit = self.pool.context.config.connect_timeout;
+        let (pool, key, wake) = (Rc::clone(&self.pool), self.state.key.clone(), Rc::clone(&self.down.wake));
         let slot = Rc::clone(&verdict);
         tokio::task::spawn_local(async move {
-            let result = judge(node, &key, &commands, limit).await;
+            let result = pool.judge(node, &key, &commands).await;
             *slot.borrow_mut() = Some(result);
             wake.raise();
         });
         self.judgement = Some(Judgement { command, verdict, translate });
-        Step::Done
     }
 
     pub(super) fn finish_judgement(&mut self) -> Step {

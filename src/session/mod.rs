@@ -526,13 +526,13 @@ impl Session {
     /// The connection is the session's own from now on.
     fn own(&mut self, conn: Rc<Connection>, key: Key) {
         conn.assign(&self.down);
-        self.presence.client.pin(conn.hello.id);
+        self.presence.client.pin(conn.node, conn.hello.id);
         self.pin = Some((conn, key));
     }
 
     /// It is no more.
     fn disown(&mut self) -> Option<(Rc<Connection>, Key)> {
-        // Somebody is naming it to the server, and means this client.
+        // Somebody has named it to the server, and means this client.
         if !self.presence.client.unpin()
             && let Some((conn, _)) = &self.pin
         {

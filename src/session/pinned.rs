@@ -122,7 +122,7 @@ impl Session {
         let heed = self.heed(command, &self.buf[..command.len]);
         let mut bytes = self.take(command);
         if command.id.info().kind == Kind::Client {
-            bytes = redirected(&bytes, &self.presence.clients);
+            bytes = redirected(&bytes, &self.presence.clients, conn.node);
         }
         self.pausing = pause(&bytes).filter(|_| command.id.info().kind == Kind::Client);
         let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };

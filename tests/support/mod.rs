@@ -64,12 +64,18 @@ impl Front {
         let binary = Path::new(env!("CARGO_BIN_EXE_pointsman"));
         let process = cluster.supervisor().spawn(binary, args, Some(log)).unwrap();
         let front = Self { cluster, redis, proxy, admin, process };
+        front.until_phase(true).await;
+        front
+    }
+
+    /// Until all is well, or is not.
+    pub async fn until_phase(&self, stable: bool) {
         let end = Instant::now() + PATIENCE;
-        while !fetch(front.admin, "/status").await.is_ok_and(|s| s.replace(" ", "").contains("\"phase\":\"stable\"")) {
-            assert!(Instant::now() < end, "not ready: {}", front.log());
+        let is_stable = |status: String| status.replace(' ', "").contains("\"phase\":\"stable\"");
+        while !fetch(self.admin, "/status").await.is_ok_and(|status| is_stable(status) == stable) {
+            assert!(Instant::now() < end, "never so: {}", self.log());
             sleep(Duration::from_millis(10)).await;
         }
-        front
     }
 
     /// What pointsman has logged.
