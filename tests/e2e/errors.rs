@@ -43,9 +43,13 @@ impl Provokers {
             program.wait_end(PATIENCE).await;
             let said = program.last_lines();
             let threw = said.lines().find(|line| line.starts_with("threw ")).unwrap_or_default();
-            // Behind the one the connection is closed; some clients then try again, or see no more than that. The other
-            // phpredis takes for a connection that is of no more use, also from Redis itself.
-            let any = matches!(self.error, OwnError::TooManyClients | OwnError::TransactionLost);
+            let any = match self.error {
+                // The connection is closed behind it; some clients then try again, or see no more than that.
+                OwnError::TooManyClients => true,
+                // phpredis loses the text, also of an error of Redis' own.
+                OwnError::TransactionLost | OwnError::StaleCursor => program.name().starts_with("php"),
+                OwnError::NoMaster | OwnError::PinLimit | OwnError::Refused => false,
+            };
             assert!(threw.contains("pointsman: ") || any && !threw.is_empty(), "{}: {said}", program.name());
         }
     }

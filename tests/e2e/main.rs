@@ -15,6 +15,7 @@ use std::time::Duration;
 use errors::Provokers;
 use ledger::Entry;
 use pointsman::demo::cluster::Member;
+use pointsman::demo::wire::info_field;
 use pointsman::resp::OwnError;
 use program::{Program, Spec};
 use stage::Stage;
@@ -53,8 +54,10 @@ const PROGRAMS: &[Spec] = &[
 async fn programs_go_on_through_failovers() {
     let mut stage = Stage::set().await;
     let mut programs: Vec<Program> = PROGRAMS.iter().map(|spec| stage.start(spec)).collect();
-    let transactions = Provokers::start(OwnError::TransactionLost, &stage.cluster, stage.proxy.listen()).await;
     goes_on(&mut programs, "at rest").await;
+    let provokers = |error| Provokers::start(error, &stage.cluster, stage.proxy.listen());
+    let transactions = provokers(OwnError::TransactionLost).await;
+    let scans = provokers(OwnError::StaleCursor).await;
 
     let old = stage.cluster.master().await.unwrap();
     stage.cluster.failover(0).await.unwrap();
@@ -65,6 +68,7 @@ async fn programs_go_on_through_failovers() {
         assert!(noticed.is_empty(), "{}: noticed a planned failover: {noticed:?}", program.name());
     }
     transactions.go().await;
+    scans.go().await;
     let old = stage.cluster.wait_settled(PATIENCE).await.unwrap();
 
     let before_kill: Vec<u64> = programs.iter().map(Program::last_id).collect();
@@ -95,15 +99,16 @@ async fn goes_on(programs: &mut [Program], when: &str) {
 
 /// php-fpm without persistent connections: each request connects, authenticates, selects its database, and closes.
 #[tokio::test]
-#[ignore = "until AUTH is judged without a connection of its own"]
 async fn requests_that_connect_cost_no_backend_connects() {
     let stage = Stage::set().await;
     let mut connects = Vec::new();
     for _ in 0..2 {
         let mut storm = stage.start(&Spec::php("request", "storm"));
         storm.wait_end(PATIENCE).await;
-        connects.push(stage.proxy.metric("pointsman_backend_connects_total", "").await.unwrap());
+        let stats = stage.cluster.ask(Member::Node(0), &["INFO", "stats"]).await.unwrap();
+        connects.push(info_field(&stats, "total_connections_received").unwrap().parse::<u64>().unwrap());
     }
-    // Those of the first are kept, and do for the second.
-    assert_eq!(connects[1], connects[0], "1000 requests");
+    // Those of the first are kept, and do for the second. (Questions of this test and of Sentinels may be counted too.)
+    let more = connects[1] - connects[0];
+    assert!(more < 10, "1000 requests cost {more} connects");
 }

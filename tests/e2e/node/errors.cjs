@@ -24,18 +24,20 @@ async function provoke(error) {
     return openRedis({ maxRetriesPerRequest: 3 }).get('key');
   }
   const user = { username: process.env.REDIS_USER, password: setting('REDIS_PASSWORD') };
-  const redis = openRedis(error === 'TransactionLost' ? user : {});
+  const redis = openRedis(['TransactionLost', 'StaleCursor'].includes(error) ? user : {});
   await redis.ping();
   if (error === 'TransactionLost') {
     await redis.multi({ pipeline: false });
     await redis.set('errors:node', 1);
   }
+  const [cursor] = error === 'StaleCursor' ? await redis.scan(0, 'COUNT', 1) : [];
   await waitForGo();
   switch (error) {
     case 'NoMaster': return redis.get('key');
     case 'PinLimit': return redis.blpop('key', 1);
     case 'Refused': return redis.replicaof('NO', 'ONE');
     case 'TransactionLost': return redis.exec();
+    case 'StaleCursor': return redis.scan(cursor);
   }
 }
 

@@ -11,7 +11,7 @@ const options = {
   password: setting('REDIS_PASSWORD'),
 };
 const mode = process.argv[2];
-if (mode === 'once') options.autoResendUnfulfilledCommands = false;
+if (mode === 'once') options.maxRetriesPerRequest = 0;
 const key = (name) => `rest:ioredis:${mode}${name}`;
 
 function openRedis(more = {}) {

@@ -19,15 +19,30 @@ function wait_for_go(): void
     }
 }
 
+/** One step of SCAN. `false` is the end only if the cursor is 0; phpredis keeps the text of this error to itself. */
+function scan(Redis $redis, ?int &$cursor): array
+{
+    $keys = $redis->scan($cursor);
+    if ($keys === false && $cursor !== 0) {
+        throw new RedisException('SCAN was refused: begin again');
+    }
+    return $keys ?: [];
+}
+
 function provoke(string $error): mixed
 {
+    $cursor = null;
     if ($error === 'TooManyClients') {
         wait_for_go();
         return open_redis()->get('key');
     }
     $redis = open_redis();
-    if ($error === 'TransactionLost') {
+    if (in_array($error, ['TransactionLost', 'StaleCursor'])) {
         $redis->auth([setting('REDIS_USER'), setting('REDIS_PASSWORD')]);
+    }
+    if ($error === 'StaleCursor') {
+        $redis->scan($cursor, null, 1);
+    } elseif ($error === 'TransactionLost') {
         $redis->multi();
         $redis->set('errors:php', 1);
     } else {
@@ -40,6 +55,7 @@ function provoke(string $error): mixed
             ? throw new RedisException("false, {$redis->getLastError()}") : 'an array',
         'Refused' => $redis->rawCommand('REPLICAOF', 'NO', 'ONE'),
         'TransactionLost' => $redis->exec(),
+        'StaleCursor' => scan($redis, $cursor),
     };
 }
 

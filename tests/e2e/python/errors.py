@@ -21,8 +21,11 @@ def provoke(error):
     if error == "TooManyClients":
         wait_for_go()
         return open_redis().get("key")
-    if error == "TransactionLost":
+    if error in ("TransactionLost", "StaleCursor"):
         r = open_redis(username=setting("REDIS_USER"), password=setting("REDIS_PASSWORD")).client()
+    if error == "StaleCursor":
+        cursor, _ = r.scan(0, count=1)
+    elif error == "TransactionLost":
         r.execute_command("MULTI")
         r.execute_command("SET", "errors:python", 1)
     else:
@@ -38,6 +41,8 @@ def provoke(error):
             return r.replicaof("NO", "ONE")
         case "TransactionLost":
             return r.execute_command("EXEC")
+        case "StaleCursor":
+            return r.scan(cursor)
 
 
 try:
