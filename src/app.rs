@@ -30,6 +30,9 @@ use crate::worker::{INBOX, Worker, WorkerService};
 /// Hints on their way to control; more than these say nothing that it does not know.
 const HINTS: usize = 256;
 
+/// Orders for switchovers on their way to control, which refuses a second one at once.
+const ORDERS: usize = 4;
+
 /// Why pointsman could not run, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -123,6 +126,7 @@ impl App {
         let mut for_workers: Vec<Vec<WorkerService>> = (0..config.workers).map(|_| Vec::new()).collect();
         let mut controls = Vec::new();
         let mut statuses = Vec::new();
+        let mut order_takers = Vec::new();
         for (number, service) in config.services.iter().enumerate() {
             let shared = Arc::new(service.clone());
             let clients = Arc::new(Clients::new(config.workers));
@@ -131,6 +135,7 @@ impl App {
             let (topology, topologies) = watch::channel(Arc::new(Topology::unknown()));
             let (status, status_reader) = watch::channel(Arc::new(ServiceStatus::unknown(&service.name)));
             let (hints, hint_reader) = mpsc::channel(HINTS);
+            let (order_taker, orders) = mpsc::channel(ORDERS);
             for (services, link) in for_workers.iter_mut().zip(&links) {
                 services.push(WorkerService {
                     config: Arc::clone(&shared),
@@ -146,16 +151,18 @@ impl App {
                 config: service.clone(),
                 links,
                 hints: hint_reader,
+                orders,
                 topology,
                 status,
                 stats: Arc::new(move || record_counts(&counted, number)),
             });
             statuses.push((service.name.clone(), status_reader));
+            order_takers.push(order_taker);
         }
 
         let draining = Arc::new(AtomicBool::new(false));
-        let admin_state =
-            Arc::new(AdminState::new(stats.clone(), statuses, Arc::clone(&draining), Arc::clone(&heartbeats)));
+        let admin_state = AdminState::new(stats.clone(), statuses, Arc::clone(&draining), Arc::clone(&heartbeats));
+        let admin_state = Arc::new(admin_state.taking_orders(order_takers));
         let mut workers = Vec::new();
         let mut targets = Vec::new();
         for (number, services) in for_workers.into_iter().enumerate() {

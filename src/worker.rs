@@ -29,6 +29,10 @@ use crate::topology::{Access, Hint, Link, Topology};
 const TICK: Duration = Duration::from_millis(100);
 const TICK_HELD: Duration = Duration::from_millis(10);
 
+/// While writes are held and some are unanswered, how often it is looked whether the last one is by now: a switchover
+/// waits for that, and the clients with it.
+const QUIET_CHECK: Duration = Duration::from_millis(2);
+
 /// Clients handed over and not yet taken; accepting waits when it is full.
 pub const INBOX: usize = 1024;
 
@@ -136,7 +140,14 @@ impl Worker {
             loop {
                 let current = Arc::clone(&topology.borrow_and_update());
                 follower.apply(current);
-                if topology.changed().await.is_err() {
+                let changed = loop {
+                    let told = follower.note_quiet();
+                    tokio::select! {
+                        changed = topology.changed() => break changed,
+                        () = tokio::time::sleep(QUIET_CHECK), if !told => {}
+                    }
+                };
+                if changed.is_err() {
                     return;
                 }
             }

@@ -32,7 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["config"]),
-    ("cli", &["addr", "app", "config", "demo", "net", "resp"]),
+    ("cli", &["addr", "app", "config", "demo", "net", "resp", "topology"]),
     ("main", &["cli"]),
 ];
 

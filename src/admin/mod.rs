@@ -1,13 +1,15 @@
 //! The admin HTTP server: metrics, health and status, on an address of its own and on the edge thread.
 //!
-//! It only reads: the workers' counters, control's status of each service, the threads' heartbeats. Nothing here waits
-//! for a worker or for control, so a scrape is answered however busy or stuck they are.
+//! It only reads (the workers' counters, control's status of each service, the threads' heartbeats), but for one thing:
+//! it passes the order for a switchover on to control. Nothing here waits for a worker or for control, so a scrape is
+//! answered however busy or stuck they are.
 
 mod health;
 mod routes;
 mod scrape;
 mod server;
 mod status;
+mod switchover;
 
 pub use server::{Limits, serve, serve_with};
 
@@ -15,11 +17,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::clock::Moment;
 use crate::metrics::WorkerStats;
 use crate::topology::status::ServiceStatus;
+use crate::topology::switchover::Order;
 
 /// All that the admin server looks at.
 #[derive(Debug)]
@@ -35,6 +38,8 @@ pub struct AdminState {
     heartbeats: Arc<Vec<AtomicU64>>,
     started: Moment,
     started_at: SystemTime,
+    /// Where each service takes orders for switchovers.
+    orders: Vec<mpsc::Sender<Order>>,
 }
 
 impl AdminState {
@@ -50,7 +55,21 @@ impl AdminState {
     ) -> Self {
         assert_eq!(heartbeats.len(), stats.len() + 1, "a heartbeat for each worker and one for control");
         assert!(stats.iter().all(|worker| worker.services.len() == services.len()), "counters for each service");
-        Self { stats, services, draining, heartbeats, started: Moment::now(), started_at: SystemTime::now() }
+        Self {
+            stats,
+            services,
+            draining,
+            heartbeats,
+            started: Moment::now(),
+            started_at: SystemTime::now(),
+            orders: Vec::new(),
+        }
+    }
+
+    /// Lets switchovers be ordered, of the services in their order.
+    pub fn taking_orders(mut self, orders: Vec<mpsc::Sender<Order>>) -> Self {
+        self.orders = orders;
+        self
     }
 
     fn is_draining(&self) -> bool {

@@ -1,17 +1,24 @@
-//! What the admin server answers: one table of paths.
+//! What the admin server answers: one table of paths to read, and one to order a switchover.
+
+use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{Either, Full};
+use hyper::body::Incoming;
 use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
-use hyper::{Method, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode};
 
+use super::switchover::{self, Lines};
 use super::{AdminState, health, scrape, status};
 
-const TEXT: &str = "text/plain; charset=utf-8";
+pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
 
 /// Status, content type and body of an answer.
-struct Answer(StatusCode, &'static str, String);
+pub(super) struct Answer(pub(super) StatusCode, pub(super) &'static str, pub(super) String);
+
+/// What is sent: a text, or lines as they come.
+type Body = Either<Full<Bytes>, Lines>;
 
 struct Route {
     path: &'static str,
@@ -49,18 +56,32 @@ const ROUTES: [Route; 5] = [
     },
 ];
 
-/// Answers one request. The server cuts the body off for HEAD.
-pub(super) fn respond(state: &AdminState, method: &Method, path: &str) -> Response<Full<Bytes>> {
+/// Answers one request of `peer`. The server cuts the body off for HEAD.
+pub(super) async fn respond(state: &AdminState, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    if path == switchover::PATH {
+        if method != Method::POST {
+            return not_allowed(&path, "POST");
+        }
+        return match switchover::order(state, peer, request).await {
+            Ok(lines) => with_headers(StatusCode::OK, switchover::CONTENT_TYPE, Either::Right(lines)),
+            Err(answer) => response(answer),
+        };
+    }
     let Some(route) = ROUTES.iter().find(|r| r.path == path) else {
         return response(Answer(StatusCode::NOT_FOUND, TEXT, format!("no such page; there are:\n{}", index())));
     };
     if method != Method::GET && method != Method::HEAD {
-        let body = format!("{path} answers GET and HEAD\n");
-        let mut refusal = response(Answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, body));
-        refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
-        return refusal;
+        return not_allowed(&path, "GET, HEAD");
     }
     response((route.answer)(state))
+}
+
+fn not_allowed(path: &str, methods: &'static str) -> Response<Body> {
+    let body = format!("{path} answers {}\n", methods.replace(", ", " and "));
+    let mut refusal = response(Answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, body));
+    refusal.headers_mut().insert(ALLOW, HeaderValue::from_static(methods));
+    refusal
 }
 
 fn verdict(verdict: health::Verdict) -> Answer {
@@ -69,11 +90,16 @@ fn verdict(verdict: health::Verdict) -> Answer {
 }
 
 fn index() -> String {
-    ROUTES.iter().map(|r| format!("{:<10}{}\n", r.path, r.about)).collect()
+    let pages = ROUTES.iter().map(|r| (r.path, r.about)).chain([(switchover::PATH, switchover::ABOUT)]);
+    pages.map(|(path, about)| format!("{path:<13}{about}\n")).collect()
 }
 
-fn response(Answer(status, content_type, body): Answer) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::from(body));
+fn response(Answer(status, content_type, body): Answer) -> Response<Body> {
+    with_headers(status, content_type, Either::Left(Full::from(body)))
+}
+
+fn with_headers(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     // An answer is true for the moment; a cache between must not repeat it.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -63,10 +64,10 @@ pub async fn serve_with(listener: TcpListener, state: Arc<AdminState>, limits: L
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => {
+        let (stream, peer) = match accepted {
+            Ok(accepted) => {
                 failing = false;
-                stream
+                accepted
             }
             Err(e) => {
                 if !failing {
@@ -87,16 +88,22 @@ pub async fn serve_with(listener: TcpListener, state: Arc<AdminState>, limits: L
             debug!(limit = limits.connections, "admin: too many connections, the oldest is closed");
             oldest.abort();
         }
-        open.push_back(tasks.spawn(connection(stream, state.clone(), limits, shutdown.clone())));
+        open.push_back(tasks.spawn(connection(stream, peer, state.clone(), limits, shutdown.clone())));
     }
     // Every connection has seen `shutdown` as well and ends by itself within the grace.
     while tasks.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, state: Arc<AdminState>, limits: Limits, shutdown: CancellationToken) {
-    let service = service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
-        let response = routes::respond(&state, request.method(), request.uri().path());
-        std::future::ready(Ok::<_, Infallible>(response))
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    state: Arc<AdminState>,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    let service = service_fn(move |request| {
+        let state = state.clone();
+        async move { Ok::<_, Infallible>(routes::respond(&state, peer, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

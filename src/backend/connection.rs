@@ -194,6 +194,11 @@ impl Connection {
         self.used == Use::Pinned && self.inflight.borrow().oldest_written().is_some_and(|e| e.retry)
     }
 
+    /// Whether the backend has been given a write that it has not answered.
+    pub fn owes_write(&self) -> bool {
+        self.inflight.borrow().owes_write()
+    }
+
     /// Whether the last command on a pinned connection was refused. If it was to end a transaction or a watch, the
     /// connection is still in it.
     pub fn is_refused(&self) -> bool {

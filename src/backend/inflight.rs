@@ -198,6 +198,12 @@ impl<T> InFlight<T> {
         self.entries.iter().skip(1).any(is_such)
     }
 
+    /// Whether a write that was handed to the kernel, in part at least, is unanswered.
+    pub(super) fn owes_write(&self) -> bool {
+        let begun = self.written + usize::from(self.offset > 0);
+        self.entries.iter().take(begun).any(|e| e.effect == Effect::Write)
+    }
+
     /// The front entry's answers are complete. None if it was not wholly written: the backend answered more than it was asked.
     pub(super) fn pop(&mut self) -> Option<Entry<T>> {
         self.written = self.written.checked_sub(1)?;

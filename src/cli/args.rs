@@ -25,9 +25,11 @@ pub(super) struct Arguments {
 const AFTER_HELP: &str = "\
 Exit codes:
   0   clean end
+  1   `switchover`, `drill`: the master was changed, and something is left to do or was noticed
   64  wrong usage
-  69  `check --online`: a server does not answer as it should
+  69  `check --online`: a server does not answer as it should; `switchover`, `drill`: pointsman does not
   71  an address cannot be bound
+  75  `switchover`, `drill`: refused or undone, everything is as before
   78  wrong configuration
 
 Example:
@@ -46,6 +48,10 @@ pub(super) enum Command {
     /// Check a configuration without serving anybody: everything that would keep `run` from starting.
     #[command(after_help = SECRETS_HELP)]
     Check(Box<CheckArguments>),
+    /// Change the master on purpose, losing nothing: orders it of the pointsman that runs on this machine.
+    Switchover(SwitchoverArguments),
+    /// Switch over and back on a set-up in use, and tell what its clients noticed.
+    Drill(DrillArguments),
     /// See a failover: three Redis servers, three Sentinels and pointsman on free local ports, under load.
     Demo(DemoArguments),
 }
@@ -57,6 +63,40 @@ pub(super) struct CheckArguments {
     pub(super) online: bool,
     #[command(flatten)]
     pub(super) service: ServiceArguments,
+}
+
+/// Which running pointsman is meant.
+#[derive(Debug, Args)]
+pub(super) struct AdminArguments {
+    /// Its admin address.
+    #[arg(long, value_name = "IP:PORT")]
+    pub(super) admin: Option<SocketAddr>,
+    /// The file that it was started with, for its admin address.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SwitchoverArguments {
+    /// Name of the service.
+    pub(super) service: String,
+    /// The replica that is to be master. [default: whichever Sentinel chooses]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(super) to: Option<String>,
+    /// Only check whether it can work.
+    #[arg(long)]
+    pub(super) dry_run: bool,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct DrillArguments {
+    /// Name of the service.
+    #[arg(long, value_name = "NAME")]
+    pub(super) service: String,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
 }
 
 /// One service by flags, or any number by a file. The flags that concern the whole process go with either.

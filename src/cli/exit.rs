@@ -4,7 +4,8 @@
 /// The command line cannot be understood.
 pub(super) const USAGE: u8 = 64;
 
-/// `check --online`: a Sentinel or a master does not answer as it should.
+/// `check --online`: a Sentinel or a master does not answer as it should. `switchover`, `drill`: the pointsman that runs
+/// does not.
 pub(super) const UNAVAILABLE: u8 = 69;
 
 /// An address cannot be bound.
@@ -12,3 +13,6 @@ pub(super) const OS: u8 = 71;
 
 /// The configuration is wrong, or a file that it consists of cannot be read.
 pub(super) const CONFIG: u8 = 78;
+
+/// A switchover was refused or undone: everything is as before, and it can be tried again.
+pub(super) const UNDONE: u8 = 75;

@@ -1,10 +1,13 @@
 //! The command line: what the program was asked for, and how it ends.
 
+mod admin;
 mod args;
 mod check;
+mod drill;
 mod exit;
 mod logging;
 mod online;
+mod switchover;
 
 use std::process::ExitCode;
 
@@ -27,6 +30,8 @@ pub fn main() -> ExitCode {
             Ok(resolved) => check::run(&check, &resolved),
             Err(problems) => refuse(&problems),
         },
+        Command::Switchover(arguments) => switchover::run(&arguments),
+        Command::Drill(arguments) => drill::run(&arguments),
         Command::Demo(demo) => demo::run(&demo.into()),
     }
 }

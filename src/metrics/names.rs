@@ -117,7 +117,7 @@ metrics! {
     FLOWING = Gauge "pointsman_flowing" ["service" "traffic"]
         "1 while this kind of traffic flows to a node, 0 while it is held or refused.";
     SETTLED = Gauge "pointsman_settled" ["service"]
-        "1 while every reachable node says that it is a connected replica of the master, else 0.";
+        "1 while every reachable node says that it is a replica of the master and every Sentinel in hearing has noticed, else 0.";
     SENTINEL_UP = Gauge "pointsman_sentinel_up" ["service" "sentinel"]
         "1 while this Sentinel is subscribed to and answers, else 0.";
     FAILOVERS = Counter "pointsman_failovers_total" ["service" "kind"]

@@ -276,6 +276,20 @@ impl Pool {
         }
     }
 
+    /// Tells control that no write is under way, if writes are held and that is so. Returns whether there is nothing
+    /// left to tell.
+    pub fn note_quiet(&self) -> bool {
+        let topology = self.context.access.topology();
+        if topology.writes.flow == Flow::Flowing {
+            return true;
+        }
+        let quiet = !self.all.borrow().iter().any(|c| c.lost().is_none() && c.owes_write());
+        if quiet {
+            self.context.access.link().note_quiet(topology.seq);
+        }
+        quiet
+    }
+
     /// Writes are held: takes blocking commands back from the master, so that they can be issued again elsewhere
     /// without a doubt whether they popped something here.
     fn withdraw_blocked(&self) {

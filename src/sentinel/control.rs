@@ -14,6 +14,7 @@ use super::watcher::{self, Stats};
 use crate::config::ServiceConfig;
 use crate::net::Resolver;
 use crate::topology::status::ServiceStatus;
+use crate::topology::switchover::Order;
 use crate::topology::{Hint, Link, Topology};
 
 /// How often the thread says that it is alive.
@@ -27,6 +28,8 @@ pub struct ServiceControl {
     pub links: Vec<Arc<Link>>,
     /// What the workers see.
     pub hints: mpsc::Receiver<Hint>,
+    /// Switchovers that are asked for.
+    pub orders: mpsc::Receiver<Order>,
     /// Where traffic goes; its receivers are the workers'.
     pub topology: watch::Sender<Arc<Topology>>,
     /// For the admin server.

@@ -65,7 +65,12 @@ impl Links {
         self.links.iter().map(|l| l.prepared()).min().unwrap_or(u64::MAX)
     }
 
-    /// Waits until a worker has acknowledged or prepared something. Cancel safe: a wake-up that is not received is kept.
+    /// The highest sequence number under which no worker has a write under way.
+    pub(super) fn quiet(&self) -> u64 {
+        self.links.iter().map(|l| l.quiet()).min().unwrap_or(u64::MAX)
+    }
+
+    /// Waits until a worker has acknowledged, prepared or finished something. Cancel safe: a wake-up that is not received is kept.
     pub(super) async fn progress(&self) {
         self.progress.notified().await;
     }

@@ -9,6 +9,7 @@ mod message;
 mod probe;
 mod role;
 mod state_file;
+mod switchover;
 mod tasks;
 mod view;
 mod watcher;

@@ -63,6 +63,7 @@ impl Poll {
             epoch: number("config-epoch")?,
             failover_in_progress: flags.has("failover_in_progress"),
             master_down: flags.has("s_down") || flags.has("o_down"),
+            reported_master: text(&self.master, "role-reported") == Some("master"),
             replicas: replicas.iter().filter_map(|entry| replica(entry, &mut resolve)).collect(),
             quorum: number("quorum")?.try_into().unwrap_or(u32::MAX),
             down_after: Duration::from_millis(number("down-after-milliseconds")?),
@@ -92,6 +93,7 @@ fn replica(entry: &Value, resolve: &mut impl FnMut(&Endpoint) -> Option<SocketAd
         // Missing means that the Sentinel has not yet seen the replica's INFO; Sentinel's own default.
         priority: number(entry, "slave-priority").map_or(100, |n| n.try_into().unwrap_or(u32::MAX)),
         offset: number(entry, "slave-repl-offset").unwrap_or(0),
+        reported_replica: text(entry, "role-reported") == Some("slave"),
     })
 }
 
@@ -250,12 +252,14 @@ mod tests {
                 epoch: 3,
                 failover_in_progress: false,
                 master_down: false,
+                reported_master: true,
                 replicas: vec![ReplicaView {
                     node: "127.0.0.1:52749".parse().unwrap(),
                     reachable: true,
                     link_up: true,
                     priority: 100,
                     offset: 2606,
+                    reported_replica: true,
                 }],
                 quorum: 2,
                 down_after: Duration::from_secs(1),

@@ -14,6 +14,7 @@ use super::control::ServiceControl;
 use super::event::SentinelEvent;
 use super::links::{LEASE_VALIDITY, Links, RENEWAL_INTERVAL};
 use super::state_file;
+use super::switchover::Switchovers;
 use super::tasks::{Common, Probes, Sentinels};
 use crate::addr::Endpoint;
 use crate::clock::Moment;
@@ -22,6 +23,7 @@ use crate::net::Resolver;
 use crate::topology::failover::{Action, Failover, Level, Settings};
 use crate::topology::record::RecordCounts;
 use crate::topology::status::{ServiceStatus, WallTime};
+use crate::topology::switchover::{self, Order};
 use crate::topology::{Event, Hint, Remembered, Topology};
 
 /// Events of Sentinel and probe tasks that may wait; a task that finds the channel full waits, and loses nothing.
@@ -42,6 +44,7 @@ pub(super) struct Watcher {
     links: Links,
     sentinels: Sentinels,
     probes: Probes,
+    switchovers: Switchovers,
     topology: watch::Sender<Arc<Topology>>,
     status: watch::Sender<Arc<ServiceStatus>>,
     stats: Stats,
@@ -63,7 +66,7 @@ pub(super) struct Watcher {
 
 /// Watches one service until `shutdown`.
 pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: CancellationToken) {
-    let ServiceControl { config, links, mut hints, topology, status, stats } = control;
+    let ServiceControl { config, links, mut hints, mut orders, topology, status, stats } = control;
     let (sender, mut events) = mpsc::channel(EVENTS);
     let common = Common::new(&config, resolver.clone(), sender.clone());
     let now = Moment::now();
@@ -79,7 +82,8 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         machine: Failover::new(settings, now),
         links: Links::new(links),
         sentinels: Sentinels::new(common.clone()),
-        probes: Probes::new(common),
+        probes: Probes::new(common.clone()),
+        switchovers: Switchovers::new(common),
         topology,
         status,
         stats,
@@ -105,7 +109,7 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
             look_up = Some(tokio::spawn(look_up_master(config.name, endpoint, resolver, sender)))
         }
     }
-    watcher.watch(&mut events, &mut hints, &shutdown).await;
+    watcher.watch(&mut events, &mut hints, &mut orders, &shutdown).await;
     for task in look_up.into_iter().chain(memory) {
         task.abort();
     }
@@ -126,16 +130,18 @@ impl Watcher {
         &mut self,
         events: &mut mpsc::Receiver<SentinelEvent>,
         hints: &mut mpsc::Receiver<Hint>,
+        orders: &mut mpsc::Receiver<Order>,
         shutdown: &CancellationToken,
     ) {
         let mut renewal = interval(RENEWAL_INTERVAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut housekeeping = interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut hinted = true;
+        let (mut hinted, mut ordered) = (true, true);
         loop {
             let now = Moment::now();
-            let due = self.machine.deadline(now).map(|at| Instant::now() + at.since(now));
+            let due = self.machine.deadline(now).into_iter().chain(self.switchovers.deadline(now)).min();
+            let due = due.map(|at| Instant::now() + at.since(now));
             tokio::select! {
                 // In this order: the timers come rarely and must not starve behind a flood of events; an
                 // acknowledgement lets a commit go out; Sentinels' words decide, workers' hints only hurry.
@@ -144,12 +150,20 @@ impl Watcher {
                 _ = renewal.tick() => self.renew(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => { self.tick(); }
                 () = self.links.progress() => self.note_progress(),
+                event = self.switchovers.happened() => self.drive_switchover(event),
                 Some(event) = events.recv() => self.hear(event),
                 hint = hints.recv(), if hinted => match hint {
                     Some(hint) => self.handle(Event::Hint(hint)),
                     None => hinted = false,
                 },
+                order = orders.recv(), if ordered => match order {
+                    Some(order) => self.begin_switchover(order),
+                    None => ordered = false,
+                },
                 _ = housekeeping.tick() => self.keep_house(),
+            }
+            if self.switchovers.is_on() {
+                self.drive_switchover(switchover::Event::Look);
             }
         }
     }
@@ -195,6 +209,26 @@ impl Watcher {
             self.carry_out(now, actions);
         }
         now
+    }
+
+    fn begin_switchover(&mut self, order: Order) {
+        let (now, survey) = (self.awake(), self.machine.survey(self.links.quiet()));
+        let told = self.switchovers.begin(order, now, &survey, &self.sentinels);
+        told.into_iter().for_each(|event| self.handle(Event::Switchover(event)));
+    }
+
+    /// Shows the switchover that is on what happened and how the service stands, until it wants nothing more of the
+    /// failover machine.
+    fn drive_switchover(&mut self, event: switchover::Event) {
+        let mut event = Some(event);
+        while let Some(shown) = event.take() {
+            let (now, survey) = (self.awake(), self.machine.survey(self.links.quiet()));
+            let told = self.switchovers.show(now, shown, &survey, &self.sentinels);
+            if !told.is_empty() {
+                event = Some(switchover::Event::Look);
+            }
+            told.into_iter().for_each(|event| self.handle(Event::Switchover(event)));
+        }
     }
 
     fn note_progress(&mut self) {

@@ -1,5 +1,6 @@
 //! What can happen to a service, as the failover machine is told: all addresses resolved, all texts parsed.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,8 +53,24 @@ pub enum Event {
     Acknowledged(u64),
     /// Every worker has on the master of this generation what its sessions had on the one before.
     Prepared(u64),
+    /// What a switchover wants of the machine.
+    Switchover(SwitchoverEvent),
     /// Control was not run for longer than a lease lasts (machine suspended or starved): what it knows is old.
     Gap,
+}
+
+/// What a switchover wants of the failover machine.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum SwitchoverEvent {
+    /// Everybody is to be asked more often from now on.
+    Begin,
+    /// Hold writes. One of these nodes is to be master. Has no effect while writes do not flow.
+    Hold(BTreeSet<SocketAddr>),
+    /// A Sentinel is being told to fail over, and all of these nodes have all that the master had acknowledged: from
+    /// now on it counts when one of them says master.
+    Ordered,
+    /// It was given up: writes flow again as soon as nothing speaks against it.
+    Released,
 }
 
 /// What one Sentinel says of the service when polled.
@@ -68,6 +85,8 @@ pub struct View {
     pub failover_in_progress: bool,
     /// Whether its `flags` carry `s_down` or `o_down`: this Sentinel cannot reach the master.
     pub master_down: bool,
+    /// Whether its last INFO of the master said master (`role-reported`). It asks every 10 s, and acts on what it knows.
+    pub reported_master: bool,
     /// The replicas it knows, resolved and mapped.
     pub replicas: Vec<ReplicaView>,
     /// `quorum`.
@@ -89,6 +108,9 @@ pub struct ReplicaView {
     pub priority: u32,
     /// `slave-repl-offset`.
     pub offset: u64,
+    /// Whether its last INFO of it said replica (`role-reported`). One that still has it down as a master demotes it
+    /// again when it is promoted.
+    pub reported_replica: bool,
 }
 
 /// What a Sentinel published, for messages that concern the machine (Sentinel `sentinelEvent`; see Redis' Sentinel

@@ -104,7 +104,9 @@ pub struct Link {
     acknowledged: AtomicU64,
     /// The generation whose master has what the worker's sessions need there.
     prepared: AtomicU64,
-    /// Wakes control when `acknowledged` or `prepared` moved.
+    /// The highest of those that held writes and had no write of the worker left under way.
+    quiet: AtomicU64,
+    /// Wakes control when `acknowledged`, `prepared` or `quiet` moved.
     pub progress: Notify,
     /// A duplicate of every backend socket the worker has open, so that control can shut them down for a worker that
     /// does not answer. Locked when a connection opens or closes, never per command.
@@ -132,6 +134,17 @@ impl Link {
     /// The generation that was last reported as prepared.
     pub fn prepared(&self) -> u64 {
         self.prepared.load(Ordering::Acquire)
+    }
+
+    /// Under the topology `seq`, which holds writes, every write that the worker had handed to a backend is answered.
+    pub fn note_quiet(&self, seq: u64) {
+        self.quiet.store(seq, Ordering::Release);
+        self.progress.notify_one();
+    }
+
+    /// The highest sequence number that was quiet.
+    pub fn quiet(&self) -> u64 {
+        self.quiet.load(Ordering::Acquire)
     }
 
     /// Registers an open backend socket under an id that is unique to the worker.

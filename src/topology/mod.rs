@@ -10,9 +10,10 @@ pub mod failover;
 mod lease;
 pub mod record;
 pub mod status;
+pub mod switchover;
 
 pub use access::{Access, Pass};
-pub use event::{Event, History, Message, Remembered, ReplicaView, RoleAnswer, SentinelId, View};
+pub use event::{Event, History, Message, Remembered, ReplicaView, RoleAnswer, SentinelId, SwitchoverEvent, View};
 pub use lease::{Flow, Grant, Lease, Link};
 
 use std::net::SocketAddr;

@@ -22,6 +22,8 @@ pub const EVENTS: usize = 64;
 pub enum FailoverKind {
     /// The master changed after a Sentinel had announced it while the old master still answered.
     Planned,
+    /// The master was changed by a switchover of this pointsman.
+    Switchover,
     /// The master changed after the old one had stopped answering.
     Crash,
     /// The master changed and nobody had announced it: a Sentinel that is out of hearing led, or the Sentinels were
@@ -29,15 +31,16 @@ pub enum FailoverKind {
     Unannounced,
     /// A provisional commit was undone and an earlier master confirmed again.
     Rollback,
-    /// A failover was announced and the master stayed.
+    /// A failover was announced, or a switchover begun, and the master stayed.
     Aborted,
     /// The master did not answer, or not as master, and then did again; nobody was promoted.
     Interruption,
 }
 
 /// All kinds, in the order of the label values.
-pub const FAILOVER_KINDS: [FailoverKind; 6] = [
+pub const FAILOVER_KINDS: [FailoverKind; 7] = [
     FailoverKind::Planned,
+    FailoverKind::Switchover,
     FailoverKind::Crash,
     FailoverKind::Unannounced,
     FailoverKind::Rollback,
@@ -50,6 +53,7 @@ impl FailoverKind {
     pub fn label(self) -> &'static str {
         match self {
             Self::Planned => "planned",
+            Self::Switchover => "switchover",
             Self::Crash => "crash",
             Self::Unannounced => "unannounced",
             Self::Rollback => "rollback",

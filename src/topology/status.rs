@@ -143,8 +143,8 @@ pub struct ServiceStatus {
     pub why: String,
     /// Since when `phase` is what it is.
     pub since: WallTime,
-    /// Whether every reachable node says replica of the master. Before that Sentinel may promote a node that never
-    /// followed it.
+    /// Whether every reachable node says replica of the master and every Sentinel in hearing has noticed. Before that
+    /// Sentinel may promote a node that never followed it, or demote one that was just promoted.
     pub settled: bool,
     /// The replicas.
     pub replicas: Vec<ReplicaStatus>,

@@ -58,6 +58,7 @@ impl Control {
             config,
             links: vec![link.clone()],
             hints: hints_receiver,
+            orders: mpsc::channel(1).1,
             topology: topology_sender,
             status: status_sender,
             stats: Arc::new(RecordCounts::default),

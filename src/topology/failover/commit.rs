@@ -82,7 +82,10 @@ impl Failover {
                 by,
             });
         }
-        self.confirmed_master(now).or_else(|| self.agreed_master(now)).or_else(|| self.promoted_candidate())
+        self.confirmed_master(now)
+            .or_else(|| self.agreed_master(now))
+            .or_else(|| self.promoted_candidate())
+            .or_else(|| self.switched_over())
     }
 
     /// Confirmed by Sentinels with an acceptable epoch, highest first, and by its own word.
@@ -211,6 +214,8 @@ impl Failover {
             FailoverKind::Rollback
         } else if round.master_failed {
             FailoverKind::Crash
+        } else if round.switchover.as_ref().is_some_and(|s| s.ordered.is_some()) {
+            FailoverKind::Switchover
         } else if round.was_announced() {
             FailoverKind::Planned
         } else {

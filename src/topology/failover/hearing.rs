@@ -56,6 +56,7 @@ impl Failover {
             Event::Prepared(generation) => {
                 self.preparing = self.preparing.filter(|_| generation < self.generation);
             }
+            Event::Switchover(event) => self.hear_switchover(now, event, out),
             Event::Gap => self.forget_all(now, out),
         }
     }
@@ -73,6 +74,10 @@ impl Failover {
             round.candidates.clear();
             round.announcers.clear();
             round.after_gap = true;
+            // Meanwhile its word may have become an old one.
+            if let Some(expected) = &mut round.switchover {
+                expected.ordered = None;
+            }
             round.sign(now);
         }
     }

@@ -9,6 +9,7 @@
 //! - `trouble`: what is known gives reason to hold;
 //! - `commit`: another master is confirmed;
 //! - `release`: the old one goes on;
+//! - `switchover`: a planned one holds writes and names the node whose word then suffices;
 //! - `output`: what follows for workers, probes and polls.
 //!
 //! Three rules keep late and stale words harmless. A role counts only when asked after the round began. A generation
@@ -23,6 +24,7 @@ mod release;
 mod remembered;
 mod roles;
 mod round;
+mod switchover;
 mod trouble;
 
 use std::collections::{BTreeMap, BTreeSet};

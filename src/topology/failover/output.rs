@@ -13,7 +13,7 @@ use super::{
 use crate::addr::Endpoint;
 use crate::clock::Moment;
 use crate::topology::status::{FlowStatus, Phase, ReplicaStatus, SentinelStatus, ServiceStatus};
-use crate::topology::{Flow, Permission, RoleAnswer, SentinelId, Topology};
+use crate::topology::{Flow, Permission, RoleAnswer, SentinelId, Topology, View};
 
 /// Nodes probed at once, at most: Sentinel remembers dead replicas for ever, and may be told nonsense.
 const PROBED: usize = 32;
@@ -269,17 +269,37 @@ impl Failover {
         }
     }
 
-    /// Whether every node that can be reached says replica of the master. Until then Sentinel may promote one that
-    /// never followed it.
+    /// Whether every node that can be reached says replica of the master, and every Sentinel in hearing has noticed.
+    /// Until then Sentinel may promote a node that never followed the master, or demote one that was just promoted.
     pub fn is_settled(&self) -> bool {
-        let Some(master) = self.master.as_ref().filter(|m| m.provisional.is_none() && self.round.is_none()) else {
-            return false;
+        self.unsettled().is_none()
+    }
+
+    /// What keeps the service from being settled.
+    pub(super) fn unsettled(&self) -> Option<String> {
+        let Some(master) = self.master.as_ref().filter(|_| self.round.is_none()) else {
+            return Some(self.published.why.to_string());
         };
-        self.known.nodes.iter().filter(|(a, _)| **a != master.node).all(|(_, n)| match n.answer(self.turned) {
-            Some(RoleAnswer::Replica { of, .. }) => *of == master.node,
-            Some(RoleAnswer::Refused | RoleAnswer::Silent { .. }) => true,
-            Some(RoleAnswer::Master { .. } | RoleAnswer::Error(_)) | None => false,
-        }) && self.known.says_master(master.node, self.turned)
+        if master.provisional.is_some() {
+            return Some(format!("no Sentinel has confirmed {} yet", master.node));
+        }
+        let stray = self.known.nodes.iter().find_map(|(address, node)| {
+            let (is_master, answer) = (*address == master.node, node.answer(self.turned));
+            let right = match answer {
+                Some(RoleAnswer::Master { .. }) => is_master,
+                Some(RoleAnswer::Replica { of, .. }) => !is_master && *of == master.node,
+                Some(RoleAnswer::Refused | RoleAnswer::Silent { .. }) => !is_master,
+                Some(RoleAnswer::Error(_)) | None => false,
+            };
+            let says = answer.map_or_else(|| "was not heard since".to_owned(), super::roles::state);
+            (!right).then(|| format!("{address} {says}"))
+        });
+        stray.or_else(|| {
+            self.known.voices().find_map(|(id, view)| {
+                let fault = outdated(view, master.node)?;
+                Some(format!("{} {fault}", self.known.name(id)))
+            })
+        })
     }
 
     fn replicas(&self) -> Vec<ReplicaStatus> {
@@ -321,4 +341,17 @@ impl Failover {
             })
             .collect()
     }
+}
+
+/// What a Sentinel that names this master has not noticed yet. It asks each node every ten seconds only; a replica that
+/// it still takes for a master it demotes as soon as that is promoted.
+fn outdated(view: &View, master: SocketAddr) -> Option<String> {
+    if view.master != master {
+        return Some(format!("names {}", view.master));
+    }
+    if !view.reported_master {
+        return Some(format!("has not noticed yet that {master} is master"));
+    }
+    let stale = view.replicas.iter().find(|r| r.reachable && !r.reported_replica)?;
+    Some(format!("has not noticed yet that {} is a replica", stale.node))
 }

@@ -34,13 +34,16 @@ impl Failover {
     /// it is master its offset counts other writes too, so only what it said as replica is looked at.
     pub(super) fn safe_before(&self) -> Moment {
         let reached = self.round.as_ref().filter(|r| !r.restarted).and_then(|round| {
-            let following = self.known.nodes.get(&round.candidate()?)?.following?;
-            let has = |(_, offset): &&(Moment, u64)| *offset <= following.offset;
-            (following.generation == self.generation)
-                .then(|| round.samples.iter().filter(has).map(|(asked, _)| *asked).max())
-                .flatten()
+            let offset = round.candidate_set().into_iter().map(|node| self.followed_to(node)).min()??;
+            round.samples.iter().filter(|(_, sampled)| *sampled <= offset).map(|(asked, _)| *asked).max()
         });
         reached.unwrap_or_default().max(self.published.parked_safe_before)
+    }
+
+    /// The offset at which a node was last seen connected to the present master.
+    fn followed_to(&self, node: SocketAddr) -> Option<u64> {
+        let following = self.known.nodes.get(&node)?.following?;
+        (following.generation == self.generation).then_some(following.offset)
     }
 
     /// What `node` had not received of the present master when it was promoted.
@@ -54,8 +57,7 @@ impl Failover {
         if round.restarted {
             return OffsetLost::Unknown;
         }
-        let following = self.known.nodes.get(&node).and_then(|n| n.following);
-        let received = following.filter(|f| f.generation == self.generation).map(|f| f.offset);
+        let received = self.followed_to(node);
         match (round.final_offset, self.shared_offset(master.node, node)) {
             (Some(last), Some(shared)) => OffsetLost::Exact(last.saturating_sub(shared)),
             (Some(last), None) => match received.map(|received| last.saturating_sub(received)) {

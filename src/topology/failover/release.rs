@@ -17,7 +17,11 @@ impl Failover {
     /// Lets traffic flow to the old master again if nothing speaks against it.
     pub(super) fn try_release(&mut self, now: Moment, out: &mut Vec<Action>) -> bool {
         let (Some(master), Some(round)) = (&self.master, &self.round) else { return false };
-        let (node, restarted, announced) = (master.node, round.restarted, round.was_announced());
+        if round.switchover.is_some() {
+            return false;
+        }
+        let intended = round.was_announced() || round.cause == Cause::Switchover;
+        let (node, restarted) = (master.node, round.restarted);
         let deadline = round.deadline;
         // Where its run id may not be asked, a master that went away may have come back as another process.
         let may_have_restarted = restarted || round.master_failed && master.run_id.is_none();
@@ -44,7 +48,7 @@ impl Failover {
         self.last_deadline = deadline;
         self.turned = now;
         self.exonerated_until = now + EXONERATED_FOR;
-        let kind = if announced && !failed { FailoverKind::Aborted } else { FailoverKind::Interruption };
+        let kind = if intended && !failed { FailoverKind::Aborted } else { FailoverKind::Interruption };
         let lost = if may_have_restarted { OffsetLost::Unknown } else { OffsetLost::Exact(0) };
         out.push(Action::Say(Level::Info, format!("writes flow again: {outcome}")));
         let number = self.recorder.close(now, kind, node, self.generation, outcome, lost);

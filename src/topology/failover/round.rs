@@ -41,6 +41,8 @@ pub(super) enum Cause {
     Reconfigured(SocketAddr),
     /// Control did not run for a while.
     Gap,
+    /// A switchover was asked for.
+    Switchover,
 }
 
 impl Cause {
@@ -77,6 +79,7 @@ impl Cause {
             Self::Unconfirmed => "no Sentinel confirmed the new master".to_owned(),
             Self::Reconfigured(node) => format!("the service was moved to {node}"),
             Self::Gap => "pointsman was suspended and asks again who is master".to_owned(),
+            Self::Switchover => "a switchover was asked for".to_owned(),
         }
     }
 }
@@ -86,6 +89,15 @@ impl Cause {
 pub(super) struct Previous {
     pub(super) node: SocketAddr,
     pub(super) epoch: u64,
+}
+
+/// What a switchover is to lead to.
+#[derive(Debug)]
+pub(super) struct Expected {
+    /// One of these is to be master.
+    pub(super) nodes: BTreeSet<SocketAddr>,
+    /// Since when that one of them says master is what was asked for.
+    pub(super) ordered: Option<Moment>,
 }
 
 /// The state of a round.
@@ -109,6 +121,8 @@ pub(super) struct Round {
     pub(super) announced: bool,
     /// Nodes selected for promotion in this round, and by whom.
     pub(super) candidates: BTreeMap<SocketAddr, SentinelId>,
+    /// The switchover that is on: it ends the hold, by a commit or when it is given up.
+    pub(super) switchover: Option<Expected>,
     /// A candidate was seen to be master.
     pub(super) promoted: bool,
     /// Since when the candidate, once promoted, has followed the master again: another Sentinel took it for astray and
@@ -155,6 +169,7 @@ impl Round {
             announcers: BTreeSet::new(),
             announced: false,
             candidates: BTreeMap::new(),
+            switchover: None,
             promoted: false,
             demoted_since: None,
             no_candidate: None,
@@ -185,6 +200,16 @@ impl Round {
             (1, _) => self.candidates.keys().next().copied(),
             (0, Cause::Claim(node)) => Some(node),
             _ => None,
+        }
+    }
+
+    /// Those of which one will be master: the candidate, or, while none is selected, those that a switchover expects.
+    /// Empty while nobody knows.
+    pub(super) fn candidate_set(&self) -> BTreeSet<SocketAddr> {
+        match (self.candidate(), &self.switchover) {
+            (Some(node), _) => BTreeSet::from([node]),
+            (None, Some(expected)) if self.candidates.is_empty() => expected.nodes.clone(),
+            _ => BTreeSet::new(),
         }
     }
 

@@ -7,6 +7,7 @@ mod epochs;
 mod outages;
 mod properties;
 mod start;
+mod switchovers;
 mod timelines;
 
 use std::collections::BTreeSet;
@@ -41,12 +42,20 @@ pub(super) fn settings(commit: Commit) -> Settings {
 }
 
 pub(super) fn view(master: u16, epoch: u64, in_progress: bool) -> View {
-    let replica = |n| ReplicaView { node: node(n), reachable: true, link_up: true, priority: 100, offset: 0 };
+    let replica = |n| ReplicaView {
+        node: node(n),
+        reachable: true,
+        link_up: true,
+        priority: 100,
+        offset: 0,
+        reported_replica: true,
+    };
     View {
         master: node(master),
         epoch,
         failover_in_progress: in_progress,
         master_down: false,
+        reported_master: true,
         replicas: [A, B, C].into_iter().filter(|n| *n != master).map(replica).collect(),
         quorum: 2,
         down_after: Duration::from_secs(1),

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::topology::SwitchoverEvent;
 
 /// A step: time passes, then something happens (or nothing).
 #[derive(Clone, Debug)]
@@ -88,6 +89,15 @@ fn hints() -> impl Strategy<Value = Hint> {
     (nodes(), kinds).prop_map(|(node, kind)| Hint { node, kind })
 }
 
+fn switchovers() -> impl Strategy<Value = SwitchoverEvent> {
+    prop_oneof![
+        Just(SwitchoverEvent::Begin),
+        proptest::collection::btree_set(nodes(), 1..3).prop_map(SwitchoverEvent::Hold),
+        Just(SwitchoverEvent::Ordered),
+        Just(SwitchoverEvent::Released),
+    ]
+}
+
 fn happenings() -> impl Strategy<Value = Happening> {
     let views = (1u16..=3, 0u64..4, any::<bool>(), any::<bool>())
         .prop_map(|(m, epoch, in_progress, down)| View { master_down: down, ..view(m, epoch, in_progress) });
@@ -100,6 +110,7 @@ fn happenings() -> impl Strategy<Value = Happening> {
         2 => sentinels().prop_map(known),
         6 => (sentinels(), messages()).prop_map(|(id, m)| Event::Published(id, m)),
         3 => hints().prop_map(Event::Hint),
+        3 => switchovers().prop_map(Event::Switchover),
         1 => Just(Event::Gap),
     ];
     let ages = prop_oneof![8 => 0u64..5, 2 => 0u64..30_000];
@@ -349,6 +360,7 @@ proptest! {
         let scene = &mut witness.scene;
         (scene.acknowledging, scene.preparing) = (true, true);
         scene.event(Event::Acknowledged(scene.topology().seq));
+        scene.event(Event::Switchover(SwitchoverEvent::Released));
         for id in 0..3 {
             scene.event(known(SentinelId(id)));
             scene.event(Event::SentinelUp(SentinelId(id)));
