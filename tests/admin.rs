@@ -12,6 +12,7 @@ use std::time::Duration;
 use pointsman::admin::Limits;
 use pointsman::metrics::names::{ALL, BUILD_INFO};
 use pointsman::metrics::{CLOSE_REASONS, CloseReason, LATENCY_CLASSES, LatencyClass};
+use pointsman::topology::switchover::{Order, Outcome, Report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
@@ -314,4 +315,53 @@ async fn shutdown_frees_the_port_in_bounded_time_though_connections_are_open() {
     let _ = tokio::time::timeout(PATIENCE, half.read_to_end(&mut rest)).await.expect("closed");
     assert!(rest.is_empty());
     assert!(tokio::net::TcpStream::connect(admin.address).await.is_err());
+}
+
+const JSON: &str = "Content-Type: application/json\r\n";
+
+#[tokio::test]
+async fn a_switchover_is_ordered_by_a_program_on_this_host_alone() {
+    let mut admin = Admin::start(&["one", "two"]).await;
+    let order = r#"{"service": "two"}"#;
+    let by_get = admin.get("/switchover").await;
+    assert_eq!((by_get.status, by_get.header("allow")), (405, Some("POST")));
+    let cross_site = "Origin: http://example.com\r\n".to_owned() + JSON;
+    // What a form of any page may send without asking.
+    let form = "Content-Type: text/plain\r\n";
+    for (headers, body, status) in [
+        (form, order, 415),
+        ("", order, 415),
+        (&cross_site, order, 403),
+        (JSON, "", 400),
+        (JSON, "{", 400),
+        (JSON, r#"{"service": "two", "too": "10.0.0.1:6379"}"#, 400),
+        (JSON, r#"{"service": "two", "to": "10.0.0.1"}"#, 400),
+        (JSON, &format!("{{\"service\": \"{}\"}}", "x".repeat(5000)), 400),
+        (JSON, r#"{"service": "three"}"#, 404),
+    ] {
+        let answer = admin.send("POST", "/switchover", headers, body).await;
+        assert_eq!(answer.status, status, "{headers} {body}: {}", answer.body);
+    }
+    assert!(admin.orders.iter_mut().all(|orders| orders.try_recv().is_err()), "none of these was passed on");
+}
+
+#[tokio::test]
+async fn what_happens_in_a_switchover_is_told_line_by_line() {
+    let mut admin = Admin::start(&["one", "two"]).await;
+    let mut orders = admin.orders.remove(1);
+    let control = tokio::spawn(async move {
+        let Order { to, dry_run, reports } = orders.recv().await.unwrap();
+        reports.send(Report::Step { ms: 1, ok: true, text: format!("to {}", to.unwrap()) }).await.unwrap();
+        let outcome = if dry_run { Outcome::Possible } else { Outcome::Done };
+        reports.send(Report::End { ms: 2, outcome, why: String::new(), stall_ms: 0 }).await.unwrap();
+    });
+    let order = r#"{"service": "two", "to": "10.0.0.1:6379", "dry_run": true}"#;
+    let answer = admin.send("POST", "/switchover", JSON, order).await;
+    control.await.unwrap();
+    assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/x-ndjson")));
+    for line in
+        [r#"{"ms":1,"ok":true,"text":"to 10.0.0.1:6379"}"#, r#"{"ms":2,"outcome":"possible","why":"","stall_ms":0}"#]
+    {
+        assert!(answer.body.contains(line), "{line}: {}", answer.body);
+    }
 }

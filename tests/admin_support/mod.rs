@@ -8,9 +8,10 @@ use std::time::Duration;
 use pointsman::admin::{AdminState, Limits, serve_with};
 use pointsman::metrics::WorkerStats;
 use pointsman::topology::status::{FlowStatus, FlowWord, Phase, SentinelStatus, ServiceStatus};
+use pointsman::topology::switchover::Order;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +26,8 @@ pub(crate) struct Admin {
     pub(crate) draining: Arc<AtomicBool>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) server: Option<JoinHandle<()>>,
+    /// What is ordered, by service.
+    pub(crate) orders: Vec<mpsc::Receiver<Order>>,
     services: Vec<(String, watch::Sender<Arc<ServiceStatus>>)>,
 }
 
@@ -47,9 +50,11 @@ impl Admin {
             })
             .unzip();
         let heartbeats = Arc::new((0..3).map(|_| AtomicU64::new(0)).collect());
-        let state = Arc::new(AdminState::new(stats.clone(), receivers, draining.clone(), heartbeats));
+        let state = AdminState::new(stats.clone(), receivers, draining.clone(), heartbeats);
+        let (takers, orders) = services.iter().map(|_| mpsc::channel(1)).unzip();
+        let state = Arc::new(state.taking_orders(takers));
         let server = tokio::spawn(serve_with(listener, state, limits, shutdown.clone()));
-        Self { address, stats, draining, shutdown, server: Some(server), services }
+        Self { address, stats, draining, shutdown, server: Some(server), orders, services }
     }
 
     /// What control would do.
@@ -68,8 +73,16 @@ impl Admin {
     }
 
     pub(crate) async fn request(&self, method: &str, path: &str) -> Response {
+        self.send(method, path, "", "").await
+    }
+
+    /// A request with more header lines, each with its end, and a body.
+    pub(crate) async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
         let mut stream = self.connect().await;
-        let request = format!("{method} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.address);
+        let (host, length) = (self.address, body.len());
+        let length = if length > 0 { format!("Content-Length: {length}\r\n") } else { String::new() };
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}{length}\r\n");
+        let request = head + body;
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("answered in time").unwrap();

@@ -8,8 +8,10 @@
 //! lifted, the priority restored, the hold released. After it faults are finished forward.
 
 mod checks;
+mod duties;
 mod fence;
 mod report;
+mod steps;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -22,7 +24,8 @@ pub use survey::{Answer, NodeSurvey, Request, Right, SentinelSurvey, Server, Sur
 
 use super::SwitchoverEvent;
 use crate::clock::Moment;
-use checks::{CHOSEN, Plan};
+use checks::Plan;
+use duties::{Duties, Progress};
 use fence::Fence;
 
 /// How long the checks may take.
@@ -36,8 +39,6 @@ const QUIET_PATIENCE: Duration = Duration::from_millis(300);
 const CATCH_UP_PATIENCE: Duration = Duration::from_millis(500);
 /// How long what is to be undone or finished is tried.
 const DUTY_PATIENCE: Duration = Duration::from_secs(10);
-/// Pause before it is tried again.
-const RETRY: Duration = Duration::from_millis(100);
 
 /// What is wanted.
 #[derive(Clone, Copy, Debug)]
@@ -104,17 +105,6 @@ enum State {
     Ended,
 }
 
-/// Something that must be done before the end, tried until it works.
-#[derive(Debug)]
-struct Duty {
-    server: Server,
-    request: Request,
-    due: Moment,
-    /// Its number while it is out.
-    asked: Option<u32>,
-    fault: String,
-}
-
 /// One switchover.
 #[derive(Debug)]
 pub struct Switchover {
@@ -132,7 +122,7 @@ pub struct Switchover {
     fence: Option<Fence>,
     /// Somebody else's failover is on: a pause that is in force may be theirs.
     leave_fence: bool,
-    duties: Vec<Duty>,
+    duties: Duties,
     /// What is left to do, or went wrong after the point of no return.
     warnings: Vec<String>,
     held_at: Option<Moment>,
@@ -154,7 +144,7 @@ impl Switchover {
             arranged: None,
             fence: None,
             leave_fence: false,
-            duties: Vec::new(),
+            duties: Duties::default(),
             warnings: Vec::new(),
             held_at: None,
             flowed_at: None,
@@ -179,7 +169,7 @@ impl Switchover {
         // What the failover machine is told shows in the next survey; until then this one says nothing about it.
         while !out.iter().any(|a| matches!(a, Action::Tell(_))) && self.advance(now, survey, out) {}
         self.renew_fence(now, out);
-        self.do_duties(now, out);
+        self.duties.ask(now, &mut self.next_id, out);
     }
 
     /// Whether it is over.
@@ -199,8 +189,7 @@ impl Switchover {
         };
         let fence = self.fence.as_ref().filter(|_| self.is_fencing());
         let fence = fence.into_iter().flat_map(|f| [Some(f.limit()), f.due()]).flatten();
-        let duties = self.duties.iter().filter(|d| d.asked.is_none()).map(|d| d.due);
-        state.into_iter().chain(fence).chain(duties).filter(|at| *at > now).min()
+        state.into_iter().chain(fence).chain(self.duties.due()).filter(|at| *at > now).min()
     }
 
     /// Before Sentinel is told, nobody but us does anything.
@@ -225,188 +214,6 @@ impl Switchover {
         self.state != before
     }
 
-    fn check(&mut self, now: Moment, survey: &Survey, out: &mut Vec<Action>) {
-        let heard = survey.nodes.values().all(|n| n.asked > self.began);
-        if !(self.waiting.is_empty() && heard) && now.since(self.began) < CHECK_PATIENCE {
-            return;
-        }
-        for (_, server, request) in std::mem::take(&mut self.waiting) {
-            self.answers.push((server, request, Answer::Lost("no answer in time".to_owned())));
-        }
-        let verdict = checks::judge(survey, self.ask.to, &self.answers, self.began);
-        for (ok, text) in &verdict.checks {
-            self.report(now, *ok, text.clone(), out);
-        }
-        let Some(plan) = verdict.plan else {
-            let why = verdict.first_fault().unwrap_or_default().to_owned();
-            self.end(now, Outcome::Refused, why, out);
-            return;
-        };
-        if self.ask.dry_run {
-            self.end(now, Outcome::Possible, String::new(), out);
-            return;
-        }
-        match plan.arrange {
-            Some((node, before)) => {
-                // From here on it may be changed, whatever is answered.
-                self.arranged = Some((node, before));
-                self.send(Server::Node(node), Request::SetPriority(CHOSEN), out);
-                self.state = State::Arranging { since: now };
-            }
-            None => self.begin_hold(now, &plan, out),
-        }
-        self.plan = Some(plan);
-    }
-
-    fn arrange(&mut self, now: Moment, since: Moment, survey: &Survey, out: &mut Vec<Action>) {
-        let (Some(plan), Some((node, _))) = (self.plan.clone(), self.arranged) else { return };
-        if let Some(why) = self.disturbed(survey, true) {
-            self.undo(now, &why, out);
-        } else if now.since(since) >= ARRANGE_PATIENCE {
-            self.undo(now, &format!("Sentinel did not notice the replica-priority of {node} in time"), out);
-        } else if self.waiting.is_empty() && shows(survey, &plan, node, CHOSEN) {
-            self.report(now, true, format!("Sentinel has noticed that {node} comes first"), out);
-            self.begin_hold(now, &plan, out);
-        }
-    }
-
-    fn begin_hold(&mut self, now: Moment, plan: &Plan, out: &mut Vec<Action>) {
-        self.held_at = Some(now);
-        self.state = State::Holding { since: now };
-        out.push(Action::Tell(SwitchoverEvent::Hold(plan.candidates.clone())));
-    }
-
-    fn hold(&mut self, now: Moment, since: Moment, survey: &Survey, out: &mut Vec<Action>) {
-        if let Some(why) = self.disturbed(survey, false) {
-            self.undo(now, &why, out);
-        } else if survey.quiet {
-            self.report(now, true, "writes are held, and those under way are answered".to_owned(), out);
-            let Some(plan) = &self.plan else { return };
-            self.fence = Some(Fence::new(now, plan.down_after, survey.hold_timeout));
-            self.state = State::Fencing;
-        } else if now.since(since) >= QUIET_PATIENCE {
-            let why = "a command that was under way takes long, and would be cut off; try again when it is done";
-            self.undo(now, why, out);
-        }
-    }
-
-    fn fence(&mut self, now: Moment, survey: &Survey, out: &mut Vec<Action>) {
-        if let Some(why) = self.disturbed(survey, false).or_else(|| self.fence_fault(now)) {
-            self.undo(now, &why, out);
-        } else if self.fence.as_ref().is_some_and(Fence::is_up) {
-            self.report(now, true, "no other client writes to the master".to_owned(), out);
-            self.state = State::CatchingUp { since: now, goal: None };
-        }
-    }
-
-    fn catch_up(&mut self, now: Moment, since: Moment, goal: Option<u64>, survey: &Survey, out: &mut Vec<Action>) {
-        let Some(plan) = self.plan.clone() else { return };
-        let goal = goal.or_else(|| survey.offset(plan.master, since));
-        self.state = State::CatchingUp { since, goal };
-        let missing = |node: &&SocketAddr| goal.is_none_or(|goal| survey.offset(**node, Moment(0)) < Some(goal));
-        if let Some(why) = self.disturbed(survey, false).or_else(|| self.fence_fault(now)) {
-            self.undo(now, &why, out);
-            return;
-        }
-        match (plan.candidates.iter().find(missing), goal) {
-            (None, Some(goal)) => {
-                self.report(now, true, format!("the replica has all that the master has (offset {goal})"), out);
-                out.push(Action::Tell(SwitchoverEvent::Ordered));
-                self.send(Server::Sentinel(plan.sentinel), Request::FailOver, out);
-                self.state = State::Ordered;
-            }
-            (late, _) if now.since(since) >= CATCH_UP_PATIENCE => {
-                let late = *late.unwrap_or(&plan.master);
-                let has = match (survey.offset(late, Moment(0)), survey.nodes.get(&late)) {
-                    (Some(offset), _) => format!("is at offset {offset}"),
-                    (None, Some(node)) => node.says.clone(),
-                    (None, None) => "is not known any more".to_owned(),
-                };
-                let goal = goal.map_or_else(|| "and was to be asked".to_owned(), |g| format!("and was to be at {g}"));
-                self.undo(now, &format!("{late} lags: it {has} {goal}"), out);
-            }
-            _ => {}
-        }
-    }
-
-    fn await_promotion(&mut self, now: Moment, survey: &Survey, out: &mut Vec<Action>) {
-        let (Some(plan), Some(fence)) = (self.plan.clone(), &self.fence) else { return };
-        if survey.generation > self.generation
-            && let Some(node) = survey.master
-        {
-            self.report(now, true, format!("{node} is master: the point of no return; writes go there"), out);
-            if !fence.holds(now) {
-                self.warn_unfenced();
-            }
-            let old = Server::Node(plan.master);
-            self.duty(now, old, Request::Follow(node));
-            self.duty(now, old, Request::Unpause);
-            if let Some((arranged, before)) = self.arranged {
-                self.duty(now, Server::Node(arranged), Request::SetPriority(before));
-                self.duty(now, Server::Node(arranged), Request::Persist);
-            }
-            self.state = State::Finishing { since: now, node };
-        } else if now >= fence.limit() {
-            let why = format!(
-                "no replica was promoted within {} ms; Sentinel may still do it, and until that is clear writes may wait",
-                now.since(self.held_at.unwrap_or(now)).as_millis()
-            );
-            self.undo(now, &why, out);
-        }
-    }
-
-    fn finish(&mut self, now: Moment, since: Moment, node: SocketAddr, survey: &Survey, out: &mut Vec<Action>) {
-        let confirmed = survey.master == Some(node) && survey.confirmed && survey.flowing;
-        let late = now.since(since) >= DUTY_PATIENCE;
-        if !(self.duties.is_empty() && confirmed || late) {
-            return;
-        }
-        self.warn_of_duties();
-        if confirmed {
-            self.report(now, true, "Sentinels have confirmed it".to_owned(), out);
-        } else {
-            self.warnings.push(format!("no Sentinel has confirmed {node} yet, see `why` in /status"));
-        }
-        let outcome = if self.warnings.is_empty() { Outcome::Done } else { Outcome::Unfinished };
-        let why = self.warnings.join("; ");
-        self.end(now, outcome, why, out);
-    }
-
-    fn finish_undoing(&mut self, now: Moment, since: Moment, why: &str, survey: &Survey, out: &mut Vec<Action>) {
-        let flowing = survey.flowing || self.held_at.is_none();
-        if !(self.duties.is_empty() && flowing || now.since(since) >= DUTY_PATIENCE) {
-            return;
-        }
-        self.warn_of_duties();
-        if !flowing {
-            self.warnings.push("writes are held still, see `why` in /status".to_owned());
-        }
-        let why = std::iter::once(why).chain(self.warnings.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
-        self.end(now, Outcome::Undone, why, out);
-    }
-
-    /// Something that makes going on pointless. Before the hold writes must flow, in it the hold must be ours.
-    fn disturbed(&self, survey: &Survey, flowing: bool) -> Option<String> {
-        let plan = self.plan.as_ref()?;
-        if survey.generation != self.generation {
-            return Some("the master has changed meanwhile".to_owned());
-        }
-        if survey.flowing != flowing || survey.held == flowing {
-            return Some("a failover has begun meanwhile".to_owned());
-        }
-        let gone = survey.view(plan.sentinel).is_none();
-        let gone = gone.then(|| format!("{} is out of hearing", checks::name(survey, Server::Sentinel(plan.sentinel))));
-        survey.trouble.clone().or(gone)
-    }
-
-    fn fence_fault(&self, now: Moment) -> Option<String> {
-        let fence = self.fence.as_ref()?;
-        if fence.is_up() && !fence.holds(now) {
-            return Some("other writers were not kept away all the time".to_owned());
-        }
-        (now >= fence.limit()).then(|| "the master did not stop its writers in time".to_owned())
-    }
-
     fn warn_unfenced(&mut self) {
         self.warnings.push(
             "clients that write to the old master directly were not kept away until the end, and may have lost writes"
@@ -419,10 +226,10 @@ impl Switchover {
         self.waiting.clear();
         self.report(now, false, format!("{why}; everything is undone"), out);
         if let (Some(plan), Some(_)) = (&self.plan, self.fence.as_ref().filter(|_| !self.leave_fence)) {
-            self.duty(now, Server::Node(plan.master), Request::Unpause);
+            self.duties.add(now, Server::Node(plan.master), Request::Unpause);
         }
         if let Some((node, before)) = self.arranged {
-            self.duty(now, Server::Node(node), Request::SetPriority(before));
+            self.duties.add(now, Server::Node(node), Request::SetPriority(before));
         }
         if self.held_at.is_some() {
             out.push(Action::Tell(SwitchoverEvent::Released));
@@ -431,9 +238,10 @@ impl Switchover {
     }
 
     fn answered(&mut self, now: Moment, id: u32, answer: Answer, out: &mut Vec<Action>) {
-        if let Some(at) = self.duties.iter().position(|d| d.asked == Some(id)) {
-            self.duty_answered(now, at, &answer, out);
-            return;
+        match self.duties.answered(now, id, &answer) {
+            Progress::NotOurs => {}
+            Progress::Done(done) => return self.note_done(now, done, out),
+            Progress::Again => return,
         }
         let Some(at) = self.waiting.iter().position(|(i, ..)| *i == id) else { return };
         let (_, server, request) = self.waiting.remove(at);
@@ -470,11 +278,26 @@ impl Switchover {
         }
     }
 
+    /// A duty is done.
+    fn note_done(&mut self, now: Moment, done: Request, out: &mut Vec<Action>) {
+        match done {
+            Request::Follow(_) => {
+                let Some(plan) = &self.plan else { return };
+                self.report(now, true, format!("{} is its replica", plan.master), out);
+                if self.fence.as_ref().is_some_and(|f| !f.holds(now)) && self.warnings.is_empty() {
+                    self.warn_unfenced();
+                }
+            }
+            Request::SetPriority(n) => self.report(now, true, format!("replica-priority is {n} again"), out),
+            _ => {}
+        }
+    }
+
     /// Whether other writers are to be kept away.
     fn is_fencing(&self) -> bool {
         match self.state {
             State::Fencing | State::CatchingUp { .. } | State::Ordered => true,
-            State::Finishing { .. } => self.duties.iter().any(|d| matches!(d.request, Request::Follow(_))),
+            State::Finishing { .. } => self.duties.has_follow(),
             _ => false,
         }
     }
@@ -486,65 +309,6 @@ impl Switchover {
             fence.sent(now);
             let (server, request) = (Server::Node(plan.master), Request::Pause(fence.slice));
             self.send(server, request, out);
-        }
-    }
-
-    fn duty(&mut self, now: Moment, server: Server, request: Request) {
-        self.duties.push(Duty { server, request, due: now, asked: None, fault: "no answer".to_owned() });
-    }
-
-    /// Does what is due; of one server one after the other.
-    fn do_duties(&mut self, now: Moment, out: &mut Vec<Action>) {
-        for i in 0..self.duties.len() {
-            let (earlier, rest) = self.duties.split_at_mut(i);
-            let duty = &mut rest[0];
-            if duty.asked.is_none() && now >= duty.due && !earlier.iter().any(|e| e.server == duty.server) {
-                let id = self.next_id;
-                self.next_id += 1;
-                duty.asked = Some(id);
-                out.push(Action::Ask(id, duty.server, duty.request));
-            }
-        }
-    }
-
-    fn duty_answered(&mut self, now: Moment, at: usize, answer: &Answer, out: &mut Vec<Action>) {
-        let Some(why) = answer.fault() else {
-            let done = self.duties.remove(at);
-            match done.request {
-                Request::Follow(_) => {
-                    if let (Some(plan), Some(fence)) = (&self.plan, &self.fence) {
-                        let (old, fenced) = (plan.master, fence.holds(now) || !self.warnings.is_empty());
-                        self.report(now, true, format!("{old} is its replica"), out);
-                        if !fenced {
-                            self.warn_unfenced();
-                        }
-                    }
-                }
-                Request::SetPriority(n) => self.report(now, true, format!("replica-priority is {n} again"), out),
-                _ => {}
-            }
-            return;
-        };
-        // A server that was started without a file has nothing to rewrite.
-        if self.duties[at].request == Request::Persist && matches!(answer, Answer::Refused(_)) {
-            self.duties.remove(at);
-            return;
-        }
-        let duty = &mut self.duties[at];
-        (duty.asked, duty.due, duty.fault) = (None, now + RETRY, why.to_owned());
-    }
-
-    /// What could not be done in time is left to people.
-    fn warn_of_duties(&mut self) {
-        for duty in std::mem::take(&mut self.duties) {
-            let Server::Node(node) = duty.server else { continue };
-            let left = match duty.request {
-                Request::Follow(_) => format!("{node} could not be made a replica, which Sentinel does when it can"),
-                Request::SetPriority(n) => format!("the replica-priority of {node} must be set back to {n}"),
-                Request::Unpause => format!("the pause of writes at {node} could not be lifted, and ends by itself"),
-                _ => continue,
-            };
-            self.warnings.push(format!("{left} ({})", duty.fault));
         }
     }
 
@@ -564,11 +328,6 @@ impl Switchover {
         self.state = State::Ended;
         out.push(Action::Report(Report::End { ms: ms(now.since(self.began)), outcome, why, stall_ms: ms(stall) }));
     }
-}
-
-/// Whether the Sentinel that will be told shows this priority.
-fn shows(survey: &Survey, plan: &Plan, node: SocketAddr, priority: u32) -> bool {
-    survey.view(plan.sentinel).is_some_and(|v| v.replicas.iter().any(|r| r.node == node && r.priority == priority))
 }
 
 fn fault(answer: &Answer) -> &str {

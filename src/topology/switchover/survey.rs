@@ -115,7 +115,7 @@ pub enum Request {
     Priority,
     /// `CONFIG SET replica-priority`.
     SetPriority(u32),
-    /// `CONFIG REWRITE`: a promotion has written the priority that was set for the while to its file.
+    /// `CONFIG REWRITE`: what was set is to outlive a restart.
     Persist,
     /// `CLIENT PAUSE … WRITE`: no write of any client runs for so long.
     Pause(Duration),

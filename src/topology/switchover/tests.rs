@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
 
+use super::checks::CHOSEN;
 use super::*;
 use crate::topology::{ReplicaView, SentinelId, View};
 
@@ -319,7 +320,8 @@ fn the_priority_is_changed_for_the_while() {
     assert_eq!((outcome, why.as_str()), (Outcome::Done, ""));
     assert!(world.asked.contains(&Request::SetPriority(CHOSEN)), "Sentinel was told whom to choose");
     assert_eq!(world.priorities[&node(2)], 100);
-    assert!(world.asked.contains(&Request::Persist), "the promotion wrote it to the file");
+    let last = |request| world.asked.iter().rposition(|r| *r == request);
+    assert!(last(Request::Persist) > last(Request::SetPriority(100)), "the promotion wrote the other to the file");
 }
 
 #[test]
