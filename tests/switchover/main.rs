@@ -58,6 +58,7 @@ async fn nobody_loses_anything() {
 
 /// There and back again, the way back to a chosen replica, as an operator would drill it.
 #[tokio::test]
+#[ignore = "half a minute; `make test-all` runs it"]
 async fn a_drill_goes_there_and_back() {
     let mut rig = Rig::start(Settings::default()).await;
     rig.load().await;
@@ -152,6 +153,7 @@ async fn sentinels_refusal_undoes_it() {
 
 /// A replica that fails at any moment of it: done or undone, nothing is lost, nothing is left behind.
 #[tokio::test]
+#[ignore = "half a minute; `make test-all` runs it"]
 async fn a_replica_that_hangs_at_any_moment() {
     let mut rig = Rig::start(Settings::default()).await;
     rig.load().await;
