@@ -5,7 +5,7 @@ CARGO ?= cargo
 FAST := --locked --profile fast
 SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 
-.PHONY: help build demo test test-all soak limits lint doc check-config audit bench conformance clean
+.PHONY: help build demo test test-all soak limits fuzz fuzz-build fuzz-smoke lint doc check-config audit bench conformance clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -35,6 +35,37 @@ soak: ## a hundred clients through planned failovers and killed masters for ten 
 limits: ## every limit at full size, and what the neighbours notice (minutes, on a quiet machine)
 	@tests/install.sh $(SERVERS)
 	$(CARGO) test $(FAST) --test limits -- --include-ignored --nocapture --test-threads 1
+
+# libFuzzer without cargo-fuzz, which takes longer to install than all this: its coverage is a pass of the compiler that
+# the stable toolchain has. `--target` keeps that from build scripts. The sanitizers need a nightly one, and would look
+# for what cannot be in code that forbids `unsafe`.
+FUZZERS := requests replies sessions sentinel
+FUZZ_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
+FUZZ_DIR := target/fuzz
+FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+	-Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
+	-Cllvm-args=-sanitizer-coverage-trace-compares
+# Each fuzzer's: seconds, and what libFuzzer is told besides. What it finds worth keeping stays below target/.
+FUZZ_SECONDS ?= 600
+FUZZ_ARGS ?= -timeout=5 -rss_limit_mb=1024 -max_len=4096
+
+fuzz: fuzz-build ## the fuzzers, each for FUZZ_SECONDS (600); FUZZERS=name for one of them
+	@for fuzzer in $(FUZZERS); do \
+		mkdir -p $(FUZZ_DIR)/corpus/$$fuzzer && \
+		$(FUZZ_DIR)/$(FUZZ_TARGET)/fuzz/$$fuzzer -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1 \
+			-artifact_prefix=$(FUZZ_DIR)/$$fuzzer- $(FUZZ_ARGS) \
+			$(FUZZ_DIR)/corpus/$$fuzzer fuzz/corpus/$$fuzzer || exit; \
+	done
+
+fuzz-smoke: ## the fuzzers, a quarter of a minute each
+	@$(MAKE) --no-print-directory fuzz FUZZ_SECONDS=15
+
+# With the versions that are shipped.
+fuzz-build:
+	@tests/install.sh cc c++
+	cp Cargo.lock fuzz/Cargo.lock
+	RUSTFLAGS='$(FUZZ_FLAGS)' $(CARGO) build --manifest-path fuzz/Cargo.toml --target-dir $(FUZZ_DIR) \
+		--target $(FUZZ_TARGET) --profile fuzz
 
 lint: ## formatting and clippy, warnings denied
 	@$(CARGO) fmt --version >/dev/null 2>&1 || rustup component add rustfmt

@@ -86,10 +86,15 @@ type Session = Vec<Vec<u8>>;
 fn session(client: usize, picks: &[(&'static str, bool)]) -> Session {
     let own = |word: &str| if NAMES.contains(&word) { format!("{client}{word}") } else { word.to_owned() };
     let mut pieces: Session = Vec::new();
-    let (mut open, mut pinned, mut listening, mut followed) = (false, false, false, true);
+    let (mut open, mut silent, mut pinned, mut listening, mut followed) = (false, false, false, false, true);
     for (text, together) in picks {
         // Of a subscriber that changes its RESP version pointsman does not know how messages come from then on.
         if (open || !followed) && is_local(text) || listening && text.to_uppercase().starts_with("HELLO") {
+            continue;
+        }
+        silent |= text.starts_with("CLIENT REPLY");
+        // What `EXEC` confirms comes, replies turned off or not, and cannot be told from what does not.
+        if open && silent && text.contains("SUBSCRIBE") {
             continue;
         }
         listening |= text.contains("SUBSCRIBE");

@@ -7,6 +7,7 @@ set -eu
 packages_of() {
     case $1 in
         cc) echo gcc libc6-dev ;;
+        c++) echo g++ ;;
         redis-cli | redis-benchmark) echo redis-tools ;;
         redis-server) echo redis-server ;;
         redis-sentinel) echo redis-sentinel ;;

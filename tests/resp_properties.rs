@@ -1,106 +1,12 @@
 //! Properties of the scanners: how bytes arrive makes no difference, redis-protocol agrees on what is valid, and no
 //! input makes them panic or stand still.
 
+mod scanning;
+
 use bytes::Bytes;
-use pointsman::resp::{
-    ProtocolError, ReplyScanner, RequestScanner, Scan, args, decode, encode_command, inline_to_command,
-};
+use pointsman::resp::{args, decode, encode_command, inline_to_command};
 use proptest::prelude::*;
-
-const MAX_BULK: usize = 1 << 20;
-
-/// A frame as the scanner reports it: its bytes, its name, its number of arguments.
-type Command = (Vec<u8>, Vec<u8>, u32);
-
-/// Scans all of `input` while it arrives in pieces, whose lengths `cuts` gives (over and over).
-fn scan_requests(input: &[u8], cuts: &[usize]) -> (Vec<Command>, Option<ProtocolError>) {
-    let mut scanner = RequestScanner::new(MAX_BULK);
-    let mut found = Vec::new();
-    let (mut start, mut arrived) = (0, 0);
-    let mut cuts = cuts.iter().cycle();
-    loop {
-        match scanner.scan(&input[start..arrived]) {
-            Err(error) => return (found, Some(error)),
-            Ok(Scan::Incomplete) => {
-                assert!(scanner.scanned() <= arrived - start);
-                if arrived == input.len() {
-                    return (found, None);
-                }
-                arrived = (arrived + cuts.next().expect("there is a cut")).min(input.len());
-            }
-            Ok(Scan::Empty { len }) => {
-                assert!(len > 0);
-                start += len;
-            }
-            Ok(Scan::Inline { len }) => {
-                found.push((input[start..start + len].to_vec(), Vec::new(), 0));
-                start += len;
-            }
-            Ok(Scan::Command { len, name, argc }) => {
-                let frame = &input[start..start + len];
-                found.push((frame.to_vec(), frame[name.0..name.1].to_vec(), argc));
-                start += len;
-            }
-        }
-    }
-}
-
-/// The same, while everything that may be streamed on is taken away at once: lengths of the pieces per command.
-fn stream_requests(input: &[u8], cuts: &[usize]) -> (Vec<usize>, Option<ProtocolError>) {
-    let mut scanner = RequestScanner::new(MAX_BULK);
-    let mut lengths = Vec::new();
-    let (mut start, mut arrived, mut streamed) = (0, 0, 0);
-    let mut cuts = cuts.iter().cycle();
-    loop {
-        match scanner.scan(&input[start..arrived]) {
-            Err(error) => return (lengths, Some(error)),
-            Ok(Scan::Incomplete) => {
-                if scanner.pending().is_some() {
-                    let n = scanner.scanned();
-                    scanner.advance(n);
-                    start += n;
-                    streamed += n;
-                }
-                if arrived == input.len() {
-                    return (lengths, None);
-                }
-                arrived = (arrived + cuts.next().expect("there is a cut")).min(input.len());
-            }
-            Ok(Scan::Empty { len }) => start += len,
-            Ok(Scan::Inline { len } | Scan::Command { len, .. }) => {
-                start += len;
-                lengths.push(streamed + len);
-                streamed = 0;
-            }
-        }
-    }
-}
-
-/// Ends of the replies in `input`, which arrives in pieces.
-fn scan_replies(input: &[u8], cuts: &[usize]) -> (Vec<usize>, Option<ProtocolError>) {
-    let mut scanner = ReplyScanner::new();
-    let mut ends = Vec::new();
-    let (mut consumed, mut arrived) = (0, 0);
-    let mut cuts = cuts.iter().cycle();
-    loop {
-        match scanner.scan(&input[consumed..arrived]) {
-            Err(error) => return (ends, Some(error)),
-            Ok(progress) => {
-                consumed += progress.consumed;
-                assert!(consumed <= arrived);
-                if progress.complete {
-                    assert!(progress.consumed > 0 && scanner.is_at_start());
-                    ends.push(consumed);
-                    continue;
-                }
-            }
-        }
-        if arrived == input.len() {
-            return (ends, None);
-        }
-        arrived = (arrived + cuts.next().expect("there is a cut")).min(input.len());
-    }
-}
+use scanning::{scan_replies, scan_requests, stream_requests};
 
 fn cuts() -> impl Strategy<Value = Vec<usize>> {
     prop::collection::vec(1usize..40, 1..8)

@@ -12,7 +12,7 @@ use crate::topology::Message;
 
 /// A [`Message`] whose addresses are not resolved yet.
 #[derive(Clone, Debug)]
-pub(super) enum ParsedMessage {
+pub enum ParsedMessage {
     /// It names no node.
     Plain(Message),
     /// It names one node.
@@ -35,7 +35,7 @@ pub(super) enum ParsedMessage {
 ///
 /// None for messages about other services and for malformed ones. What the machine has no use for, but shows that the
 /// Sentinel's view changed, is [`Message::ConfigChanged`].
-pub(super) fn parse(channel: &str, payload: &str, service: &str) -> Option<ParsedMessage> {
+pub fn parse(channel: &str, payload: &str, service: &str) -> Option<ParsedMessage> {
     use ParsedMessage::{Node, Plain};
 
     let fields: Vec<&str> = payload.split(' ').collect();
@@ -81,7 +81,7 @@ pub(super) fn parse(channel: &str, payload: &str, service: &str) -> Option<Parse
 
 impl ParsedMessage {
     /// The endpoints that it names.
-    pub(super) fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+    pub fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
         let (first, second) = match self {
             Self::Plain(_) => (None, None),
             Self::Node { endpoint, .. } => (Some(endpoint), None),
@@ -92,7 +92,7 @@ impl ParsedMessage {
 
     /// The message, with the address that `resolve` gives for each endpoint. If it has none,
     /// [`Message::ConfigChanged`]: the next poll of this Sentinel tells what happened.
-    pub(super) fn resolved(self, mut resolve: impl FnMut(&Endpoint) -> Option<SocketAddr>) -> Message {
+    pub fn resolved(self, mut resolve: impl FnMut(&Endpoint) -> Option<SocketAddr>) -> Message {
         let message = match self {
             Self::Plain(message) => Some(message),
             Self::Node { endpoint, message } => resolve(&endpoint).map(message),

@@ -9,7 +9,7 @@ use crate::resp::{Value, without_arguments};
 use crate::topology::{History, RoleAnswer};
 
 /// The endpoints that a reply to ROLE names, to be resolved before [`parse`].
-pub(super) fn endpoints(reply: &Value) -> Vec<Endpoint> {
+pub fn endpoints(reply: &Value) -> Vec<Endpoint> {
     match reply.as_array() {
         Some([_, _, replicas]) => replicas.as_array().unwrap_or_default().iter().filter_map(node).collect(),
         Some([_, host, port, ..]) => pair(host, port).into_iter().collect(),
@@ -21,7 +21,7 @@ pub(super) fn endpoints(reply: &Value) -> Vec<Endpoint> {
 ///
 /// A replica without an address is left out of its master's list. A master without one makes the answer an error: a
 /// replica of somebody unknown must not pass for a replica of the current master.
-pub(super) fn parse(
+pub fn parse(
     reply: &Value,
     run_id: Option<&str>,
     history: Option<&Arc<History>>,

@@ -10,18 +10,19 @@ use crate::resp::Value;
 use crate::topology::{ReplicaView, View};
 
 /// The replies to one poll of one service, asked in one pipeline.
-pub(super) struct Poll {
+#[derive(Debug)]
+pub struct Poll {
     /// To `SENTINEL GET-MASTER-ADDR-BY-NAME`.
-    pub(super) address: Value,
+    pub address: Value,
     /// To `SENTINEL MASTER`.
-    pub(super) master: Value,
+    pub master: Value,
     /// To `SENTINEL REPLICAS`.
-    pub(super) replicas: Value,
+    pub replicas: Value,
 }
 
 /// What they mean.
 #[derive(Debug, PartialEq)]
-pub(super) enum Answer {
+pub enum Answer {
     /// The Sentinel's view of the service.
     View(View),
     /// It monitors no master of this name.
@@ -32,13 +33,13 @@ pub(super) enum Answer {
 
 impl Poll {
     /// The endpoints it names, master first, to be resolved before [`answer`](Self::answer).
-    pub(super) fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
+    pub fn endpoints(&self) -> impl Iterator<Item = Endpoint> {
         let replicas = self.replicas.as_array().unwrap_or_default();
         master_endpoint(&self.address).into_iter().chain(replicas.iter().filter_map(entry_endpoint))
     }
 
     /// The view, with the addresses that `resolve` gives. A replica that has none is left out.
-    pub(super) fn answer(&self, mut resolve: impl FnMut(&Endpoint) -> Option<SocketAddr>) -> Result<Answer, Trouble> {
+    pub fn answer(&self, mut resolve: impl FnMut(&Endpoint) -> Option<SocketAddr>) -> Result<Answer, Trouble> {
         for reply in [&self.address, &self.master, &self.replicas] {
             if let Value::Error(error) = reply {
                 // The name was removed between two commands of the pipeline, or the first one said so already.
@@ -99,7 +100,7 @@ fn replica(entry: &Value, resolve: &mut impl FnMut(&Endpoint) -> Option<SocketAd
 
 /// The reply to `SENTINEL SENTINELS`; none if it is an error (the ACL may forbid it). An entry without a valid address
 /// is left out: Sentinel prints port 0 for one it could not resolve.
-pub(super) fn peers(reply: &Value) -> Option<Vec<Peer>> {
+pub fn peers(reply: &Value) -> Option<Vec<Peer>> {
     let entries = reply.as_array()?;
     let peer = |entry: &Value| {
         let run_id = text(entry, "runid").filter(|id| !id.is_empty()).map(str::to_owned);

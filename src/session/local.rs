@@ -56,7 +56,10 @@ impl Session {
                 None => Bytes::from_static(b"$-1\r\n"),
             },
             Local::Reply(replies) => {
-                self.state.replies = replies;
+                // While nothing is answered there is nothing to skip.
+                if (self.state.replies, replies) != (Replies::Off, Replies::Skip) {
+                    self.state.replies = replies;
+                }
                 if replies != Replies::On {
                     self.take(command);
                     return Step::Done;
@@ -74,7 +77,9 @@ impl Session {
         let config = &self.pool.context.config;
         let user = self.state.key.user.take().filter(|_| config.client_auth == ClientAuth::Inject);
         let user = user.and(config.backend.clone()).map(Rc::new);
-        self.state = State::new(Key { database: 0, resp3: false, user });
+        // The one behind a SKIP is not answered, RESET or not.
+        let replies = if self.state.replies == Replies::Skip { Replies::Skip } else { Replies::On };
+        self.state = State { replies, ..State::new(Key { database: 0, resp3: false, user }) };
         self.transaction.clear();
         self.tracking = Tracking::default();
         self.renewal = None;

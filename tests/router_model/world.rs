@@ -69,11 +69,11 @@ impl World {
             && self.one.queued.is_none()
             && (self.one.subscribed.is_empty() || self.one.resp3)
         {
-            self.one_replies = mode;
+            set(&mut self.one_replies, mode);
             return (mode == Replies::On).then(|| "+OK".into());
         }
         let answer = self.one.run(words);
-        if words[0].eq_ignore_ascii_case("reset") && answer == "+RESET" {
+        if answer == "+RESET" && self.one_replies == Replies::Off {
             self.one_replies = Replies::On;
         }
         audible(&mut self.one_replies, words, answer)
@@ -162,7 +162,8 @@ impl World {
             Local::Reset => {
                 self.pin = None;
                 self.spoiled = false;
-                self.state = State::new(Key { database: 0, resp3: false, user: None });
+                let replies = if self.state.replies == Replies::Skip { Replies::Skip } else { Replies::On };
+                self.state = State { replies, ..State::new(Key { database: 0, resp3: false, user: None }) };
                 self.say(words, "+RESET".into())
             }
             Local::SetName => {
@@ -179,7 +180,7 @@ impl World {
             }
             Local::Id => self.say(words, "id".into()),
             Local::Reply(mode) => {
-                self.state.replies = mode;
+                set(&mut self.state.replies, mode);
                 (mode == Replies::On).then(|| "+OK".into())
             }
         }
@@ -256,6 +257,13 @@ fn reply_mode(words: &Words) -> Option<Replies> {
         "off" => Some(Replies::Off),
         "skip" => Some(Replies::Skip),
         _ => None,
+    }
+}
+
+/// While nothing is answered there is nothing to skip.
+fn set(replies: &mut Replies, mode: Replies) {
+    if (*replies, mode) != (Replies::Off, Replies::Skip) {
+        *replies = mode;
     }
 }
 
