@@ -377,3 +377,29 @@ async fn large_values_disturb_nobody_whatever_their_clients_do() {
     assert!(peak.unwrap() < 160 << 10, "{status}");
     drop(lazy);
 }
+
+/// What one client sends in one piece must not take its shared connection from where the others think it is.
+#[tokio::test]
+async fn what_changes_nothing_takes_nothing_along_that_does() {
+    let front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let pairs = [
+        "SELECT -1\nSELECT 3",
+        "SELECT 03\nSELECT 4",
+        "MULTI x\nMULTI\nSET k in\nDISCARD",
+        "WATCH\nWATCH k",
+        "CLIENT HELP\nCLIENT NO-EVICT ON",
+        "XREAD COUNT 1 STREAMS s 0\nXREAD BLOCK 0 STREAMS s $",
+        "RESET x\nRESET",
+    ];
+    let mut before = Raw::connect(front.proxy).await;
+    assert_eq!(before.ask(&["SET", "k", "zero"]).await, "+OK\r\n");
+    for pair in pairs {
+        let mut client = Raw::connect(front.proxy).await;
+        client.send(&all(&pair.split('\n').collect::<Vec<_>>())).await;
+        // Its first reply says that all of it has been read and put on its way.
+        client.line().await.unwrap();
+        for reader in [&mut before, &mut Raw::connect(front.proxy).await] {
+            assert_eq!(reader.ask(&["GET", "k"]).await, "$4\r\nzero\r\n", "beside {pair:?}");
+        }
+    }
+}

@@ -35,8 +35,8 @@ impl Session {
         // The permission of the other kind, asked for once in a batch.
         let mut other: Option<bool> = None;
         let kind = first.id.info().kind;
-        // Each cursor is looked at by itself.
-        let alone = self.state.replies == Replies::Skip || kind == Kind::Scan;
+        // Only of these the name alone decides the route: behind `SELECT x`, which changes nothing, comes `SELECT 1`.
+        let alone = self.state.replies == Replies::Skip || !matches!(kind, Kind::Plain | Kind::Script);
         let most = if alone { 1 } else { MAX_OWED - self.down.owed().min(MAX_OWED - 1) };
         while len < MAX_BATCH && commands < most && len < self.buf.len() {
             let (next, name, argc) = match self.scanner.scan(&self.buf[len..]) {
