@@ -184,8 +184,9 @@ fn effect(info: &CommandInfo) -> Effect {
 
 fn in_transaction(info: &CommandInfo, argc: u32) -> Route {
     match info.kind {
-        // With arguments they are refused, and the transaction stays open.
-        Kind::Exec if argc == 1 => pinned(Effect::Write, Step::Exec),
+        // With arguments it is refused, and the transaction has ended all the same.
+        Kind::Exec => pinned(Effect::Write, Step::Exec),
+        // With arguments it is refused, and the transaction stays open.
         Kind::Discard if argc == 1 => pinned(Effect::Deferred, Step::Discard),
         // Queued like any other, but what they do to the connection when the transaction runs is not followed.
         Kind::Hello => pinned(Effect::Deferred, Step::Hello),

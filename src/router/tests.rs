@@ -85,7 +85,8 @@ fn nothing_in_a_transaction_reaches_a_shared_connection() {
     assert_eq!(step("EXEC", &s), Some(Step::Exec));
     assert_eq!(step("DISCARD", &s), Some(Step::Discard));
     assert_eq!(step("HELLO 3", &s), Some(Step::Hello));
-    assert_eq!(step("EXEC x", &s), Some(Step::Queue), "it stays open");
+    assert_eq!(step("EXEC x", &s), Some(Step::Exec), "refused, and at an end");
+    assert_eq!(step("DISCARD x", &s), Some(Step::Queue), "it stays open");
     for smuggled in ["SELECT 5", "AUTH x", "SUBSCRIBE c", "MONITOR", "CLIENT TRACKING ON", "WHATISIT"] {
         assert_eq!(step(smuggled, &s), Some(Step::Keep), "{smuggled}");
     }

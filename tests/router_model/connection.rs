@@ -69,6 +69,10 @@ impl Connection {
             let sub = words.get(1).map(|s| s.to_uppercase()).unwrap_or_default();
             match (info.kind, words.len()) {
                 (Kind::Exec | Kind::Discard | Kind::Quit | Kind::Reset, 1) => {}
+                (Kind::Exec, _) => {
+                    (self.queued, self.spoiled, self.watching) = (None, false, false);
+                    return "-aborted".into();
+                }
                 (Kind::Multi, 1) => return "-nested".into(),
                 (Kind::Watch | Kind::Multi | Kind::Replica, _) => return self.spoil(),
                 _ if !arity_fits(info.kind, words, &sub) => return self.spoil(),
