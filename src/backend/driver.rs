@@ -174,7 +174,12 @@ fn bound_withheld(conn: &Connection, to: &Downstream, partial: usize) {
 /// Whether the frame at the front of `buf` may be one that answers nothing. What it is can be told at its end only: it
 /// is kept whole.
 fn may_be_unasked(conn: &Connection, buf: &[u8]) -> bool {
-    conn.used == Use::Pinned && (buf[0] == b'>' || buf[0] == b'*' && conn.subscriptions.borrow().may_be_array())
+    let subscribing = || {
+        let is_subscribe = |e: &mut Entry<_>| matches!(e.answer, Answer::Confirmations(_));
+        conn.inflight.borrow_mut().front().is_some_and(is_subscribe)
+    };
+    let may_be_array = || conn.subscriptions.borrow().may_be_array() || subscribing();
+    conn.used == Use::Pinned && (buf[0] == b'>' || buf[0] == b'*' && may_be_array())
 }
 
 fn note_cursor(conn: &Connection, to: &Downstream, what: u64, reply: &[u8]) {
@@ -486,11 +491,19 @@ impl Receiver {
             note_cursor(conn, &to, what, buf);
         }
         drop(inflight);
-        if !to.is_direct() || (parking && effect == Effect::Write) {
+        // One that has begun to go out goes on.
+        let held = !self.streamed && (!to.is_direct() || (parking && effect == Effect::Write));
+        if held {
             bound_withheld(conn, &to, self.partial);
         }
         let wanted = audience == Audience::Client && !to.is_gone();
-        if wanted && (!to.is_direct() || (parking && effect == Effect::Write)) {
+        if wanted && held {
+            return Ok(());
+        }
+        // Nobody wants it, and nobody waits behind it: not worth reading.
+        let others = |e: &Entry<Rc<Downstream>>| !e.to.is_gone();
+        if to.is_gone() && !conn.inflight.borrow().waits_behind(others) {
+            conn.close(Lost::Dropped);
             return Ok(());
         }
         // What nobody wants is not kept.

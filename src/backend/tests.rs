@@ -295,3 +295,31 @@ async fn a_large_reply_that_nobody_wants_is_dropped_as_it_comes() {
     assert_eq!(received(theirs).await, "$1\r\nv\r\n");
     assert_eq!(received(nothing).await, "");
 }
+
+/// The rest of a large reply to a client that has left is read only if others wait behind it.
+#[tokio::test]
+async fn a_large_reply_to_a_client_that_has_left_is_not_read_for_nobody() {
+    for waits in [false, true] {
+        let scene = Scene::new(Use::Shared).await;
+        let (left, _) = client().await;
+        let (reader, theirs) = client().await;
+        scene.queue(&left, &["GET", "large"], Effect::Read, Audience::Client);
+        if waits {
+            scene.queue(&reader, &["GET", "k"], Effect::Read, Audience::Client);
+        }
+        left.leave();
+        let Scene { conn, read, mut peer, context, .. } = scene;
+        conn.flush();
+        const LARGE: usize = 64 << 20;
+        let say = async {
+            // Ends with an error where it is not read.
+            let _ = peer.write_all(&[bulk(LARGE), b"$1\r\nv\r\n".to_vec()].concat()).await;
+            let _ = peer.shutdown().await;
+        };
+        let ((), ()) = tokio::join!(say, drive(conn, read, bytes::BytesMut::new()));
+        let read = context.stats.backend_received_bytes.value() as usize;
+        assert_eq!(read >= LARGE, waits, "{read} bytes were read");
+        reader.leave();
+        assert_eq!(received(theirs).await, if waits { "$1\r\nv\r\n" } else { "" });
+    }
+}

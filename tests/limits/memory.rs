@@ -326,3 +326,28 @@ async fn large_commands_that_are_not_known_stream() {
     let direct = front.cluster.ask(Member::Node(0), &["DBSIZE"]).await.unwrap();
     assert_eq!(reply_text(&direct), "0");
 }
+
+/// A message can be told from a reply at its end only. One that is larger than what may wait is not kept; a subscriber's
+/// large replies in RESP3, which are told at once, pass. (Redis itself keeps up to 32 MB for subscribers.)
+#[tokio::test]
+async fn subscribers_get_large_replies_but_no_message_beyond_their_limit() {
+    const LIMIT: u64 = 4 * MIB;
+    const MORE: usize = 20 << 20;
+    let _alone = MEASURING.lock().await;
+    let front = Front::configured("limits.output_bytes = \"4MiB\"").await;
+    let mut subscriber = Raw::connect(front.proxy).await;
+    subscriber.send(&[command(&["HELLO", "3"]), command(&["SUBSCRIBE", "c"])].concat()).await;
+    subscriber.until(b">3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n").await;
+    write_value(&mut subscriber.stream, "large", MORE).await;
+    subscriber.until(b"+OK\r\n").await;
+    subscriber.send(&command(&["GET", "large"])).await;
+    read_value(&mut subscriber.stream, MORE).await;
+    let mut setter = Raw::connect(front.proxy).await;
+    assert_eq!(setter.ask(&["PUBLISH", "c", &"m".repeat(3 << 20)]).await, ":1\r\n");
+    subscriber.until(b"m\r\n").await;
+    assert_eq!(front.reached("output_bytes").await, 0.0);
+    assert_eq!(setter.ask(&["PUBLISH", "c", &"m".repeat(MORE)]).await, ":1\r\n");
+    assert_eq!(text(&subscriber.rest().await), "");
+    assert_eq!(front.reached("output_bytes").await, 1.0);
+    front.assert_peak(LIMIT);
+}
