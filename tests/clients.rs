@@ -119,7 +119,7 @@ async fn what_is_redirected_to_one_client_never_reaches_another() {
     assert_eq!(support::text(&stranger.until(b"y\r\n").await), "*2\r\n$7\r\nstrange\r\n$1\r\ny\r\n");
 }
 
-/// Every client that authenticates is judged on a connection made for it: not as many at once as there are clients.
+/// Clients that authenticate at once are judged in turn: on fewer connections than there are clients.
 #[tokio::test]
 async fn a_storm_of_clients_that_authenticate_is_none_for_the_server() {
     const CLIENTS: usize = 300;

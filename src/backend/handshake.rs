@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::config::Credentials;
@@ -102,7 +101,7 @@ pub(super) async fn dial(
     .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
 }
 
-async fn open(node: SocketAddr, limit: Duration) -> Result<Client, DialError> {
+pub(super) async fn open(node: SocketAddr, limit: Duration) -> Result<Client, DialError> {
     Client::connect(node, limit).await.map_err(|e| match e.kind() {
         io::ErrorKind::ConnectionRefused => DialError::Refused,
         _ => DialError::Unreachable(e.to_string()),
@@ -136,7 +135,7 @@ async fn select_first(
 
 /// `HELLO v [AUTH …]` is allowed to every ACL user and tells the role; `ROLE` is asked only where `HELLO` is missing
 /// (Redis before 6).
-async fn greet(client: &mut Client, key: &Key) -> Result<Hello, DialError> {
+pub(super) async fn greet(client: &mut Client, key: &Key) -> Result<Hello, DialError> {
     let version = if key.resp3 { "3" } else { "2" };
     let mut command = vec!["HELLO", version];
     if let Some(c) = &key.user {
@@ -185,49 +184,6 @@ async fn greet_without_hello(client: &mut Client, key: &Key) -> Result<Hello, Di
         },
         _ => Err(DialError::Answered("an answer to ROLE that is none".to_owned())),
     }
-}
-
-/// Puts commands to a backend on a connection of their own, one after the other, and returns the last reply before an
-/// error, or the error if it is the first, byte for byte: what authenticates, greets, or must not wait. Never pipelined
-/// behind anything: a failed AUTH in a pipeline can lose its reply (redis#15640).
-///
-/// `key` is the state they run in, but for the database. As many are under way at once as there are `permits`.
-///
-/// # Errors
-/// [`DialError`] when the backend cannot be asked; its own refusal is a reply.
-pub async fn judge(
-    permits: &Semaphore,
-    node: SocketAddr,
-    key: &Key,
-    commands: &[Bytes],
-    limit: Duration,
-) -> Result<Bytes, DialError> {
-    let ask = async {
-        let _permit = permits.acquire().await;
-        let mut client = open(node, limit).await?;
-        if key.user.is_some() || key.resp3 {
-            greet(&mut client, key).await?;
-        }
-        let mut reply = Bytes::new();
-        for command in commands {
-            let next = client.exchange(command).await?;
-            // It answers the connect.
-            if next.starts_with(b"-ERR max number of clients reached") {
-                return Err(DialError::Answered(String::from_utf8_lossy(&next[1..]).trim_end().to_owned()));
-            }
-            let is_error = next.starts_with(b"-");
-            if !is_error || reply.is_empty() {
-                reply = next;
-            }
-            if is_error {
-                break;
-            }
-        }
-        Ok(reply)
-    };
-    timeout(limit, ask)
-        .await
-        .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
 }
 
 /// Has a node keep these scripts.

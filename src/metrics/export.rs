@@ -33,10 +33,11 @@ const PLAIN: &[(&Metric, Select)] = &[
 ];
 
 /// Label `role` of [`names::BACKEND_CONNECTIONS`].
-const BACKEND_ROLES: [(&str, Select); 3] = [
+const BACKEND_ROLES: [(&str, Select); 4] = [
     ("master", |s| &s.backend_shared_master),
     ("replica", |s| &s.backend_shared_replica),
     ("pinned", |s| &s.backend_pinned),
+    ("judge", |s| &s.backend_judges),
 ];
 
 /// All families that come from the workers, for `services` in the order of the configuration (as in

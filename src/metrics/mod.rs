@@ -163,6 +163,8 @@ pub struct ServiceStats {
     pub backend_shared_replica: Counter,
     /// Pinned (and idle, once pinned) backend connections open now.
     pub backend_pinned: Counter,
+    /// Backend connections open now on which backends judge clients.
+    pub backend_judges: Counter,
     /// Backend connects that succeeded (handshake included).
     pub backend_connects: Counter,
     /// Backend connects that failed.
@@ -201,6 +203,7 @@ impl Default for ServiceStats {
             backend_shared_master: Counter::default(),
             backend_shared_replica: Counter::default(),
             backend_pinned: Counter::default(),
+            backend_judges: Counter::default(),
             backend_connects: Counter::default(),
             backend_connect_failures: Counter::default(),
             backend_disconnects: Counter::default(),

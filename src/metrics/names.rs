@@ -94,7 +94,7 @@ metrics! {
         "Scripts of clients forgotten because more were seen than are remembered.";
 
     BACKEND_CONNECTIONS = Gauge "pointsman_backend_connections" ["service" "role"]
-        "Backend connections open now: shared to the master, shared to a replica, or pinned.";
+        "Backend connections open now: shared to the master, shared to a replica, pinned, or for judgements.";
     BACKEND_CONNECTS = Counter "pointsman_backend_connects_total" ["service"]
         "Backend connections opened, handshake included.";
     BACKEND_CONNECT_FAILURES = Counter "pointsman_backend_connect_failures_total" ["service"]

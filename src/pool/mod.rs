@@ -2,6 +2,7 @@
 //! sessions that wait until traffic may flow.
 
 mod dials;
+mod judges;
 mod waiters;
 
 use std::cell::{Cell, RefCell};
@@ -11,7 +12,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -20,6 +20,7 @@ use crate::clock::Moment;
 use crate::net::Signal;
 use crate::topology::{Flow, HintKind, Pass, Topology};
 use dials::Dials;
+use judges::Judges;
 use waiters::Waiters;
 
 /// Connects under way at once, by worker and service: after a switch thousands of clients want a few connections back,
@@ -63,6 +64,7 @@ pub struct Pool {
     all: RefCell<Vec<Rc<Connection>>>,
     dials: RefCell<HashMap<(Place, Use), Dials>>,
     permits: Rc<Semaphore>,
+    judges: Judges,
     /// Sessions that wait for permission, in the order in which they began to.
     held: RefCell<Waiters>,
     /// What reads and writes could do when those in `held` were last woken by a tick, and when that was.
@@ -79,6 +81,7 @@ impl Pool {
             all: RefCell::default(),
             dials: RefCell::default(),
             permits: Rc::new(Semaphore::new(CONCURRENT_DIALS)),
+            judges: Judges::default(),
             held: RefCell::default(),
             woken: Cell::new(((false, false), Instant::now())),
         }
@@ -115,15 +118,6 @@ impl Pool {
             return Checkout::Full;
         }
         self.dial(place, Use::Pinned, waiter)
-    }
-
-    /// Puts commands to a node on a connection made for them; see [`backend::judge`]. When all clients come back at once,
-    /// and each has to be judged, they take turns.
-    ///
-    /// # Errors
-    /// [`DialError`] when it cannot be asked within `connect_timeout`.
-    pub async fn judge(&self, node: SocketAddr, key: &Key, commands: &[Bytes]) -> Result<Bytes, DialError> {
-        backend::judge(&self.permits, node, key, commands, self.context.config.connect_timeout).await
     }
 
     /// Makes room at the limit: closes a free pinned connection of another key.
@@ -196,22 +190,25 @@ impl Pool {
                 }
             }
             Err(error) => {
-                tracing::debug!(service = %self.context.config.name, node = %place.0, %error, "cannot connect to backend");
-                self.context.stats.backend_connect_failures.add(1);
-                let kind = match &error {
-                    DialError::Refused => Some(HintKind::Refused),
-                    DialError::Unreachable(_) => Some(HintKind::Unreachable),
-                    DialError::NotMaster(_) => Some(HintKind::NotMaster),
-                    DialError::Answered(e) if e.starts_with("LOADING") => Some(HintKind::Loading),
-                    _ => None,
-                };
-                if let Some(kind) = kind {
-                    self.context.hint(place.0, kind);
-                }
+                self.note_failure(place.0, &error);
                 d.fail(error, Instant::now());
                 d.wake_all();
             }
         }
+    }
+
+    /// A connect has failed: counts it, and tells control what that may mean.
+    fn note_failure(&self, node: SocketAddr, error: &DialError) {
+        tracing::debug!(service = %self.context.config.name, %node, %error, "cannot connect to backend");
+        self.context.stats.backend_connect_failures.add(1);
+        let kind = match error {
+            DialError::Refused => HintKind::Refused,
+            DialError::Unreachable(_) => HintKind::Unreachable,
+            DialError::NotMaster(_) => HintKind::NotMaster,
+            DialError::Answered(e) if e.starts_with("LOADING") => HintKind::Loading,
+            _ => return,
+        };
+        self.context.hint(node, kind);
     }
 
     /// Whether traffic goes to this node.
@@ -261,6 +258,7 @@ impl Pool {
                 conn.close(Lost::Dropped);
             }
         }
+        self.judges.keep_where(|node| self.serves(node));
         if before.writes.flow == Flow::Flowing && topology.writes.flow != Flow::Flowing {
             self.withdraw_blocked();
         }
@@ -331,6 +329,7 @@ impl Pool {
                 conn.close(Lost::Dropped);
             }
         }
+        self.judges.give_up_idle(now);
         for conns in self.shared.borrow().values() {
             for (i, conn) in conns.iter().enumerate() {
                 let limit = if i == 0 { IDLE_LAST } else { IDLE };

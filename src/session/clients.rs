@@ -8,7 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Command, Session, Step};
-use crate::backend::Effect;
+use crate::backend::{Effect, Verdict};
 use crate::clients::{Client, Clients, Held};
 use crate::clock::Moment;
 use crate::resp::{CommandId, args, encode_command};
@@ -69,7 +69,8 @@ impl Session {
     }
 
     /// The server has answered.
-    pub(super) fn translated(&mut self, command: Command, reply: &Bytes, translate: Translate) -> Step {
+    pub(super) fn translated(&mut self, command: Command, verdict: &Verdict, translate: Translate) -> Step {
+        let reply = &verdict.reply;
         let line = match translate {
             Translate::No | Translate::Unblock { .. } => reply.clone(),
             Translate::List(clients) if reply.first() != Some(&b'-') => {
@@ -78,6 +79,7 @@ impl Session {
                     id: self.presence.client.id,
                     command: if is_info { "client|info" } else { "client|list" },
                     database: self.state.key.database,
+                    asked_on: verdict.asked_on,
                 };
                 text(&list(reply, &clients, &asking), self.state.key.resp3)
             }
@@ -187,6 +189,8 @@ struct Asking {
     id: u64,
     command: &'static str,
     database: u32,
+    /// The server's id of the connection on which it asked; 0 if that is not known.
+    asked_on: i64,
 }
 
 fn permitted(reply: &[u8], old_form: bool) -> bool {
@@ -209,15 +213,16 @@ fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> String {
     let body = String::from_utf8_lossy(body.strip_prefix(b"txt:").unwrap_or(body)).into_owned();
     let id_of = |line: &str| line.strip_prefix("id=")?.split(' ').next()?.parse::<i64>().ok();
     let connections: HashMap<i64, &str> = body.lines().filter_map(|line| Some((id_of(line)?, line))).collect();
-    // The question came on it. One that has used none is described likewise.
-    let newest = body.lines().rfind(|line| id_of(line).is_some());
+    // One that has used no connection is described as the one that asks is.
+    let newest = || body.lines().rfind(|line| id_of(line).is_some());
+    let asked_on = connections.get(&asking.asked_on).copied().or_else(newest);
     let now = Moment::now();
     let mut list = String::new();
     for client in clients {
         let pinned = client.pinned() != 0;
         let asks = client.id == asking.id;
         let connection = connections.get(&client.backend()).filter(|_| pinned || !asks).copied();
-        let Some(connection) = connection.or(newest) else { break };
+        let Some(connection) = connection.or(asked_on) else { break };
         let (name, _) = client.named();
         let (command, active) = client.last();
         let last_command = CommandId::all().nth(command).map_or("NULL", |id| id.info().name);
@@ -304,7 +309,7 @@ mod tests {
         let reply = b"$99\r\nid=30 addr=p:1 laddr=r:1 name= age=9 idle=0 flags=N db=0 cmd=get user=bob resp=2\n\
                       id=31 addr=p:2 laddr=r:1 name= age=9 idle=0 flags=b db=9 cmd=blpop user=bob resp=2\n\r\n";
         assert_eq!(
-            list(reply, &clients.all(), &Asking { id: 2, command: "client|list", database: 4 }),
+            list(reply, &clients.all(), &Asking { id: 2, command: "client|list", database: 4, asked_on: 30 }),
             "id=1 addr=10.0.0.1:5 laddr=l:1 name=me age=0 idle=0 flags=b db=9 cmd=blpop user=default resp=2\n\
              id=2 addr=10.0.0.2:5 laddr=l:1 name= age=0 idle=0 flags=N db=4 cmd=client|list user=default resp=2\n"
         );

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::clients::Translate;
 use super::tracking::Tracking;
 use super::{Command, Session, Step, Wait};
-use crate::backend::{DialError, Effect, Key, Use};
+use crate::backend::{DialError, Effect, Key, Use, Verdict};
 use crate::config::{ClientAuth, Credentials, Secret};
 use crate::pool::Checkout;
 use crate::resp::{Kind, args};
@@ -25,7 +25,8 @@ const JUDGE_AGAIN: Duration = Duration::from_millis(50);
 #[derive(Debug)]
 pub(super) struct Judgement {
     command: Command,
-    verdict: Rc<RefCell<Option<Result<Bytes, DialError>>>>,
+    verdict: Rc<RefCell<Option<Result<Verdict, DialError>>>>,
+    since: Instant,
     translate: Translate,
 }
 
@@ -127,7 +128,7 @@ impl Session {
         }
     }
 
-    /// Asks the master on a connection made for this: `AUTH` and `HELLO`, since pointsman accepts no password on its own
+    /// Asks the master on a connection kept for this: `AUTH` and `HELLO`, since pointsman accepts no password on its own
     /// memory, and what must not wait behind the commands of others.
     pub(super) fn judge(&mut self, command: Command) -> Step {
         let node = match self.pass(Effect::Read) {
@@ -145,11 +146,13 @@ impl Session {
         let (pool, key, wake) = (Rc::clone(&self.pool), self.state.key.clone(), Rc::clone(&self.down.wake));
         let slot = Rc::clone(&verdict);
         tokio::task::spawn_local(async move {
-            let result = pool.judge(node, &key, &commands).await;
-            *slot.borrow_mut() = Some(result);
-            wake.raise();
+            let tell = |verdict| {
+                *slot.borrow_mut() = Some(verdict);
+                wake.raise();
+            };
+            pool.judge(node, &key, &commands, tell).await;
         });
-        self.judgement = Some(Judgement { command, verdict, translate });
+        self.judgement = Some(Judgement { command, verdict, since: Instant::now(), translate });
     }
 
     pub(super) fn finish_judgement(&mut self) -> Step {
@@ -158,17 +161,20 @@ impl Session {
             self.judgement = Some(judgement);
             return Step::Wait(Wait::SIGNAL);
         };
-        let Judgement { command, translate, .. } = judgement;
+        let Judgement { command, translate, since, .. } = judgement;
         match result {
-            Ok(reply) if matches!(command.id.info().kind, Kind::Auth | Kind::Hello) => {
+            Ok(Verdict { reply, .. }) if matches!(command.id.info().kind, Kind::Auth | Kind::Hello) => {
                 if reply.first() != Some(&b'-') {
                     self.adopt(command);
                 }
                 let reply = with_id(&reply, self.presence.client.id);
                 self.say(command, reply)
             }
-            Ok(reply) => self.translated(command, &reply, translate),
-            Err(error) => self.no_connection(command, &error, Instant::now() + JUDGE_AGAIN),
+            Ok(verdict) => self.translated(command, &verdict, translate),
+            Err(error) => {
+                self.begin_wait(since);
+                self.no_connection(command, &error, Instant::now() + JUDGE_AGAIN)
+            }
         }
     }
 

@@ -32,17 +32,22 @@ impl Session {
     pub(super) fn wait_for_master(&mut self, pass: Pass) -> Option<Wait> {
         let limit = self.pool.context.config.hold_timeout;
         let now = Instant::now();
-        let since = *self.waiting_since.get_or_insert_with(|| {
-            let stats = &self.pool.context.stats;
-            stats.commands_held.add(1);
-            stats.commands_waiting.add(1);
-            now
-        });
+        let since = self.begin_wait(now);
         if pass == Pass::Refuse || now.saturating_duration_since(since) >= limit {
             return None;
         }
         self.pool.wait_for_permission(&self.down.wake);
         Some(Wait { replies: self.down.owed() > 0, until: Some(since + limit), input: false })
+    }
+
+    /// The front has waited since then, or for longer.
+    pub(super) fn begin_wait(&mut self, since: Instant) -> Instant {
+        *self.waiting_since.get_or_insert_with(|| {
+            let stats = &self.pool.context.stats;
+            stats.commands_held.add(1);
+            stats.commands_waiting.add(1);
+            since
+        })
     }
 
     /// What is said where there is no master.

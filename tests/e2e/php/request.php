@@ -1,6 +1,7 @@
 <?php
 // What php-fpm does when an application does not use persistent connections: connect, AUTH, SELECT, a command, close, for
-// each request. `ledger`: one after the other. `storm`: fifty at a time, twenty each, all of which must find their value.
+// each request. `ledger`: one after the other. `storm`: fifty at a time, all of which must find their value; each makes
+// twenty requests before it is ready, and twenty more when it is told to stop.
 
 require __DIR__.'/ledger.php';
 
@@ -21,17 +22,32 @@ if ($argv[1] === 'ledger') {
 }
 
 request(fn ($redis) => $redis->set('rest:request', 'found'));
+function twenty(): void
+{
+    for ($n = 0; $n < 20; $n++) {
+        same('found', request(fn ($redis) => $redis->get('rest:request')));
+    }
+}
+
 $children = [];
+[$here, $there] = stream_socket_pair(STREAM_PF_UNIX, STREAM_SOCK_STREAM, 0);
 for ($i = 0; $i < 50; $i++) {
     $child = pcntl_fork();
     if ($child === 0) {
-        for ($n = 0; $n < 20; $n++) {
+        twenty();
+        fwrite($there, '.');
+        while (!stopped()) {
             same('found', request(fn ($redis) => $redis->get('rest:request')));
         }
+        twenty();
         exit(0);
     }
     $children[] = $child;
 }
+foreach ($children as $child) {
+    fread($here, 1);
+}
+say('ready');
 foreach ($children as $child) {
     pcntl_waitpid($child, $status);
     same(0, $status);
