@@ -22,7 +22,6 @@ use crate::metrics::WorkerStats;
 use crate::net::{self, BindError, Listener};
 use crate::sentinel::{self, ServiceControl};
 use crate::shutdown::Signals;
-use crate::topology::record::RecordCounts;
 use crate::topology::status::ServiceStatus;
 use crate::topology::{Link, Topology};
 use crate::worker::{INBOX, Worker, WorkerService};
@@ -154,7 +153,7 @@ impl App {
                 orders,
                 topology,
                 status,
-                stats: Arc::new(move || record_counts(&counted, number)),
+                stats: Arc::new(move || admin::record_counts(&counted, number)),
             });
             statuses.push((service.name.clone(), status_reader));
             order_takers.push(order_taker);
@@ -242,16 +241,4 @@ fn bind_admin(addr: std::net::SocketAddr) -> Result<tokio::net::TcpListener, Err
         Listener::Tcp(listener) => Ok(listener),
         Listener::Unix(..) => unreachable!("a TCP address was bound"),
     }
-}
-
-fn record_counts(stats: &[Arc<WorkerStats>], service: usize) -> RecordCounts {
-    let mut counts = RecordCounts::default();
-    for s in stats.iter().map(|w| &w.services[service]) {
-        counts.held += s.commands_held.value();
-        counts.parked += s.replies_parked.value();
-        counts.resent += s.commands_resent.value();
-        counts.refused += s.commands_refused.value();
-        counts.unknown += s.commands_unknown.value();
-    }
-    counts
 }

@@ -32,7 +32,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["config"]),
-    ("cli", &["addr", "app", "config", "demo", "net", "resp", "topology"]),
+    ("cli", &["addr", "admin", "app", "config", "demo", "net", "resp", "topology"]),
     ("main", &["cli"]),
 ];
 

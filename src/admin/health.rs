@@ -161,6 +161,9 @@ mod tests {
             up,
             master: None,
             epoch: None,
+            master_down: false,
+            failing_over: false,
+            tilt: false,
             error: None,
         }
     }

@@ -12,6 +12,7 @@ mod status;
 mod switchover;
 
 pub use server::{Limits, serve, serve_with};
+pub use status::{BackendConnections, Service, Status, record_counts};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

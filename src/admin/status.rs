@@ -1,41 +1,96 @@
 //! `/status`: everything about every service, as JSON for people and scripts.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::AdminState;
 use crate::clock::Moment;
+use crate::metrics::{Counter, ServiceStats, WorkerStats};
+use crate::topology::record::RecordCounts;
 use crate::topology::status::ServiceStatus;
 
-#[derive(Serialize)]
-struct Status<'a> {
-    version: &'static str,
+/// The document. What was added to it since it was first published has a default, so that a newer `pointsman status`
+/// understands an older pointsman.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the pointsman that runs.
+    pub version: String,
     /// Suspension included.
-    uptime_seconds: f64,
-    workers: usize,
-    draining: bool,
-    services: Vec<Service<'a>>,
+    pub uptime_seconds: f64,
+    /// Worker threads.
+    pub workers: usize,
+    /// Whether it takes no new clients and lets those it has finish.
+    pub draining: bool,
+    /// In the order of the configuration.
+    pub services: Vec<Service>,
 }
 
-#[derive(Serialize)]
-struct Service<'a> {
+/// One service: what control says of it, and what the workers count.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Service {
     /// Clients connected now.
-    clients: u64,
+    pub clients: u64,
+    /// Commands waiting now because their kind of traffic does not flow.
+    #[serde(default)]
+    pub commands_waiting: u64,
+    /// What holds did to commands since the start.
+    #[serde(default)]
+    pub counts: RecordCounts,
+    /// Backend connections open now.
+    #[serde(default)]
+    pub backend_connections: BackendConnections,
+    /// What control says.
     #[serde(flatten)]
-    status: &'a ServiceStatus,
+    pub status: ServiceStatus,
+}
+
+/// Backend connections of one service, over all workers.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub struct BackendConnections {
+    /// To the node that writes go to, shared by clients.
+    pub master: u64,
+    /// To another node, shared by clients.
+    pub replica: u64,
+    /// Each for one client.
+    pub pinned: u64,
+}
+
+/// What holds did to commands of a service since the start, over all workers.
+pub fn record_counts(stats: &[Arc<WorkerStats>], service: usize) -> RecordCounts {
+    let mut counts = RecordCounts::default();
+    for s in stats.iter().map(|w| &w.services[service]) {
+        counts.held += s.commands_held.value();
+        counts.parked += s.replies_parked.value();
+        counts.resent += s.commands_resent.value();
+        counts.refused += s.commands_refused.value();
+        counts.unknown += s.commands_unknown.value();
+    }
+    counts
 }
 
 /// The document, ending in a newline.
 pub(super) fn json(state: &AdminState) -> Result<String, serde_json::Error> {
-    let statuses: Vec<_> = state.statuses().collect();
     let uptime: Duration = Moment::now().since(state.started);
-    let services = statuses.iter().enumerate().map(|(i, (_, status))| Service {
-        clients: state.stats.iter().map(|worker| worker.services[i].clients.value()).sum(),
-        status,
+    let services = state.statuses().enumerate().map(|(i, (_, status))| {
+        let sum = |counter: fn(&ServiceStats) -> &Counter| -> u64 {
+            state.stats.iter().map(|worker| counter(&worker.services[i]).value()).sum()
+        };
+        Service {
+            clients: sum(|s| &s.clients),
+            commands_waiting: sum(|s| &s.commands_waiting),
+            counts: record_counts(&state.stats, i),
+            backend_connections: BackendConnections {
+                master: sum(|s| &s.backend_shared_master),
+                replica: sum(|s| &s.backend_shared_replica),
+                pinned: sum(|s| &s.backend_pinned),
+            },
+            status: status.as_ref().clone(),
+        }
     });
     let status = Status {
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: uptime.as_secs_f64(),
         workers: state.stats.len(),
         draining: state.is_draining(),

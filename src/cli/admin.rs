@@ -1,6 +1,6 @@
 //! A client of the admin server of a pointsman that runs: blocking, one request on one connection.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Take, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -9,8 +9,12 @@ use crate::config;
 
 /// Longest wait for a connect.
 const CONNECT_LIMIT: Duration = Duration::from_secs(3);
-/// Longest wait for the next line. The longest step of a switchover takes 15 s.
+/// Longest wait for the next part of a page: it is there already.
+const PAGE_LIMIT: Duration = Duration::from_secs(5);
+/// Longest wait for the next line of a report. The longest step of a switchover takes 15 s.
 const LINE_LIMIT: Duration = Duration::from_secs(60);
+/// Longest answer that is read; whatever is longer does not come from a pointsman.
+const ANSWER_BYTES: u64 = 64 << 20;
 
 /// Where the running pointsman has its admin server, by flag or by the file that it was started with.
 pub(super) fn address(arguments: &AdminArguments) -> Result<SocketAddr, String> {
@@ -31,7 +35,7 @@ pub(super) fn address(arguments: &AdminArguments) -> Result<SocketAddr, String> 
 }
 
 /// The lines of an answer, as they come.
-pub(super) struct Lines(BufReader<TcpStream>);
+pub(super) struct Lines(BufReader<Take<TcpStream>>);
 
 impl Iterator for Lines {
     type Item = io::Result<String>;
@@ -48,43 +52,56 @@ impl Iterator for Lines {
 
 /// The body of a page.
 pub(super) fn get(admin: SocketAddr, path: &str) -> Result<String, String> {
-    let mut lines = request(admin, &format!("GET {path} HTTP/1.0\r\nHost: {admin}\r\n\r\n"))?;
+    let mut lines = request(admin, &format!("GET {path} HTTP/1.0\r\nHost: {admin}\r\n\r\n"), PAGE_LIMIT)?;
     let mut body = String::new();
-    lines.0.read_to_string(&mut body).map_err(|e| format!("{admin}: {e}"))?;
+    lines.0.read_to_string(&mut body).map_err(|e| failed(admin, PAGE_LIMIT, &e))?;
     Ok(body)
 }
 
 /// Sends a document.
 pub(super) fn post(admin: SocketAddr, path: &str, json: &str) -> Result<Lines, String> {
     let length = json.len();
-    request(
-        admin,
-        &format!(
-            "POST {path} HTTP/1.0\r\nHost: {admin}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
-        ),
-    )
+    let text = format!(
+        "POST {path} HTTP/1.0\r\nHost: {admin}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
+    );
+    request(admin, &text, LINE_LIMIT)
 }
 
-/// HTTP/1.0, so that the body comes as it is and ends with the connection.
-fn request(admin: SocketAddr, text: &str) -> Result<Lines, String> {
-    let failed = |e: io::Error| match e.kind() {
-        ErrorKind::ConnectionRefused => {
-            format!("nothing listens on {admin}: pointsman does not run, or its admin address is another one")
-        }
-        _ => format!("{admin}: {e}"),
-    };
-    let mut stream = TcpStream::connect_timeout(&admin, CONNECT_LIMIT).map_err(failed)?;
-    stream.set_read_timeout(Some(LINE_LIMIT)).map_err(failed)?;
-    stream.write_all(text.as_bytes()).map_err(failed)?;
-    let mut lines = Lines(BufReader::new(stream));
+/// HTTP/1.0, so that the body comes as it is and ends with the connection. `limit`: how long to wait for more of it.
+fn request(admin: SocketAddr, text: &str, limit: Duration) -> Result<Lines, String> {
+    let broken = |e: io::Error| failed(admin, limit, &e);
+    let mut stream = TcpStream::connect_timeout(&admin, CONNECT_LIMIT).map_err(|e| failed(admin, CONNECT_LIMIT, &e))?;
+    stream.set_read_timeout(Some(limit)).map_err(broken)?;
+    stream.write_all(text.as_bytes()).map_err(broken)?;
+    let mut lines = Lines(BufReader::new(stream.take(ANSWER_BYTES)));
     let head = lines.by_ref().take_while(|line| !matches!(line, Ok(line) if line.is_empty()));
-    let head: Vec<String> = head.collect::<Result<_, _>>().map_err(failed)?;
-    let status = head.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
-    if status == "200" {
+    let head: Vec<String> = head.collect::<Result<_, _>>().map_err(broken)?;
+    let Some(first) = head.first() else {
+        return Err(format!("{admin} closed the connection without an answer: {NOT_ADMIN}"));
+    };
+    let Some((_, status)) = first.split_once(' ').filter(|_| first.starts_with("HTTP/1.")) else {
+        return Err(format!("{admin} does not answer in HTTP: {NOT_ADMIN}"));
+    };
+    if status.starts_with("200") {
         return Ok(lines);
     }
     let mut body = String::new();
     // The status says enough if the reason cannot be had.
     let _ = lines.0.read_to_string(&mut body);
-    Err(format!("{admin} answered {status}: {}", body.trim_end()))
+    Err(format!("{admin} answered {}: {}", status.get(..3).unwrap_or(status), body.trim_end()))
+}
+
+const NOT_ADMIN: &str = "that is not the admin address of a pointsman (`admin` in its configuration)";
+
+/// What became of a connection, in words that say where to look.
+fn failed(admin: SocketAddr, limit: Duration, error: &io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => {
+            format!("nothing listens on {admin}: pointsman does not run, or its admin address is another one")
+        }
+        // The second is what a read that takes too long gives on Unix.
+        ErrorKind::TimedOut | ErrorKind::WouldBlock => format!("{admin} does not answer within {limit:?}"),
+        ErrorKind::InvalidData => format!("{admin} does not answer in text: {NOT_ADMIN}"),
+        _ => format!("{admin}: {error}"),
+    }
 }

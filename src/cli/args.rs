@@ -27,9 +27,10 @@ Exit codes:
   0   clean end
   1   `switchover`, `drill`: the master was changed, and something is left to do or was noticed
   64  wrong usage
-  69  `check --online`: a server does not answer as it should; `switchover`, `drill`: pointsman does not
+  69  `check --online`: a server does not answer as it should; `status`, `switchover`, `drill`: pointsman does not
   71  an address cannot be bound
-  75  `switchover`, `drill`: refused or undone, everything is as before
+  75  `status`: reads or writes of some service wait or are refused
+      `switchover`, `drill`: refused or undone, everything is as before
   78  wrong configuration
 
 Example:
@@ -48,6 +49,8 @@ pub(super) enum Command {
     /// Check a configuration without serving anybody: everything that would keep `run` from starting.
     #[command(after_help = SECRETS_HELP)]
     Check(Box<CheckArguments>),
+    /// Show what the pointsman that runs knows: who is master, what flows, what each Sentinel says, the last failovers.
+    Status(StatusArguments),
     /// Change the master on purpose, losing nothing: orders it of the pointsman that runs on this machine.
     Switchover(SwitchoverArguments),
     /// Switch over and back on a set-up in use, and tell what its clients noticed.
@@ -74,6 +77,23 @@ pub(super) struct AdminArguments {
     /// The file that it was started with, for its admin address.
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct StatusArguments {
+    /// Name of the service. [default: all]
+    pub(super) service: Option<String>,
+    /// Show the failover of this number with all its events.
+    #[arg(long, value_name = "N", conflicts_with_all = ["failovers", "json"])]
+    pub(super) failover: Option<u64>,
+    /// Show all failovers on record with all their events.
+    #[arg(long, conflicts_with = "json")]
+    pub(super) failovers: bool,
+    /// Print the JSON of `GET /status`.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
 }
 
 #[derive(Debug, Args)]

@@ -4,8 +4,8 @@
 /// The command line cannot be understood.
 pub(super) const USAGE: u8 = 64;
 
-/// `check --online`: a Sentinel or a master does not answer as it should. `switchover`, `drill`: the pointsman that runs
-/// does not.
+/// `check --online`: a Sentinel or a master does not answer as it should. `status`, `switchover`, `drill`: the pointsman
+/// that runs does not.
 pub(super) const UNAVAILABLE: u8 = 69;
 
 /// An address cannot be bound.
@@ -16,3 +16,6 @@ pub(super) const CONFIG: u8 = 78;
 
 /// A switchover was refused or undone: everything is as before, and it can be tried again.
 pub(super) const UNDONE: u8 = 75;
+
+/// `status`: the reads or writes of some service wait or are refused; that may pass.
+pub(super) const NOT_FLOWING: u8 = 75;

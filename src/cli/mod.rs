@@ -7,6 +7,7 @@ mod drill;
 mod exit;
 mod logging;
 mod online;
+mod status;
 mod switchover;
 
 use std::process::ExitCode;
@@ -30,6 +31,7 @@ pub fn main() -> ExitCode {
             Ok(resolved) => check::run(&check, &resolved),
             Err(problems) => refuse(&problems),
         },
+        Command::Status(arguments) => status::run(&arguments),
         Command::Switchover(arguments) => switchover::run(&arguments),
         Command::Drill(arguments) => drill::run(&arguments),
         Command::Demo(demo) => demo::run(&demo.into()),

@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::status::WallTime;
 use crate::clock::Moment;
@@ -13,11 +13,12 @@ use crate::clock::Moment;
 /// Records kept; the oldest goes first. Enough for a night of trouble, small enough for one `/status` answer.
 pub const RECORDS: usize = 32;
 
-/// Events kept of one record. A long outage repeats itself; what is beyond is counted, not kept.
-pub const EVENTS: usize = 64;
+/// Events kept of one record: as many of the first as of the last, since a long outage repeats itself in the middle. A
+/// failover has 15 to 40. What is not kept is counted.
+pub const EVENTS: usize = 128;
 
 /// What sort of interruption it was; label `kind` of the counter.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FailoverKind {
     /// The master changed after a Sentinel had announced it while the old master still answered.
@@ -70,7 +71,7 @@ impl fmt::Display for FailoverKind {
 }
 
 /// What workers did to commands because of holds: totals since start, or the share of one record.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct RecordCounts {
     /// Commands that had to wait.
     pub held: u64,
@@ -98,7 +99,7 @@ impl RecordCounts {
 }
 
 /// How much of the replication stream the promoted node had not received.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "known", content = "bytes")]
 pub enum OffsetLost {
     /// So many bytes of what the old master had executed once writes were held; 0: nothing of ours is lost.
@@ -112,7 +113,7 @@ pub enum OffsetLost {
 }
 
 /// One thing that happened in the course of a record.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct RecordEvent {
     /// Milliseconds since the record began.
     pub ms: u64,
@@ -123,7 +124,7 @@ pub struct RecordEvent {
 }
 
 /// One failover, or one hold that ended without one.
-#[derive(Clone, PartialEq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
 pub struct FailoverRecord {
     /// Counts from 1 while the process runs.
     pub number: u64,
@@ -153,7 +154,7 @@ pub struct FailoverRecord {
     pub offset_lost: OffsetLost,
     /// What happened, in order.
     pub events: Vec<RecordEvent>,
-    /// Events beyond [`EVENTS`], not kept.
+    /// Events in the middle that were not kept, since there were more than [`EVENTS`].
     pub events_dropped: u32,
 }
 
@@ -203,6 +204,11 @@ pub struct Recorder {
     opened: u64,
     open: Option<(Moment, FailoverRecord)>,
     closed: VecDeque<Arc<FailoverRecord>>,
+    /// When the record that was closed last began.
+    last_began: Moment,
+    /// What `writes_held_ms` and `reads_held_ms` were then, until traffic flows again: behind the switch writes still wait
+    /// for what sessions need.
+    last_held: Option<(u64, u64)>,
     totals: [u64; FAILOVER_KINDS.len()],
     tracked: Moment,
     reads_flow: bool,
@@ -219,6 +225,8 @@ impl Recorder {
             opened: 0,
             open: None,
             closed: VecDeque::with_capacity(RECORDS),
+            last_began: now,
+            last_held: None,
             totals: [0; FAILOVER_KINDS.len()],
             tracked: now,
             reads_flow: true,
@@ -246,10 +254,21 @@ impl Recorder {
             self.writes_held_ms += ms;
         }
         (self.tracked, self.reads_flow, self.writes_flow) = (now, reads_flow, writes_flow);
+        if let (Some((writes_before, reads_before)), Some(record)) = (self.last_held, self.closed.back_mut()) {
+            let (writes, reads) = (self.writes_held_ms - writes_before, self.reads_held_ms - reads_before);
+            if (record.writes_held_ms, record.reads_held_ms) != (writes, reads) {
+                let record = Arc::make_mut(record);
+                (record.writes_held_ms, record.reads_held_ms) = (writes, reads);
+            }
+            if reads_flow && writes_flow {
+                self.last_held = None;
+            }
+        }
     }
 
     pub(super) fn open(&mut self, now: Moment, from: Option<SocketAddr>, cause: String) -> u64 {
         self.track(now, self.reads_flow, self.writes_flow);
+        self.last_held = None;
         self.opened += 1;
         let record = FailoverRecord {
             number: self.opened,
@@ -282,10 +301,18 @@ impl Recorder {
 
     /// Adds to the record that was closed last.
     pub(super) fn late_event(&mut self, now: Moment, source: &str, text: &str) {
-        let wall = self.wall(now);
         let Some(record) = self.closed.back_mut() else { return };
-        let record = Arc::make_mut(record);
-        record.add(wall.0.saturating_sub(record.began.0), source, text.to_owned());
+        let ms = u64::try_from(now.since(self.last_began).as_millis()).unwrap_or(u64::MAX);
+        Arc::make_mut(record).add(ms, source, text.to_owned());
+    }
+
+    /// Adds to the open record, or to the one that was closed last.
+    pub(super) fn note(&mut self, now: Moment, source: &str, text: &str) {
+        if self.open.is_some() {
+            self.event(now, source, text);
+        } else {
+            self.late_event(now, source, text);
+        }
     }
 
     pub(super) fn close(
@@ -300,6 +327,7 @@ impl Recorder {
         self.track(now, self.reads_flow, self.writes_flow);
         self.event(now, "pointsman", outcome.clone());
         let Some((began, record)) = self.open.take() else { return 0 };
+        (self.last_began, self.last_held) = (began, Some((record.writes_held_ms, record.reads_held_ms)));
         let record =
             FailoverRecord { kind, to: Some(to), generation, outcome, offset_lost, ..self.running(now, began, record) };
         let number = record.number;
@@ -357,7 +385,7 @@ impl FailoverRecord {
     fn add(&mut self, ms: u64, source: &str, text: String) {
         if self.events.len() == EVENTS {
             self.events_dropped += 1;
-            return;
+            self.events.remove(EVENTS / 2);
         }
         self.events.push(RecordEvent { ms, source: source.to_owned(), text });
     }

@@ -2,10 +2,13 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::Range;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::{Serialize, Serializer};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::record::{FailoverKind, FailoverRecord};
 use crate::addr::Endpoint;
@@ -39,14 +42,44 @@ impl fmt::Display for WallTime {
     }
 }
 
+impl FromStr for WallTime {
+    type Err = String;
+
+    /// What [`Display`](fmt::Display) writes, and nothing else of RFC 3339.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = |range: Range<usize>| text.get(range)?.parse::<u64>().ok();
+        let parsed = || {
+            let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
+            let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+            let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+            let seconds = ((days * 24 + number(11..13)?) * 60 + number(14..16)?) * 60 + number(17..19)?;
+            Some(Self(seconds * 1000 + number(20..23)?))
+        };
+        let is_form = text.len() == 24
+            && text
+                .chars()
+                .zip("0000-00-00T00:00:00.000Z".chars())
+                .all(|(c, form)| if form == '0' { c.is_ascii_digit() } else { c == form });
+        // Before 1970 the count would be negative.
+        let time = if is_form && text >= "1970-" { parsed() } else { None };
+        time.filter(|time| time.to_string() == text).ok_or_else(|| format!("`{text}` is no time in UTC"))
+    }
+}
+
 impl Serialize for WallTime {
     fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
     }
 }
 
+impl<'de> Deserialize<'de> for WallTime {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
 /// What a service is doing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// No master was confirmed since the start.
@@ -60,7 +93,7 @@ pub enum Phase {
 }
 
 /// Whether one kind of traffic flows, in the words of `/status`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FlowWord {
     /// Commands go to the node.
@@ -82,7 +115,7 @@ impl From<super::Flow> for FlowWord {
 }
 
 /// One kind of traffic.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct FlowStatus {
     /// Where it goes.
     pub node: Option<SocketAddr>,
@@ -91,18 +124,22 @@ pub struct FlowStatus {
 }
 
 /// A replica of the service, as it answered when last asked for its role.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReplicaStatus {
     /// The node.
     pub node: SocketAddr,
     /// Its replication offset, when it last said.
     pub offset: Option<u64>,
+    /// How many bytes that is behind what the master last said. The two are not asked at the same moment; none unless it
+    /// follows the master.
+    #[serde(default)]
+    pub behind: Option<u64>,
     /// `connected`, `not connected`, `replica of ADDR`, `says master`, `refused`, `silent`, `not asked yet`, or its error.
     pub link: String,
 }
 
 /// A Sentinel and what it says.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct SentinelStatus {
     /// Where it is asked.
     pub endpoint: Endpoint,
@@ -114,12 +151,21 @@ pub struct SentinelStatus {
     pub master: Option<SocketAddr>,
     /// The config epoch it names it with.
     pub epoch: Option<u64>,
+    /// Whether it cannot reach that master (`s_down` or `o_down`).
+    #[serde(default)]
+    pub master_down: bool,
+    /// Whether it says that it is failing over (`failover_in_progress`).
+    #[serde(default)]
+    pub failing_over: bool,
+    /// Whether it is in TILT, in which it takes no notice of what is down.
+    #[serde(default)]
+    pub tilt: bool,
     /// What is wrong, in its own words where it answers: `connect refused`, `NOAUTH …`, `does not know this name`.
     pub error: Option<String>,
 }
 
 /// The state of one service.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ServiceStatus {
     /// Its name.
     pub service: String,
@@ -129,6 +175,9 @@ pub struct ServiceStatus {
     pub master: Option<SocketAddr>,
     /// Its `run_id`, where it was said.
     pub run_id: Option<String>,
+    /// Its replication offset, when it last said.
+    #[serde(default)]
+    pub offset: Option<u64>,
     /// +1 each time the confirmed master changes; 0 before the first.
     pub generation: u64,
     /// Config epoch the master was confirmed with; none for a static service and before the first.
@@ -146,6 +195,9 @@ pub struct ServiceStatus {
     /// Whether every reachable node says replica of the master and every Sentinel in hearing has noticed. Before that
     /// Sentinel may promote a node that never followed it, or demote one that was just promoted.
     pub settled: bool,
+    /// What keeps it from being settled.
+    #[serde(default)]
+    pub unsettled: Option<String>,
     /// The replicas.
     pub replicas: Vec<ReplicaStatus>,
     /// The Sentinels; empty for a static service.
@@ -159,12 +211,7 @@ pub struct ServiceStatus {
     /// How often the master came back under its address as another process: its data may be gone.
     pub run_id_changes_total: u64,
     /// The last failovers, oldest first.
-    #[serde(serialize_with = "records")]
     pub records: Vec<Arc<FailoverRecord>>,
-}
-
-fn records<S: Serializer>(records: &[Arc<FailoverRecord>], s: S) -> Result<S::Ok, S::Error> {
-    s.collect_seq(records.iter().map(AsRef::as_ref))
 }
 
 impl ServiceStatus {
@@ -176,6 +223,7 @@ impl ServiceStatus {
             phase: Phase::Starting,
             master: None,
             run_id: None,
+            offset: None,
             generation: 0,
             config_epoch: None,
             provisional: false,
@@ -184,6 +232,7 @@ impl ServiceStatus {
             why: "no master is known yet".to_owned(),
             since: WallTime::now(),
             settled: false,
+            unsettled: None,
             replicas: Vec::new(),
             sentinels: Vec::new(),
             failovers_total: super::record::FAILOVER_KINDS.iter().map(|k| (*k, 0)).collect(),
@@ -209,6 +258,16 @@ mod tests {
             (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
         ] {
             assert_eq!(WallTime(ms).to_string(), text);
+            assert_eq!(text.parse(), Ok(WallTime(ms)));
+        }
+        for wrong in [
+            "",
+            "2026-02-29T00:00:00.000Z",
+            "1969-12-31T23:59:59.999Z",
+            "2026-13-01T00:00:00.000Z",
+            "2026-01-01T00:00:00Z",
+        ] {
+            assert!(wrong.parse::<WallTime>().is_err(), "{wrong}");
         }
     }
 

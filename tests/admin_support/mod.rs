@@ -125,6 +125,9 @@ fn sentinels() -> Vec<SentinelStatus> {
         up: true,
         master: Some(master()),
         epoch: Some(3),
+        master_down: false,
+        failing_over: false,
+        tilt: false,
         error: None,
     };
     let lost = SentinelStatus {

@@ -48,6 +48,13 @@ impl Failover {
             out.push(Action::Say(Level::Warn, format!("commands are refused: {}", next.why)));
             self.recorder.event(now, "pointsman", format!("commands refused: {}", next.why));
         }
+        for (what, before, after) in
+            [("reads", self.published.reads, next.reads), ("writes", self.published.writes, next.writes)]
+        {
+            if let Some(text) = flow_in_words(what, before, after) {
+                self.recorder.note(now, "pointsman", &text);
+            }
+        }
         self.published = Topology { seq: self.published.seq + 1, ..next };
         out.push(Action::Publish(self.published.clone()));
     }
@@ -251,6 +258,7 @@ impl Failover {
             phase,
             master: master.map(|m| m.node),
             run_id: master.and_then(|m| m.run_id.clone()),
+            offset: self.master_offset(),
             generation: self.generation,
             config_epoch: master.filter(|_| self.settings.managed).map(|m| m.epoch),
             provisional: master.is_some_and(|m| m.provisional.is_some()),
@@ -259,6 +267,7 @@ impl Failover {
             why: self.published.why.to_string(),
             since: self.recorder.wall(since),
             settled: self.is_settled(),
+            unsettled: self.unsettled().filter(|_| master.is_some()),
             replicas: self.replicas(),
             sentinels: self.sentinels(facts),
             failovers_total: self.recorder.totals(),
@@ -302,6 +311,14 @@ impl Failover {
         })
     }
 
+    /// What the master last said.
+    fn master_offset(&self) -> Option<u64> {
+        match &self.known.nodes.get(&self.master.as_ref()?.node)?.last.as_ref()?.answer {
+            RoleAnswer::Master { offset, .. } => Some(*offset),
+            _ => None,
+        }
+    }
+
     fn replicas(&self) -> Vec<ReplicaStatus> {
         let master = self.master.as_ref().map(|m| m.node);
         let link = |answer: Option<&RoleAnswer>| match answer {
@@ -315,11 +332,17 @@ impl Failover {
             Some(RoleAnswer::Replica { offset, .. } | RoleAnswer::Master { offset, .. }) => Some(*offset),
             _ => None,
         };
+        let behind = |answer: Option<&RoleAnswer>| match answer {
+            Some(RoleAnswer::Replica { of, connected: true, offset }) if Some(*of) == master => {
+                Some(self.master_offset()?.saturating_sub(*offset))
+            }
+            _ => None,
+        };
         let planned = self.planned.iter().flat_map(|(nodes, _)| nodes).filter(|n| Some(**n) != master);
         planned
             .map(|node| {
                 let answer = self.known.nodes.get(node).and_then(|n| n.last.as_ref()).map(|h| &h.answer);
-                ReplicaStatus { node: *node, offset: offset(answer), link: link(answer) }
+                ReplicaStatus { node: *node, offset: offset(answer), behind: behind(answer), link: link(answer) }
             })
             .collect()
     }
@@ -336,10 +359,23 @@ impl Failover {
                     up: sentinel.up,
                     master: sentinel.voice().map(|v| v.master),
                     epoch: sentinel.voice().map(|v| v.epoch),
+                    master_down: sentinel.voice().is_some_and(|v| v.master_down),
+                    failing_over: sentinel.voice().is_some_and(|v| v.failover_in_progress),
+                    tilt: sentinel.tilt,
                     error: error.or(unknown),
                 })
             })
             .collect()
+    }
+}
+
+/// What changed for one kind of traffic, for the record. That writes are held or refused is told with the reason.
+fn flow_in_words(what: &str, before: Permission, after: Permission) -> Option<String> {
+    match (after.flow, after.node) {
+        _ if before == after => None,
+        (Flow::Flowing, Some(node)) => Some(format!("{what} flow to {node}")),
+        (Flow::Held, _) if what == "reads" && before.flow != Flow::Held => Some("reads held".to_owned()),
+        _ => None,
     }
 }
 

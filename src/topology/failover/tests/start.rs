@@ -189,6 +189,8 @@ fn the_record_tells_the_story_and_is_bounded() {
             (200, "Sentinel 127.0.0.1:7100", "names 127.0.0.1:7002 with epoch 2"),
             (200, "Sentinel 127.0.0.1:7101", "names 127.0.0.1:7002 with epoch 2"),
             (200, "pointsman", "127.0.0.1:7002 is master, confirmed by 2 of 3 Sentinels"),
+            (200, "pointsman", "reads flow to 127.0.0.1:7002"),
+            (200, "pointsman", "writes flow to 127.0.0.1:7002"),
         ]
     );
     assert_eq!((record.lasted_ms, record.writes_held_ms, record.reads_held_ms), (Some(200), 200, 0));
@@ -211,9 +213,34 @@ fn the_record_tells_the_story_and_is_bounded() {
     }
     let records = scene.machine.recorder().records(scene.now);
     assert_eq!((records.len(), records[0].number), (RECORDS, 4));
-    assert!(records.iter().all(|r| r.events.len() == EVENTS && r.events_dropped > 5));
+    for record in &records {
+        assert!(record.events.len() == EVENTS && record.events_dropped > 5, "{}", record.events_dropped);
+        let (first, last) = (&record.events[0].text, &record.events[EVENTS - 1].text);
+        assert!(first.starts_with("writes held: ") && last.starts_with("writes flow to "), "{first} … {last}");
+    }
     let interruptions = (FailoverKind::Interruption, RECORDS as u64 + 3);
     assert!(scene.machine.recorder().totals().contains(&interruptions));
+}
+
+/// Behind the switch writes wait for scripts and subscriptions: for clients that is one wait.
+#[test]
+fn the_record_counts_the_wait_until_writes_flow() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.preparing = false;
+    scene.say(0, Message::TryFailover);
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(200);
+    scene.role(B, master(100));
+    scene.view(0, B, 2);
+    scene.view(1, B, 2);
+    scene.pass(100);
+    assert_eq!((scene.last_record().lasted_ms, scene.last_record().writes_held_ms), (Some(200), 300), "still");
+    scene.event(Event::Prepared(2));
+    scene.pass(100);
+    let record = scene.last_record();
+    assert_eq!((record.lasted_ms, record.writes_held_ms, record.reads_held_ms), (Some(200), 300, 0));
+    let last = record.events.last().expect("events");
+    assert_eq!((last.ms, &*last.text), (300, "writes flow to 127.0.0.1:7002"));
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test needs and does not get fails the test")]
 
+#[path = "../config_support/mod.rs"]
 mod config_support;
+mod status;
 
 use std::fs::File;
 use std::net::TcpListener;
@@ -45,7 +47,7 @@ fn version_and_help_are_no_errors() {
     assert_eq!(ends(&["--version"]), (0, format!("pointsman {}\n", env!("CARGO_PKG_VERSION")), String::new()));
     let (code, help, _) = ends(&["--help"]);
     assert_eq!(code, 0);
-    for part in ["run", "check", "demo", "--version", "Exit codes", "78"] {
+    for part in ["run", "check", "status", "demo", "--version", "Exit codes", "78"] {
         assert!(help.contains(part), "{part} in {help}");
     }
     let flags = "--config --sentinel --master --service --listen --client-auth --commit --hold-timeout --backend-user \
