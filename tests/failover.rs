@@ -1,10 +1,10 @@
 //! The main promise, on real servers: what clients notice of a failover.
 //!
 //! Three redis-servers, three redis-sentinels (down-after 1 s), pointsman as a process of its own started by flags, 20
-//! clients that INCR their own key and GET it back and 5 that only read, all in closed loops. The figures measured are
-//! printed (`--nocapture` shows them). The limits are the goals themselves; what a busy machine adds is measured in the
-//! same seconds, by asking the servers directly, and allowed on top; twice, since a command through pointsman waits for
-//! one more process on its way there and on its way back.
+//! clients that append to a list of their own and ask how long it is and 5 that only read, all in closed loops. The
+//! figures measured are printed (`--nocapture` shows them). The limits are the goals themselves; what a busy machine adds
+//! is measured in the same seconds, by asking the servers directly, and allowed on top; twice, since a command through
+//! pointsman waits for one more process on its way there and on its way back.
 
 #![allow(clippy::unwrap_used, reason = "what a test needs and does not get fails the test")]
 

@@ -1,4 +1,4 @@
-//! Clients that remember every increment that was acknowledged to them, and so notice when one is missing.
+//! Clients that remember every write that was acknowledged to them, and so notice when one is missing.
 
 use std::io;
 use std::net::SocketAddr;
@@ -9,8 +9,9 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::history::Outcome as Write;
 use super::tally::{Account, Tally};
-use super::wire::{Connection, Reply, text};
+use super::wire::{Connection, Reply, elements, text};
 
 /// Longest wait for a reply; longer than pointsman's default `hold_timeout`, whose error reply must still count as one.
 const REPLY_LIMIT: Duration = Duration::from_secs(20);
@@ -24,7 +25,7 @@ const BACKOFF: Duration = Duration::from_millis(5);
 pub struct LedgerSettings {
     /// The address under test.
     pub addr: SocketAddr,
-    /// Clients that INCR a key of their own and GET it back, without pause.
+    /// Clients that RPUSH one number after the other to a list of their own and ask how long it is, without pause.
     pub writers: usize,
     /// Clients that only read, each all writers' keys in turn.
     pub readers: usize,
@@ -94,8 +95,8 @@ impl Ledger {
         self.shared.books().tally.clone()
     }
 
-    /// Lets every client finish its command and rest, compares the accounts with what `master` holds, and returns what
-    /// was counted since the start or the last audit. The clients rest until [`Ledger::go_on`].
+    /// Lets every client finish its command and rest, compares what each was told with the list that `master` holds, and
+    /// returns what was counted since the start or the last audit. The clients rest until [`Ledger::go_on`].
     ///
     /// Fails if a client is still not done when its reply is overdue, or if the master does not answer.
     pub async fn audit(&self, master: &mut Connection) -> io::Result<Tally> {
@@ -107,12 +108,12 @@ impl Ledger {
             .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "a ledger client did not come to rest"))?
             .map_err(io::Error::other)?;
         for i in 0..self.shared.settings.writers {
-            let held = match master.call(&["GET", &key(i)], CONNECT_LIMIT).await? {
-                Reply::Null => 0,
-                reply => text(&reply).parse().map_err(|_| io::Error::other(format!("GET {}: {reply:?}", key(i))))?,
-            };
+            let list = master.call(&["LRANGE", &key(i), "0", "-1"], REPLY_LIMIT).await?;
+            let Reply::Array(_) = list else { return Err(io::Error::other(format!("LRANGE {}: {list:?}", key(i)))) };
+            // What is no number was written by nobody of us, as 0 was.
+            let found: Vec<u64> = elements(&list).iter().map(|e| text(e).parse().unwrap_or(0)).collect();
             let books = &mut *self.shared.books();
-            books.accounts[i].compare(held, &mut books.tally);
+            books.accounts[i].compare(&found, &key(i), &mut books.tally);
         }
         Ok(std::mem::take(&mut self.shared.books().tally))
     }
@@ -162,39 +163,49 @@ impl Client {
             // arrive together let the clients go on together.
             self.read_back(i, &key).await;
         }
-        while self.may_go_on().await {
-            match self.command(&["INCR", &key]).await {
-                Outcome::Answered(Reply::Integer(n)) => {
+        for number in 1u64.. {
+            if !self.may_go_on().await {
+                return;
+            }
+            match self.command(&["RPUSH", &key, &number.to_string()]).await {
+                Outcome::Answered(reply) => {
                     let stall = self.success();
                     let books = &mut *self.shared.books();
                     books.tally.acknowledged += 1;
                     books.tally.write_stall.extend(stall);
-                    books.accounts[i].incremented(n, &mut books.tally);
+                    books.accounts[i].wrote(number, Write::Acknowledged);
+                    match reply {
+                        Reply::Integer(n) => books.accounts[i].known = n,
+                        reply => books.tally.error(format!("unexpected reply {reply:?}")),
+                    }
                 }
-                Outcome::Answered(reply) => self.unexpected(&reply),
                 Outcome::Dropped => {
                     let books = &mut *self.shared.books();
                     books.tally.dropped_writing += 1;
-                    books.accounts[i].unknown += 1;
+                    books.accounts[i].wrote(number, Write::Unknown);
                     continue;
                 }
-                Outcome::Refused | Outcome::NotSent => continue,
+                Outcome::Refused => {
+                    self.shared.books().accounts[i].wrote(number, Write::Refused);
+                    continue;
+                }
+                Outcome::NotSent => continue,
             }
             self.read_back(i, &key).await;
         }
     }
 
-    /// A writer's GET of its own key. Not a success in the sense of [`Stall`](super::tally::Stall): what counts for a
+    /// A writer's LLEN of its own list. Not a success in the sense of [`Stall`](super::tally::Stall): what counts for a
     /// writer is the time between two acknowledged writes.
     async fn read_back(&mut self, i: usize, key: &str) {
-        match self.command(&["GET", key]).await {
-            Outcome::Answered(reply) => match number(&reply) {
-                Some(n) => {
-                    let books = &mut *self.shared.books();
-                    books.accounts[i].read_back(n, &mut books.tally);
+        match self.command(&["LLEN", key]).await {
+            Outcome::Answered(reply) => {
+                let books = &mut *self.shared.books();
+                match reply {
+                    Reply::Integer(n) => books.accounts[i].read_back(n, &mut books.tally),
+                    reply => books.tally.error(format!("unexpected reply {reply:?}")),
                 }
-                None => self.unexpected(&reply),
-            },
+            }
             Outcome::Dropped => self.shared.books().tally.dropped_reading += 1,
             Outcome::Refused | Outcome::NotSent => {}
         }
@@ -205,17 +216,16 @@ impl Client {
         let mut at = i;
         while self.may_go_on().await {
             at = (at + 1) % seen.len();
-            match self.command(&["GET", &key(at)]).await {
-                Outcome::Answered(reply) => match number(&reply) {
-                    Some(n) => {
-                        let stall = self.success();
-                        let tally = &mut self.shared.books().tally;
-                        tally.read_stall.extend(stall);
-                        tally.went_back += u64::from(n < seen[at]);
-                        seen[at] = n;
-                    }
-                    None => self.unexpected(&reply),
-                },
+            match self.command(&["LLEN", &key(at)]).await {
+                Outcome::Answered(Reply::Integer(n)) => {
+                    let stall = self.success();
+                    let tally = &mut self.shared.books().tally;
+                    tally.read_stall.extend(stall);
+                    tally.went_back += u64::from(n < seen[at]);
+                    seen[at] = n;
+                }
+                // Of the wrong kind: it was meant for somebody else, or made up.
+                Outcome::Answered(reply) => self.shared.books().tally.error(format!("unexpected reply {reply:?}")),
                 Outcome::Dropped => self.shared.books().tally.dropped_reading += 1,
                 Outcome::Refused | Outcome::NotSent => {}
             }
@@ -281,24 +291,10 @@ impl Client {
         self.since = now;
         (waited, now)
     }
-
-    /// A reply of the wrong kind: it was meant for somebody else, or made up.
-    fn unexpected(&self, reply: &Reply) {
-        self.shared.books().tally.error(format!("unexpected reply {reply:?}"));
-    }
 }
 
 fn key(i: usize) -> String {
     format!("ledger:{i}")
-}
-
-/// A counter's value as GET answers it; a missing key counts from 0.
-fn number(reply: &Reply) -> Option<i64> {
-    match reply {
-        Reply::Null => Some(0),
-        Reply::BulkString(_) => text(reply).parse().ok(),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
@@ -327,16 +323,20 @@ mod tests {
         assert!(calm.commands > 1000);
         assert_eq!((calm.errors, calm.dropped(), calm.lost, calm.doubled, calm.went_back), (0, 0, 0, 0, 0), "{calm:?}");
 
-        // Five acknowledged increments vanish while nobody looks.
-        direct.call(&["DECRBY", "ledger:1", "5"], CONNECT_LIMIT).await.unwrap();
+        // Five acknowledged writes vanish while nobody looks.
+        direct.call(&["RPOP", "ledger:1", "5"], CONNECT_LIMIT).await.unwrap();
         ledger.go_on();
         until(&ledger, "read the older value", |t| t.went_back > 0).await;
         let robbed = ledger.audit(&mut direct).await.unwrap();
         assert_eq!((robbed.lost, robbed.doubled), (5, 0), "{robbed:?}");
 
-        // One increment too many, found by the audit alone.
-        direct.call(&["INCR", "ledger:2"], CONNECT_LIMIT).await.unwrap();
-        assert_eq!(ledger.audit(&mut direct).await.unwrap().doubled, 1);
+        // A write that ran twice, and two that changed places, found by the audit alone.
+        direct.call(&["RPUSH", "ledger:2", "7"], CONNECT_LIMIT).await.unwrap();
+        direct.call(&["LSET", "ledger:0", "0", "2"], CONNECT_LIMIT).await.unwrap();
+        direct.call(&["LSET", "ledger:0", "1", "1"], CONNECT_LIMIT).await.unwrap();
+        let damaged = ledger.audit(&mut direct).await.unwrap();
+        assert_eq!((damaged.doubled, damaged.misplaced, damaged.lost), (1, 1, 0), "{damaged:?}");
+        assert_eq!(damaged.first_fault.as_deref(), Some("ledger:0: 1 stands behind 2, which was written after it"));
 
         ledger.go_on();
         until(&ledger, "ran again", |t| t.acknowledged > 30).await;

@@ -1,6 +1,7 @@
 //! `pointsman demo`: a real cluster, pointsman before it, clients that keep a ledger, and two failovers.
 
 pub mod cluster;
+pub mod history;
 pub mod ledger;
 pub mod observer;
 pub mod process;

@@ -31,6 +31,7 @@ impl Promise {
         expect_none(tally.dropped_reading, "connections dropped with no write in flight");
         expect_none(tally.failed_connects, "connects failed");
         expect_none(tally.doubled, "writes executed twice");
+        expect_none(tally.misplaced, "writes where none was promised, or out of their order");
         expect_none(tally.went_back, "reads answered less than was read before");
         if !reported_loss {
             expect_none(tally.lost, "acknowledged writes lost, and the flight recorder does not say so");
@@ -39,6 +40,9 @@ impl Promise {
         expect_none(tally.dropped_writing.saturating_sub(droppable), "connections dropped beyond what is allowed");
         if tally.acknowledged == 0 {
             broken.push("no write was acknowledged at all".into());
+        }
+        if let (false, Some(fault)) = (broken.is_empty(), &tally.first_fault) {
+            broken.push(format!("the first of what the audit found: {fault}"));
         }
         broken
     }
@@ -59,6 +63,7 @@ mod tests {
             Tally { failed_connects: 1, ..fine.clone() },
             Tally { lost: 1, ..fine.clone() },
             Tally { doubled: 1, ..fine.clone() },
+            Tally { misplaced: 1, ..fine.clone() },
             Tally { went_back: 1, ..fine.clone() },
             Tally { acknowledged: 0, ..fine.clone() },
         ];
@@ -66,6 +71,8 @@ mod tests {
             assert_eq!(PLANNED.broken(breach, 2, false).len(), 1, "{breach:?}");
         }
         assert!(PLANNED.broken(&breaches[0], 2, false)[0].contains("MASTERDOWN x"));
+        let told = Tally { first_fault: Some("ledger:0: 1 is there more than once".into()), ..breaches[5].clone() };
+        assert!(PLANNED.broken(&told, 2, false)[1].contains("ledger:0: 1"));
 
         let two_dropped = Tally { dropped_writing: 2, lost: 3, ..fine };
         assert_eq!(KILLED.broken(&two_dropped, 2, true), Vec::<String>::new());

@@ -133,7 +133,7 @@ fn nicknames(cluster: &Cluster, text: &str) -> String {
 
 fn table(phases: &[Phase]) -> String {
     type Cell = fn(&Tally) -> String;
-    let rows: [(&str, Cell); 11] = [
+    let rows: [(&str, Cell); 12] = [
         ("commands", |t| grouped(t.commands)),
         ("acknowledged writes", |t| grouped(t.acknowledged)),
         ("error replies", |t| grouped(t.errors)),
@@ -144,6 +144,7 @@ fn table(phases: &[Phase]) -> String {
         ("longest stall of reads", |t| millis(t.read_stall.length)),
         ("acknowledged writes lost", |t| grouped(t.lost)),
         ("writes executed twice", |t| grouped(t.doubled)),
+        ("writes misplaced", |t| grouped(t.misplaced)),
         ("reads that went back in time", |t| grouped(t.went_back)),
     ];
     let mut lines = vec![format!("{:<38}", "")];

@@ -57,7 +57,10 @@ impl<'a> Stage<'a> {
             readers: args.clients.div_ceil(4),
             ..LedgerSettings::new(proxy.listen())
         };
-        screen.say(&format!("{} clients INCR a key and GET it back, {} only read", load.writers, load.readers));
+        screen.say(&format!(
+            "{} clients append to a list and read its length back, {} only read",
+            load.writers, load.readers
+        ));
         Ok(Self { screen, writers: load.writers, ledger: Ledger::start(load), observer, proxy, cluster })
     }
 
@@ -152,11 +155,10 @@ impl<'a> Stage<'a> {
     fn print_counts(&self) {
         let tally = self.ledger.tally();
         self.screen.say(&format!(
-            "clients      {} commands, {} errors, {} drops, {} lost",
+            "clients      {} commands, {} errors, {} drops",
             grouped(tally.commands),
             grouped(tally.errors),
             grouped(tally.dropped()),
-            grouped(tally.lost),
         ));
     }
 }

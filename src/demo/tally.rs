@@ -1,33 +1,40 @@
-//! What the ledger's clients count, and the arithmetic that tells a lost increment from an unknown one. Pure.
+//! What the ledger's clients count, and each writer's account. Pure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use super::history::{Fault, History, Outcome};
 
 /// Counts of one phase.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     /// Commands answered, error replies not counted.
     pub commands: u64,
-    /// Increments acknowledged.
+    /// Writes acknowledged.
     pub acknowledged: u64,
     /// Error replies, and replies that fit no command of ours.
     pub errors: u64,
     /// The first of them.
     pub first_error: Option<String>,
-    /// Connections lost with an INCR sent and unanswered: its outcome is unknown.
+    /// Connections lost with a write sent and unanswered: its outcome is unknown.
     pub dropped_writing: u64,
-    /// Connections lost with a GET sent and unanswered.
+    /// Connections lost with a read sent and unanswered.
     pub dropped_reading: u64,
     /// Connects that failed.
     pub failed_connects: u64,
-    /// Acknowledged increments that are not in a later value.
+    /// Acknowledged writes that an audit did not find.
     pub lost: u64,
-    /// Increments in a value beyond those sent: something ran twice.
+    /// Writes that it found more than once.
     pub doubled: u64,
-    /// GETs that answered less than the same client had seen before.
+    /// Writes that it found though they were refused, or nobody made them, or out of their client's order.
+    pub misplaced: u64,
+    /// The first of what it found wrong.
+    pub first_fault: Option<String>,
+    /// Reads that answered less than the same client had seen before.
     pub went_back: u64,
-    /// The longest time between two acknowledged increments of one client.
+    /// The longest time between two acknowledged writes of one client.
     pub write_stall: Stall,
     /// The longest time between two answers to one read-only client.
     pub read_stall: Stall,
@@ -64,40 +71,40 @@ impl Stall {
     }
 }
 
-/// One writer's key, as far as the writer can know it.
+/// One writer's list, as far as the writer can know it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Account {
-    /// The value at the last reply.
-    known: i64,
-    /// Increments of unknown outcome that have not shown in a value yet. They may run late (a hung master executes what
-    /// it has received when it wakes), so they never expire.
-    pub(super) unknown: i64,
+    /// Its length at the last reply.
+    pub(super) known: i64,
+    history: History,
+    /// What was wrong at earlier audits, and stays so.
+    told: BTreeSet<Fault>,
 }
 
 impl Account {
-    /// INCR was answered `n`.
-    pub(super) fn incremented(&mut self, n: i64, tally: &mut Tally) {
-        self.known += 1;
-        self.compare(n, tally);
+    /// The writer's next write, and how it went.
+    pub(super) fn wrote(&mut self, number: u64, outcome: Outcome) {
+        self.history.note(number, outcome);
     }
 
-    /// GET was answered `n`.
+    /// A read was answered `n`.
     pub(super) fn read_back(&mut self, n: i64, tally: &mut Tally) {
         tally.went_back += u64::from(n < self.known);
-        self.compare(n, tally);
+        self.known = n;
     }
 
-    /// The key holds `n`: what is missing was lost, what is too much beyond the unknown ones ran twice.
-    pub(super) fn compare(&mut self, n: i64, tally: &mut Tally) {
-        let surplus = n - self.known;
-        if surplus < 0 {
-            tally.lost += surplus.unsigned_abs();
-        } else {
-            let explained = surplus.min(self.unknown);
-            self.unknown -= explained;
-            tally.doubled += (surplus - explained).unsigned_abs();
+    /// Counts what is wrong with the list as it is, each fault once.
+    pub(super) fn compare(&mut self, found: &[u64], whose: &str, tally: &mut Tally) {
+        for fault in self.history.check(found) {
+            if self.told.insert(fault) {
+                match fault {
+                    Fault::Lost(_) => tally.lost += 1,
+                    Fault::Doubled(_) => tally.doubled += 1,
+                    Fault::RanThoughRefused(_) | Fault::Overtaken(..) | Fault::Strange(_) => tally.misplaced += 1,
+                }
+                tally.first_fault.get_or_insert_with(|| format!("{whose}: {fault}"));
+            }
         }
-        self.known = n;
     }
 }
 
@@ -105,31 +112,26 @@ impl Account {
 mod tests {
     use super::*;
 
-    /// `+n` INCR answered n, `?` INCR of unknown outcome, `=n` GET answered n, `!n` audit found n.
-    fn account(history: &str) -> (u64, u64, u64) {
+    #[test]
+    fn an_audit_counts_each_fault_once() {
         let (mut account, mut tally) = (Account::default(), Tally::default());
-        for step in history.split_whitespace() {
-            let n = step[1..].parse().unwrap_or_default();
-            match &step[..1] {
-                "+" => account.incremented(n, &mut tally),
-                "=" => account.read_back(n, &mut tally),
-                "!" => account.compare(n, &mut tally),
-                _ => account.unknown += 1,
-            }
+        for number in 1..=4 {
+            account.wrote(number, if number == 3 { Outcome::Refused } else { Outcome::Acknowledged });
         }
-        (tally.lost, tally.doubled, tally.went_back)
+        account.compare(&[1, 2, 2, 3], "a", &mut tally);
+        assert_eq!((tally.lost, tally.doubled, tally.misplaced), (1, 1, 1));
+        assert_eq!(tally.first_fault.as_deref(), Some("a: 2 is there more than once"));
+        account.wrote(5, Outcome::Acknowledged);
+        account.compare(&[1, 2, 2, 3], "a", &mut tally);
+        assert_eq!((tally.lost, tally.doubled, tally.misplaced), (2, 1, 1));
     }
 
     #[test]
-    fn tells_lost_from_unknown_and_doubled() {
-        assert_eq!(account("+1 =1 +2 =2 !2"), (0, 0, 0));
-        assert_eq!(account("+1 ? +2 !2"), (0, 0, 0), "it did not run");
-        assert_eq!(account("+1 ? +3 !3"), (0, 0, 0), "it ran");
-        assert_eq!(account("+1 ? +2 =3 !3"), (0, 0, 0), "it ran late");
-        assert_eq!(account("+1 ? +3 =4"), (0, 1, 0), "it ran twice");
-        assert_eq!(account("+1 +3"), (0, 1, 0));
-        assert_eq!(account("+1 +2 +3 +2 +3 !3"), (2, 0, 0));
-        assert_eq!(account("+1 +2 =1 +2"), (1, 0, 1));
-        assert_eq!(account("+1 +2 !1"), (1, 0, 0));
+    fn a_shorter_list_is_noticed_at_once() {
+        let (mut account, mut tally) = (Account::default(), Tally::default());
+        account.read_back(2, &mut tally);
+        account.read_back(1, &mut tally);
+        account.read_back(1, &mut tally);
+        assert_eq!(tally.went_back, 1);
     }
 }

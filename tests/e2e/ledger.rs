@@ -1,6 +1,6 @@
 //! What a program says of its writes, against what Redis has.
 
-use std::collections::HashMap;
+use pointsman::demo::history::{Fault, History, Outcome};
 
 /// A line of a program: how the write of one number went.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -41,32 +41,35 @@ const LAST_TURN: usize = 1;
 
 /// What is wrong with a ledger, one sentence each. `held` is the list in Redis, `before_kill` the highest number that
 /// the program had told of when a master was killed; `resends`: its library sends again by itself what was under way.
+/// Order is not looked at: some programs have several writes under way.
 pub(crate) fn audit(entries: Vec<Entry>, resends: bool, held: &[String], before_kill: u64) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let mut times: HashMap<u64, usize> = HashMap::new();
-    for element in held {
-        *times.entry(element.parse().unwrap()).or_default() += 1;
-    }
-    let mut missing = 0;
+    let in_doubt = |id: u64| id + UNDER_WAY > before_kill;
+    let held: Vec<u64> = held.iter().map(|element| element.parse().unwrap()).collect();
+    let (mut history, mut wrong) = (History::default(), Vec::new());
     for entry in entries {
         let id = entry.id();
-        let times = times.remove(&id).unwrap_or(0);
-        let in_doubt = id + UNDER_WAY > before_kill;
-        let most = if resends && in_doubt { 2 } else { 1 };
-        match entry {
-            Entry::Acknowledged(_) if times == 0 && in_doubt => missing += 1,
-            Entry::Acknowledged(_) if times == 0 => wrong.push(format!("{id} was acknowledged and is lost")),
-            Entry::Refused(_, why) => wrong.push(format!("{id} was refused: {why}")),
-            Entry::Acknowledged(_) | Entry::Unknown(..) if times > most => {
-                wrong.push(format!("{id} is there {times} times"));
+        let outcome = match entry {
+            Entry::Acknowledged(_) => Outcome::Acknowledged,
+            Entry::Unknown(..) => Outcome::Unknown,
+            Entry::Refused(_, why) => {
+                wrong.push(format!("{id} was refused: {why}"));
+                Outcome::Refused
             }
-            Entry::Acknowledged(_) | Entry::Unknown(..) => {}
+        };
+        history.note(id, outcome);
+    }
+    let mut missing = 0;
+    for fault in history.check(&held) {
+        match fault {
+            Fault::Lost(id) if in_doubt(id) => missing += 1,
+            Fault::Doubled(id) if resends && in_doubt(id) && held.iter().filter(|h| **h == id).count() == 2 => {}
+            Fault::Overtaken(..) => {}
+            fault => wrong.push(fault.to_string()),
         }
     }
     if missing > LAST_TURN {
         wrong.push(format!("{missing} writes were acknowledged just before the kill and are lost"));
     }
-    wrong.extend(times.keys().map(|id| format!("{id} is there and was never told of")));
     wrong
 }
 
@@ -82,10 +85,10 @@ fn whatever_is_wrong_is_told() {
     assert_eq!(wrong(&["1", "101"], false), none);
     assert_eq!(wrong(&["1", "100", "101"], false), none);
     assert_eq!(wrong(&["1", "100", "100", "101"], true), none);
-    assert_eq!(wrong(&["1", "100", "100", "101"], false), ["100 is there 2 times"]);
-    assert_eq!(wrong(&["1", "1", "101"], true), ["1 is there 2 times"]);
+    assert_eq!(wrong(&["1", "100", "100", "101"], false), ["100 is there more than once"]);
+    assert_eq!(wrong(&["1", "1", "101"], true), ["1 is there more than once"]);
     assert_eq!(wrong(&["101"], false), ["1 was acknowledged and is lost"]);
-    assert_eq!(wrong(&["1", "7", "101"], false), ["7 is there and was never told of"]);
+    assert_eq!(wrong(&["1", "7", "101"], false), ["7 is there and was never written"]);
     let refused = audit(entries(&["refused 1 MASTERDOWN why"]), false, &[], 100);
     assert_eq!(refused, ["1 was refused: MASTERDOWN why"]);
     let last = entries(&["acknowledged 99", "acknowledged 100"]);

@@ -132,7 +132,13 @@ impl Rig {
             line.strip_prefix("calls=").and_then(|c| c.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
         };
         let role = elements(&role).first().map(text).unwrap_or_default();
-        (role, ["cmdstat_incr", "cmdstat_get", "cmdstat_set"].into_iter().map(calls).sum())
+        (
+            role,
+            ["cmdstat_incr", "cmdstat_get", "cmdstat_set", "cmdstat_rpush", "cmdstat_llen"]
+                .into_iter()
+                .map(calls)
+                .sum(),
+        )
     }
 
     /// Has a server do something, however long that takes: a Sentinel writes each change to its disk before it answers.
