@@ -5,7 +5,7 @@ CARGO ?= cargo
 FAST := --locked --profile fast
 SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 
-.PHONY: help build demo test test-all soak limits fuzz fuzz-build fuzz-smoke lint doc check-config audit bench conformance clean
+.PHONY: help build demo test test-all soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench conformance clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
@@ -31,6 +31,16 @@ test-all: test ## and those too
 soak: ## a hundred clients through planned failovers and killed masters for ten minutes; SOAK_SEED=n repeats one
 	@tests/install.sh $(SERVERS)
 	$(CARGO) test $(FAST) --test isolation -- --ignored --nocapture ten_minutes
+
+model: ## the failover machine in a larger world, every way that it can go (minutes, and some GB of memory)
+	@tests/install.sh cc
+	$(CARGO) test $(FAST) --test model -- --ignored --nocapture
+
+# With the tests of the library alone, and without those that start servers. FILES='-f src/…' for a part.
+mutants: ## faults planted in src/topology, one by one: which of them would no test notice? (hours)
+	@tests/install.sh cc
+	@command -v cargo-mutants >/dev/null 2>&1 || $(CARGO) install --locked cargo-mutants
+	$(CARGO) mutants --output target $(FILES)
 
 limits: ## every limit at full size, and what the neighbours notice (minutes, on a quiet machine)
 	@tests/install.sh $(SERVERS)

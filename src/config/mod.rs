@@ -227,7 +227,7 @@ pub enum ClientAuth {
 }
 
 /// When a promotion counts.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Commit {
     /// When two Sentinels (or the only one there is) name the new master and its ROLE agrees.
     Confirmed,

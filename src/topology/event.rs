@@ -74,7 +74,7 @@ pub enum SwitchoverEvent {
 }
 
 /// What one Sentinel says of the service when polled.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct View {
     /// `GET-MASTER-ADDR-BY-NAME`, resolved and mapped. (Not the `ip` of `SENTINEL MASTER`: in `reconf_slaves` that is
     /// still the old address with the new epoch.)
@@ -96,7 +96,7 @@ pub struct View {
 }
 
 /// A replica as one Sentinel lists it.
-#[derive(Clone, PartialEq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct ReplicaView {
     /// Its address, resolved and mapped.
     pub node: SocketAddr,
@@ -115,7 +115,7 @@ pub struct ReplicaView {
 
 /// What a Sentinel published, for messages that concern the machine (Sentinel `sentinelEvent`; see Redis' Sentinel
 /// documentation, "Pub/Sub messages").
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum Message {
     /// `+try-failover`.
     TryFailover,
@@ -163,7 +163,7 @@ pub enum Message {
 }
 
 /// What a node answered to `ROLE` (with `INFO server`'s run id where it was asked).
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub enum RoleAnswer {
     /// It says master.
     Master {
@@ -198,7 +198,7 @@ pub enum RoleAnswer {
 
 /// A master's replication history (`INFO replication`). Offsets count the bytes of one stream, and compare only between
 /// nodes that are known to have shared it.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct History {
     /// `master_replid`: names its stream. A promotion begins a new one, and so does a restart.
     pub id: String,
@@ -208,7 +208,7 @@ pub struct History {
 }
 
 /// A confirmed master as it was remembered over a restart of pointsman.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug, Serialize, Deserialize)]
 pub struct Remembered {
     /// The node.
     pub master: SocketAddr,

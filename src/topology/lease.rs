@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use crate::clock::Moment;
 
 /// Whether one kind of traffic flows.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub enum Flow {
     /// Commands are written to the node.
     Flowing,

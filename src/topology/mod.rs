@@ -22,7 +22,7 @@ use std::sync::Arc;
 use crate::clock::Moment;
 
 /// Where one kind of traffic goes, and whether it may.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Permission {
     /// The node; none until a master was ever confirmed.
     pub node: Option<SocketAddr>,
@@ -33,7 +33,7 @@ pub struct Permission {
 /// The state of one service as control last published it.
 ///
 /// A whole state, never a difference: a worker that misses intermediate values loses nothing.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Topology {
     /// +1 with every publication of this service.
     pub seq: u64,

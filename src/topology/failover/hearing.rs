@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::knowledge::Sentinel;
 use super::round::Cause;
 use super::{
-    ALERT_FOR, ANNOUNCEMENT_EXPIRES, Action, DWELL_FORGET, DWELL_MAX, DWELL_MIN, Failover, SENTINEL_SILENT, Suspicion,
+    ALERT_FOR, ANNOUNCEMENT_EXPIRES, Action, DWELL_FORGET, DWELL_MAX, DWELL_MIN, FAST_FOR, Failover, SENTINEL_SILENT,
+    Suspicion,
 };
 use crate::clock::Moment;
 use crate::topology::{Event, Hint, HintKind, Message, SentinelId, View};
@@ -78,8 +79,8 @@ impl Failover {
             if let Some(expected) = &mut round.switchover {
                 expected.ordered = None;
             }
-            round.sign(now);
         }
+        self.sign(now);
     }
 
     fn hear_view(&mut self, now: Moment, id: SentinelId, view: View, out: &mut Vec<Action>) {
@@ -159,13 +160,14 @@ impl Failover {
             Message::FailoverEnd => {
                 if let Some(round) = &mut self.round {
                     round.announcers.remove(&id);
-                    round.sign(now);
                 }
+                self.sign(now);
             }
             Message::SwitchMaster { new, .. } => {
                 if self.round.is_none() && Some(new) != master {
                     self.begin(now, Cause::Named(new), &self.known.name(id), out);
                 }
+                self.sign(now);
                 self.alert(now);
             }
             Message::MasterDown | Message::MasterObjectivelyDown => {
@@ -200,11 +202,18 @@ impl Failover {
         let round = self.round.as_mut().expect("begun above");
         round.announcers.insert(id);
         round.announced = true;
-        round.sign(now);
         if let Some(expires) = &mut round.expires {
             *expires = now + ANNOUNCEMENT_EXPIRES;
         }
-        if let Some(sentinel) = self.known.sentinels.get_mut(&id) {
+        self.sign(now);
+    }
+
+    /// A Sentinel said something of a failover. What anybody said before is no word on what has come of it.
+    fn sign(&mut self, now: Moment) {
+        let Some(round) = &mut self.round else { return };
+        round.last_sign = now;
+        round.fast_until = now + FAST_FOR;
+        for sentinel in self.known.sentinels.values_mut() {
             sentinel.views = 0;
         }
     }
@@ -221,7 +230,6 @@ impl Failover {
         }
         let followers: Vec<SocketAddr> = self.known.followers(self.generation).map(|(a, _)| a).collect();
         let round = self.round.as_mut().expect("begun above");
-        round.sign(now);
         round.announcers.remove(&id);
         if previous.is_some() {
             (round.undone, round.expires) = (previous, None);
@@ -234,9 +242,7 @@ impl Failover {
             round.must_follow.extend(suspects.into_iter().map(|node| (node, now)));
         }
         round.candidates.retain(|_, by| *by != id);
-        if let Some(sentinel) = self.known.sentinels.get_mut(&id) {
-            sentinel.views = 0;
-        }
+        self.sign(now);
     }
 
     fn hear_hint(&mut self, now: Moment, hint: Hint, out: &mut Vec<Action>) {

@@ -9,13 +9,13 @@ use crate::clock::Moment;
 use crate::topology::{History, RoleAnswer, SentinelId, View};
 
 /// One Sentinel.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Sentinel {
     /// What people call it.
     pub(super) endpoint: Endpoint,
     pub(super) up: bool,
     pub(super) view: Option<View>,
-    /// Views since the hold began or since this Sentinel last announced something. The first may answer a question
+    /// Views since the hold began or since a Sentinel last said something of a failover. The first may answer a question
     /// asked before; from the second on they are fresh, since a poll has one question outstanding.
     pub(super) views: u32,
     /// When it last answered a poll, or came into hearing.
@@ -55,14 +55,14 @@ impl Sentinel {
 }
 
 /// An answer to ROLE.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Heard {
     pub(super) asked: Moment,
     pub(super) answer: RoleAnswer,
 }
 
 /// A node as replica of the current master.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 pub(super) struct Following {
     /// The generation of that master.
     pub(super) generation: u64,
@@ -71,7 +71,7 @@ pub(super) struct Following {
 }
 
 /// One node that is asked for its role.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub(super) struct Node {
     /// Since when it is asked. An earlier question was asked before it was given up, and may be answered out of turn.
     pub(super) since: Moment,
@@ -103,7 +103,7 @@ impl Node {
 }
 
 /// All of it.
-#[derive(Debug, Default)]
+#[derive(Clone, Hash, Debug, Default)]
 pub(super) struct Knowledge {
     pub(super) sentinels: BTreeMap<SentinelId, Sentinel>,
     /// Those that are asked for their role, and no others.

@@ -87,7 +87,7 @@ const START_FAILOVER_PATIENCE: Duration = Duration::from_secs(2);
 pub const LOWER_EPOCH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the machine must know of the configuration.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 pub struct Settings {
     /// When a promotion counts.
     pub commit: Commit,
@@ -102,7 +102,7 @@ pub struct Settings {
 }
 
 /// How often to ask.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Pace {
     /// Once a second: all is well.
     Slow,
@@ -151,7 +151,7 @@ pub enum Action {
 }
 
 /// The confirmed master.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 struct Master {
     node: SocketAddr,
     epoch: u64,
@@ -161,15 +161,16 @@ struct Master {
 }
 
 /// A doubt about the master that one probe decides.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Hash, Debug)]
 struct Suspicion {
     since: Moment,
     /// What it is if the probe finds no answer.
     cause: Cause,
 }
 
-/// The failover machine of one service.
-#[derive(Debug)]
+/// The failover machine of one service. A clone goes its own way from the same state. Machines that hash alike do alike:
+/// the hash is of everything that they decide by, which the records are not.
+#[derive(Clone, Hash, Debug)]
 pub struct Failover {
     settings: Settings,
     known: Knowledge,
@@ -288,7 +289,7 @@ impl Failover {
         }
         if self.preparing.is_some_and(|until| now >= until) {
             self.preparing = None;
-            if !self.settings.hold_timeout.is_zero() {
+            if self.round.is_none() && !self.settings.hold_timeout.is_zero() {
                 out.push(Action::Say(Level::Warn, "writes flow before scripts and subscriptions are all back".into()));
             }
         }
@@ -312,7 +313,6 @@ impl Failover {
             round.expires = Some(now + ANNOUNCEMENT_EXPIRES);
         }
         self.turned = now;
-        self.preparing = None;
         self.suspicion = None;
         for sentinel in self.known.sentinels.values_mut() {
             sentinel.views = 0;

@@ -220,6 +220,7 @@ impl Failover {
                 self.turned + ANSWER_PATIENCE,
                 self.turned + RECONNECT_PATIENCE,
                 round.began + self.hearsay_patience(),
+                round.last_sign + ANSWER_PATIENCE,
                 round.last_sign + LOST_LEADER_PATIENCE,
             ]);
             times.extend(self.known.sentinels.values().filter_map(|s| s.heard).map(|heard| heard + ANSWER_PATIENCE));

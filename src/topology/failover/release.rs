@@ -61,7 +61,7 @@ impl Failover {
         let (Some(master), Some(round)) = (&self.master, &self.round) else {
             return Some("no master is confirmed yet".to_owned());
         };
-        match self.known.answer(master.node, self.turned) {
+        match self.known.answer(master.node, round.last_sign) {
             Some(RoleAnswer::Master { .. }) => {}
             Some(answer) => return Some(format!("{} {}", master.node, super::roles::state(answer))),
             None => return Some(format!("{} was not heard since", master.node)),
@@ -147,9 +147,9 @@ impl Failover {
     }
 
     fn fault(&self, now: Moment, master: SocketAddr, round: &Round, node: &Node) -> Option<String> {
-        let answer = node.answer(self.turned);
+        let answer = node.answer(round.last_sign);
         match answer {
-            None => (now.since(self.turned) < ANSWER_PATIENCE).then(|| "was not heard since".to_owned()),
+            None => (now.since(round.last_sign) < ANSWER_PATIENCE).then(|| "was not heard since".to_owned()),
             Some(RoleAnswer::Replica { of, connected: true, .. }) if *of == master => None,
             Some(RoleAnswer::Replica { of, connected: false, .. }) if *of == master => {
                 // After a restart of the master a resync may take minutes, and Sentinels vouch that nobody is promoted.

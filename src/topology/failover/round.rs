@@ -10,7 +10,7 @@ use crate::clock::Moment;
 use crate::topology::SentinelId;
 
 /// Why writes stopped flowing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) enum Cause {
     /// Nobody was confirmed yet.
     Start,
@@ -85,14 +85,14 @@ impl Cause {
 }
 
 /// The master before a provisional commit.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Previous {
     pub(super) node: SocketAddr,
     pub(super) epoch: u64,
 }
 
 /// What a switchover is to lead to.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Expected {
     /// One of these is to be master.
     pub(super) nodes: BTreeSet<SocketAddr>,
@@ -101,7 +101,7 @@ pub(super) struct Expected {
 }
 
 /// The state of a round.
-#[derive(Debug)]
+#[derive(Clone, Hash, Debug)]
 pub(super) struct Round {
     pub(super) began: Moment,
     pub(super) cause: Cause,
@@ -186,12 +186,6 @@ impl Round {
             samples: Vec::new(),
             final_offset: None,
         }
-    }
-
-    /// A Sentinel said something of a failover.
-    pub(super) fn sign(&mut self, now: Moment) {
-        self.last_sign = now;
-        self.fast_until = now + FAST_FOR;
     }
 
     /// The one candidate; none while there are none or two Sentinels selected different ones.

@@ -337,3 +337,23 @@ fn trouble_while_the_new_master_is_prepared_is_a_hold_with_all_its_time() {
     scene.pass(14_000);
     scene.assert_held("the deadline of the round before means nothing");
 }
+
+#[test]
+fn a_hold_in_between_does_not_make_the_new_master_prepared() {
+    let mut scene = committed();
+    scene.view(0, B, 2);
+    scene.view(1, B, 2);
+    scene.pass(1);
+    scene.role(B, replica(A, 100));
+    for _ in 0..2 {
+        scene.pass(5);
+        scene.role(B, master(100));
+        scene.role(A, replica(B, 100));
+        scene.role(C, replica(B, 100));
+        (0..3).for_each(|id| scene.view(id, B, 2));
+    }
+    assert_eq!(scene.obstacle(), Some("no master is confirmed yet".to_owned()), "the hold is over");
+    assert_eq!(scene.writes(), (Some(node(B)), Flow::Held), "and the new master still not prepared");
+    scene.event(Event::Prepared(2));
+    scene.assert_flows_to(B, "prepared");
+}

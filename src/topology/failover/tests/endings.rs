@@ -528,3 +528,38 @@ fn whether_anything_was_lost_is_unknown_where_a_restart_cannot_be_seen() {
     assert_eq!(lost(Some("run-1")), OffsetLost::Exact(0), "the same process");
     assert_eq!(lost(None), OffsetLost::Unknown, "perhaps another one");
 }
+
+/// Found by the model: all three switched within one poll, the leader died behind it, and what was known of the others
+/// and of B was from before the promotion.
+#[test]
+fn what_was_said_before_the_last_sign_of_a_failover_ends_no_hold() {
+    let ended = [Message::FailoverEnd, Message::SwitchMaster { old: node(A), new: node(B) }];
+    for last in ended {
+        let mut scene = confirmed();
+        scene.say(0, Message::TryFailover);
+        scene.say(0, Message::SelectedSlave(node(B)));
+        scene.all_is_well();
+        scene.pass(5);
+        for message in [Message::WaitPromotion(node(B)), Message::PromotedSlave(node(B)), Message::FailoverEnd] {
+            scene.say(0, message);
+        }
+        // Answers that were asked for before the promotion, and come behind it.
+        for (n, answer) in [(A, master(100)), (B, replica(A, 100)), (C, replica(A, 100))] {
+            scene.role(n, answer);
+        }
+        scene.pass(1);
+        scene.say(1, last.clone());
+        scene.event(Event::SentinelDown(SentinelId(0)));
+        scene.assert_held(&format!("nobody was asked since {last:?}"));
+        for _ in 0..2 {
+            scene.pass(5);
+            scene.role(A, master(100));
+            scene.role(C, replica(A, 100));
+            scene.view(1, A, 1);
+            scene.view(2, A, 1);
+            scene.assert_held("B was not asked since");
+        }
+        scene.role(B, replica(A, 100));
+        scene.assert_flows_to(A, "B was not promoted, or is a replica again");
+    }
+}

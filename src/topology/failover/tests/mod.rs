@@ -5,7 +5,6 @@ mod commits;
 mod endings;
 mod epochs;
 mod outages;
-mod properties;
 mod start;
 mod switchovers;
 mod timelines;
