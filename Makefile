@@ -5,10 +5,11 @@ CARGO ?= cargo
 FAST := --locked --profile fast
 SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 
-.PHONY: help build demo test test-all soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench conformance clean
+.PHONY: help build demo test test-all soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench \
+	conformance conformance-valkey conformance-resp3 conformance-ready clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 28
 
 build: ## the release binary, target/release/pointsman
 	@tests/install.sh cc
@@ -102,11 +103,22 @@ audit: ## licences, bans, sources, and known vulnerabilities where the database 
 		echo 'audit: the advisory database cannot be reached; advisories were NOT checked'; \
 	fi
 
-conformance: ## Redis' own test suite, directly and through pointsman, compared test by test (minutes)
-	@tests/install.sh cc $(SERVERS) redis-benchmark tclsh
+# Some ten minutes each. ARGS="unit/auth …" runs only these files.
+conformance: conformance-ready ## Redis' own test suite, directly and through pointsman, compared test by test (minutes)
+	tests/conformance/fetch.sh redis target/conformance/redis
+	tests/conformance/run.sh redis $(ARGS)
+
+conformance-valkey: conformance-ready ## Valkey's, with Valkey 8 from Debian's backports, or built from Debian's source
+	tests/conformance/fetch.sh valkey target/conformance/valkey
+	tests/conformance/run.sh valkey $(ARGS)
+
+conformance-resp3: conformance-ready ## the same with clients that speak RESP3
+	tests/conformance/fetch.sh valkey target/conformance/valkey
+	tests/conformance/run.sh resp3 $(ARGS)
+
+conformance-ready:
+	@tests/install.sh cc $(SERVERS) redis-benchmark tclsh dpkg-source
 	$(CARGO) build $(FAST) --bin pointsman
-	tests/conformance/fetch.sh target/conformance
-	tests/conformance/run.sh $(ARGS)
 
 bench: ## throughput and latency, against Redis itself and HAProxy
 	@tests/install.sh $(SERVERS) redis-benchmark haproxy

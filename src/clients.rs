@@ -25,12 +25,23 @@ pub struct Client {
     worker: usize,
     /// What it calls itself and whom it is authenticated as.
     named: Mutex<(Vec<u8>, String)>,
+    /// Its library and that one's version, as it says.
+    library: Mutex<(Vec<u8>, Vec<u8>)>,
     own: Mutex<Own>,
     /// Id of the shared backend connection that it used last; 0 if none.
     shared: AtomicI64,
     subscribed: AtomicBool,
     active: AtomicU64,
     command: AtomicUsize,
+}
+
+/// What `CLIENT SETINFO` is about.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Attribute {
+    /// `LIB-NAME`.
+    Library,
+    /// `LIB-VER`.
+    Version,
 }
 
 /// A client's own backend connection, as others name it to the server.
@@ -97,6 +108,20 @@ impl Client {
     /// Name and user.
     pub fn named(&self) -> (Vec<u8>, String) {
         lock(&self.named).clone()
+    }
+
+    /// Library and version; each is empty if it has not said.
+    pub fn library(&self) -> (Vec<u8>, Vec<u8>) {
+        lock(&self.library).clone()
+    }
+
+    /// It said this about its library: an empty word takes back what it said.
+    pub fn describe_library(&self, attribute: Attribute, value: &[u8]) {
+        let mut said = lock(&self.library);
+        match attribute {
+            Attribute::Library => said.0 = value.to_owned(),
+            Attribute::Version => said.1 = value.to_owned(),
+        }
     }
 
     /// Name, user, and whether it is subscribed to something have changed, or may have.
@@ -175,6 +200,7 @@ impl Clients {
             since: now,
             worker,
             named: Mutex::default(),
+            library: Mutex::default(),
             own: Mutex::default(),
             shared: AtomicI64::new(0),
             subscribed: AtomicBool::new(false),

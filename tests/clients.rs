@@ -92,6 +92,32 @@ async fn a_pause_that_is_refused_changes_nothing() {
     assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
 }
 
+/// While the server's writes are paused those of different clients do not wait behind each other, nor reads behind them.
+#[tokio::test]
+async fn a_pause_from_within_a_transaction_is_one_and_a_shorter_one_does_not_end_it() {
+    let front = Front::configured("refuse = []").await;
+    let mut direct = Raw::connect(front.redis).await;
+    let (mut pauser, mut one, mut two) =
+        (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    assert_eq!(pauser.ask(&["MULTI"]).await, "+OK\r\n");
+    assert_eq!(pauser.ask(&["CLIENT", "PAUSE", "60000", "WRITE"]).await, "+QUEUED\r\n");
+    pauser.send(&command(&["EXEC"])).await;
+    pauser.until(b"*1\r\n+OK\r\n").await;
+    assert_eq!(pauser.ask(&["CLIENT", "PAUSE", "1", "WRITE"]).await, "+OK\r\n");
+    one.send(&command(&["SET", "a", "1"])).await;
+    two.send(&command(&["SET", "b", "2"])).await;
+    let end = Instant::now() + PATIENCE;
+    while !direct.ask(&["INFO", "clients"]).await.contains("blocked_clients:2\r\n") {
+        assert!(Instant::now() < end, "one waits behind the other");
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(pauser.ask(&["EXISTS", "a"]).await, ":0\r\n", "reads go on");
+    assert_eq!(pauser.ask(&["CLIENT", "UNPAUSE"]).await, "+OK\r\n");
+    for client in [&mut one, &mut two] {
+        assert_eq!(client.line().await.unwrap(), "+OK\r\n");
+    }
+}
+
 /// The connection that invalidations are redirected to is known to the server by an id that must not come to mean
 /// somebody else.
 #[tokio::test]

@@ -12,6 +12,7 @@ packages_of() {
         redis-server) echo redis-server ;;
         redis-sentinel) echo redis-sentinel ;;
         setpriv) echo util-linux ;;
+        dpkg-source) echo dpkg-dev ;;
         promtool) echo prometheus ;;
         tclsh) echo tcl ;;
         *) echo "$1" ;;

@@ -105,9 +105,11 @@ impl Context {
         let _ = self.hints.try_send(Hint { node, kind });
     }
 
-    /// A client of this worker has paused the server's clients for so long.
+    /// A client of this worker has paused the server's clients for so long, or with zero let them go on. A pause that
+    /// would end sooner than the present one changes nothing (Redis `pauseClients`).
     pub fn pause(&self, time: Duration) {
-        self.paused_until.set(Instant::now().checked_add(time).filter(|_| !time.is_zero()));
+        let end = Instant::now().checked_add(time);
+        self.paused_until.set(if time.is_zero() { None } else { end.max(self.paused_until.get()) });
     }
 
     /// Whether writes are paused, as far as this worker knows.

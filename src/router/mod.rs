@@ -84,6 +84,8 @@ pub enum Step {
 /// What a client asks about clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum About {
+    /// `CLIENT ID`.
+    Id,
     /// `CLIENT LIST`.
     List,
     /// `CLIENT INFO`.
@@ -105,8 +107,6 @@ pub enum Local {
     SetName,
     /// `CLIENT GETNAME`.
     GetName,
-    /// `CLIENT ID`.
-    Id,
     /// `CLIENT REPLY` ON, OFF or SKIP.
     Reply(Replies),
 }
@@ -122,7 +122,7 @@ pub fn route(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Rout
         return route;
     }
     if state.multi {
-        in_transaction(info, argc)
+        in_transaction(info, frame, argc)
     } else if state.is_pinned() {
         on_own_connection(info, frame, argc)
     } else {
@@ -140,9 +140,10 @@ fn everywhere(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Opt
             let about = [(b"LIST".as_slice(), About::List), (b"INFO", About::Info), (b"KILL", About::Kill)];
             let about = about.iter().find(|(word, _)| is(sub, word)).map(|(_, about)| *about);
             let about = about.or_else(|| (is(sub, b"UNBLOCK") && argc > 2).then_some(About::Unblock));
+            let about = about.or_else(|| (is(sub, b"ID") && argc == 2).then_some(About::Id));
             if let Some(about) = about {
                 return Some(match (state.multi, about) {
-                    (true, About::Kill | About::Unblock) => {
+                    (true, About::Id | About::Kill | About::Unblock) => {
                         Route::Refuse("cannot be queued in a transaction behind pointsman")
                     }
                     (true, _) => pinned(Effect::Deferred, Step::Queue),
@@ -160,8 +161,6 @@ fn everywhere(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Opt
                 Local::SetName
             } else if is(sub, b"GETNAME") && argc == 2 {
                 Local::GetName
-            } else if is(sub, b"ID") && argc == 2 {
-                Local::Id
             } else {
                 return None;
             };
@@ -182,7 +181,7 @@ fn effect(info: &CommandInfo) -> Effect {
     if info.readonly { Effect::Read } else { Effect::Write }
 }
 
-fn in_transaction(info: &CommandInfo, argc: u32) -> Route {
+fn in_transaction(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
     match info.kind {
         // With arguments it is refused, and the transaction has ended all the same.
         Kind::Exec => pinned(Effect::Write, Step::Exec),
@@ -195,10 +194,11 @@ fn in_transaction(info: &CommandInfo, argc: u32) -> Route {
         | Kind::Reset
         | Kind::Subscribe
         | Kind::Unsubscribe
-        | Kind::Client
         | Kind::Monitor
         | Kind::Replica
         | Kind::Other => pinned(Effect::Deferred, Step::Keep),
+        Kind::Client if leaves_connection(&client(frame)) => pinned(Effect::Deferred, Step::Queue),
+        Kind::Client => pinned(Effect::Deferred, Step::Keep),
         _ => pinned(Effect::Deferred, Step::Queue),
     }
 }
@@ -288,6 +288,11 @@ fn client(frame: &[u8]) -> Route {
         // It changes the connection, or may in a server newer than this.
         pinned(Effect::Deferred, Step::Keep)
     }
+}
+
+/// Whether a command that goes this way leaves its connection as it was.
+fn leaves_connection(route: &Route) -> bool {
+    matches!(route, Route::Shared(_) | Route::Pinned(Pinned { step: Step::Once, .. }))
 }
 
 /// Pops that lose an undelivered element exactly as for a client that reconnects and pops again. Those that move it

@@ -37,7 +37,7 @@ fn a_fresh_session_shares_and_pins_by_the_table() {
         ("SCRIPT KILL", Route::Judge),
         ("QUIT", Route::Local(Local::Quit)),
         ("RESET", Route::Local(Local::Reset)),
-        ("CLIENT ID", Route::Local(Local::Id)),
+        ("CLIENT ID", Route::About(About::Id)),
         ("client setname x", Route::Local(Local::SetName)),
         ("CLIENT REPLY skip", Route::Local(Local::Reply(Replies::Skip))),
         ("CLIENT REPLY maybe", Route::Shared(Effect::Read)),
@@ -89,6 +89,9 @@ fn nothing_in_a_transaction_reaches_a_shared_connection() {
     assert_eq!(step("DISCARD x", &s), Some(Step::Queue), "it stays open");
     for smuggled in ["SELECT 5", "AUTH x", "SUBSCRIBE c", "MONITOR", "CLIENT TRACKING ON", "WHATISIT"] {
         assert_eq!(step(smuggled, &s), Some(Step::Keep), "{smuggled}");
+    }
+    for harmless in ["CLIENT PAUSE 100 WRITE", "CLIENT UNPAUSE", "CLIENT SETINFO LIB-NAME x", "CLIENT HELP"] {
+        assert_eq!(step(harmless, &s), Some(Step::Queue), "{harmless}");
     }
     assert!(matches!(decide("CLIENT REPLY OFF", &s), Route::Refuse(_)));
 }

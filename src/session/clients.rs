@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::client_filter::{Filter, NOBODY, harmless_kill, number, user};
 use super::{Command, Session, Step};
 use crate::backend::{Effect, Verdict};
 use crate::clients::{Client, Clients, Held};
@@ -15,14 +16,13 @@ use crate::resp::{CommandId, args, encode_command};
 use crate::router::About;
 use crate::topology::Pass;
 
-/// An id that no connection of a server has.
-const NOBODY: &str = "9223372036854775807";
-
 /// What becomes of the server's answer.
 #[derive(Debug)]
 pub(super) enum Translate {
     /// Nothing: it is the client's.
     No,
+    /// An id becomes this client's.
+    Id,
     /// A list of connections becomes one of these clients.
     List(Vec<Arc<Client>>),
     /// It was asked whether such clients might be closed: these.
@@ -46,9 +46,15 @@ impl Session {
         let all = || encode_command(&["CLIENT", "LIST"]);
         let (commands, translate) = match about {
             About::Info => (vec![frame.clone(), all()], Translate::List(vec![Arc::clone(&self.presence.client)])),
-            About::List => (vec![frame.clone(), all()], Translate::List(listed(clients, &words))),
+            About::Id => (vec![frame.clone()], Translate::Id),
+            About::List => {
+                let listed = Filter::of(&words, false).chosen(clients, self.presence.client.id);
+                // Without a filter the one answer says all.
+                let commands = if words.len() == 2 { vec![frame.clone()] } else { vec![frame.clone(), all()] };
+                (commands, Translate::List(listed))
+            }
             About::Kill => {
-                let victims = victims(clients, &words, self.presence.client.id);
+                let victims = Filter::of(&words, true).chosen(clients, self.presence.client.id);
                 (vec![harmless_kill(&words)], Translate::Kill { victims, old_form: words.len() == 3 })
             }
             About::Unblock => {
@@ -97,7 +103,8 @@ impl Session {
                     (false, _) => format!(":{}\r\n", victims.len()).into(),
                 }
             }
-            Translate::List(_) | Translate::Kill { .. } => reply.clone(),
+            Translate::Id if reply.first() == Some(&b':') => format!(":{}\r\n", self.presence.client.id).into(),
+            Translate::Id | Translate::List(_) | Translate::Kill { .. } => reply.clone(),
         };
         self.say(command, line)
     }
@@ -118,72 +125,6 @@ pub(super) fn redirected(frame: &Bytes, clients: &Clients, node: SocketAddr) -> 
     encode_command(&words)
 }
 
-/// The clients that `CLIENT LIST` is about, so far as its filters go by what pointsman knows.
-fn listed(clients: &Clients, words: &[&[u8]]) -> Vec<Arc<Client>> {
-    let mut all = clients.all();
-    if let [_, _, option, rest @ ..] = words {
-        if option.eq_ignore_ascii_case(b"ID") {
-            all.retain(|c| rest.iter().any(|id| number(id) == Some(c.id)));
-        } else if option.eq_ignore_ascii_case(b"TYPE") {
-            all.retain(|c| rest.first().is_some_and(|t| is_of_type(c, t)));
-        }
-    }
-    all
-}
-
-fn is_of_type(client: &Client, wanted: &[u8]) -> bool {
-    let its: &[u8] = if client.is_subscribed() { b"PUBSUB" } else { b"NORMAL" };
-    wanted.eq_ignore_ascii_case(its)
-}
-
-/// The clients that `CLIENT KILL` is about. The arguments may be wrong: the server will say so.
-fn victims(clients: &Clients, words: &[&[u8]], own: u64) -> Vec<Arc<Client>> {
-    let mut all = clients.all();
-    if let [_, _, addr] = words {
-        all.retain(|c| c.addr.as_bytes() == *addr);
-        return all;
-    }
-    let mut skip_me = true;
-    for pair in words[2..].chunks_exact(2) {
-        let (option, value) = (pair[0].to_ascii_uppercase(), pair[1]);
-        match option.as_slice() {
-            b"ID" => all.retain(|c| number(value) == Some(c.id)),
-            b"ADDR" => all.retain(|c| c.addr.as_bytes() == value),
-            b"LADDR" => all.retain(|c| c.laddr.as_bytes() == value),
-            b"USER" => all.retain(|c| user(c).as_bytes() == value),
-            b"TYPE" => all.retain(|c| is_of_type(c, value)),
-            b"SKIPME" => skip_me = value.eq_ignore_ascii_case(b"YES"),
-            b"MAXAGE" => {
-                let now = Moment::now();
-                all.retain(|c| number(value).is_some_and(|age| now.since(c.since).as_secs() >= age));
-            }
-            _ => all.clear(),
-        }
-    }
-    all.retain(|c| !skip_me || c.id != own);
-    all
-}
-
-/// The same `CLIENT KILL`, so that the server judges it, but with filters behind that nobody passes: the last of a kind
-/// is the one that counts, and all kinds have to be passed.
-fn harmless_kill(words: &[&[u8]]) -> Bytes {
-    match words.len() {
-        3 => encode_command(&["CLIENT", "KILL", "nobody:0"]),
-        // Without a pair of words, an error.
-        n if n < 3 || n % 2 == 1 => {
-            let mut wrong: Vec<&[u8]> = words[..n.min(2)].to_vec();
-            if n > 3 {
-                wrong.extend([b"ID".as_slice(), NOBODY.as_bytes(), b"syntax"]);
-            }
-            encode_command(&wrong)
-        }
-        _ => {
-            let nobody: [&[u8]; 6] = [b"ADDR", b"nobody:0", b"LADDR", b"nobody:0", b"ID", NOBODY.as_bytes()];
-            encode_command(&[words, &nobody].concat())
-        }
-    }
-}
-
 /// The client that asked for a list.
 struct Asking {
     id: u64,
@@ -195,15 +136,6 @@ struct Asking {
 
 fn permitted(reply: &[u8], old_form: bool) -> bool {
     reply.first() == Some(&b':') || old_form && reply.starts_with(b"-ERR No such client")
-}
-
-fn number(text: &[u8]) -> Option<u64> {
-    std::str::from_utf8(text).ok()?.parse().ok()
-}
-
-fn user(client: &Client) -> String {
-    let (_, user) = client.named();
-    if user.is_empty() { "default".to_owned() } else { user }
 }
 
 /// The server's list of connections as one of clients: each in the words of the server about the connection that it
@@ -226,6 +158,7 @@ fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> String {
         let (name, _) = client.named();
         let (command, active) = client.last();
         let last_command = CommandId::all().nth(command).map_or("NULL", |id| id.info().name);
+        let (library, version) = client.library();
         let fields: Vec<String> = connection
             .split(' ')
             .map(|field| {
@@ -238,6 +171,8 @@ fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> String {
                     "age" => now.since(client.since).as_secs().to_string(),
                     "idle" => now.since(active).as_secs().to_string(),
                     "user" => user(client),
+                    "lib-name" => String::from_utf8_lossy(&library).into_owned(),
+                    "lib-ver" => String::from_utf8_lossy(&version).into_owned(),
                     "cmd" if asks => asking.command.to_owned(),
                     "db" if asks => asking.database.to_string(),
                     "cmd" if !pinned => last_command.to_owned(),
@@ -265,40 +200,10 @@ mod tests {
 
     const NODE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
-    fn words(command: &str) -> Vec<&[u8]> {
-        command.split(' ').map(str::as_bytes).collect()
-    }
-
     fn two() -> (Arc<Clients>, Vec<crate::clients::Presence>) {
         let clients = Arc::new(Clients::new(1));
         let presences = (1..=2).map(|id| clients.join(id, 0, format!("10.0.0.{id}:5"), "l:1".into())).collect();
         (clients, presences)
-    }
-
-    #[test]
-    fn filters_choose_whom_to_kill() {
-        let (clients, presences) = two();
-        presences[1].client.describe(b"", "bob", true);
-        let ids = |command: &str| victims(&clients, &words(command), 1).iter().map(|c| c.id).collect::<Vec<_>>();
-        assert_eq!(ids("CLIENT KILL SKIPME YES"), [2]);
-        assert_eq!(ids("CLIENT KILL SKIPME NO"), [1, 2]);
-        assert!(ids("CLIENT KILL ID 1").is_empty(), "the one that asks is spared");
-        assert_eq!(ids("CLIENT KILL 10.0.0.1:5"), [1]);
-        assert_eq!(ids("CLIENT KILL USER bob TYPE pubsub"), [2]);
-        assert_eq!(ids("CLIENT KILL USER default SKIPME no"), [1]);
-        assert!(ids("CLIENT KILL TYPE replica").is_empty());
-    }
-
-    #[test]
-    fn the_server_is_never_asked_to_kill_anybody() {
-        for command in
-            ["CLIENT KILL", "CLIENT KILL a:1", "CLIENT KILL ID 5", "CLIENT KILL ID 5 6", "CLIENT KILL ID 5 TYPE x"]
-        {
-            let asked = harmless_kill(&words(command));
-            let asked: Vec<String> = args(&asked).map(|a| String::from_utf8_lossy(a).into_owned()).collect();
-            let last = asked.iter().rposition(|w| w == "ID").map(|i| asked[i + 1].as_str());
-            assert!(asked.len() < 3 || asked[2] == "nobody:0" || last == Some(NOBODY), "{asked:?}");
-        }
     }
 
     #[test]

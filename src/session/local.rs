@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use super::clients::Translate;
+use super::library::is_printable;
 use super::tracking::Tracking;
 use super::{Command, Session, Step, Wait};
 use crate::backend::{DialError, Effect, Key, Use, Verdict};
@@ -49,7 +50,6 @@ impl Session {
                 self.reset();
                 Bytes::from_static(b"+RESET\r\n")
             }
-            Local::Id => format!(":{}\r\n", self.presence.client.id).into(),
             Local::SetName => self.set_name(command),
             Local::GetName => match &self.state.name {
                 Some(name) => bulk(name),
@@ -91,8 +91,7 @@ impl Session {
 
     fn set_name(&mut self, command: Command) -> Bytes {
         let name = args(&self.buf[..command.len]).nth(2).unwrap_or_default();
-        // Redis' `validateClientAttr`: printable and no space.
-        if name.iter().any(|b| !(b'!'..=b'~').contains(b)) {
+        if !is_printable(name) {
             return Bytes::from_static(b"-ERR Client names cannot contain spaces, newlines or special characters.\r\n");
         }
         self.state.name = if name.is_empty() { None } else { Some(Bytes::copy_from_slice(name)) };

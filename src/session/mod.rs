@@ -3,7 +3,9 @@
 //! The session is a machine that advances as far as it can without waiting ([`Session::advance`]) and then says what
 //! it waits for ([`Wait`]); only [`Session::pause`] awaits. So nothing is ever cancelled half-way.
 
+mod client_filter;
 mod clients;
+mod library;
 mod local;
 mod pinned;
 mod renewal;
@@ -121,7 +123,7 @@ pub struct Session {
     unpin: bool,
     /// A command that may have changed the pin in a way that is not followed has not been answered: refused it has not.
     judging: bool,
-    /// The last command on the pin was to pause the server's clients for so long.
+    /// What was sent on the pin is to pause the server's clients for so long.
     pausing: Option<Duration>,
     /// The last command on the pin was to end some state of it, and has not if it was answered with an error.
     ends_state: bool,
@@ -309,6 +311,7 @@ impl Session {
         } else {
             self.reclaim(&again);
         }
+        self.finish_pausing(again.is_empty());
         if lost {
             return Some(self.lose_pin(&again));
         }
@@ -446,6 +449,13 @@ impl Session {
                 return self.pin_and_send(command, Pinned::once(info));
             }
             return self.share(command);
+        }
+        // A shared connection forgets it with the next client that says so; whoever asks is told of the client.
+        if info.kind == Kind::Client
+            && !self.state.multi
+            && let Some((attribute, value)) = library::said(&self.buf[..command.len])
+        {
+            self.presence.client.describe_library(attribute, value);
         }
         match router::route(info, &self.buf[..command.len], command.argc, &self.state) {
             Route::Pinned(way) => self.pin_and_send(command, way),

@@ -22,6 +22,10 @@ impl Session {
         if self.unpin || self.judging || self.transaction.opening {
             return Step::Wait(Wait::REPLIES);
         }
+        // Whether the server pauses: another reply would be taken for its answer.
+        if self.pausing.is_some() && !self.state.multi {
+            return Step::Wait(Wait::REPLIES);
+        }
         if way.step == router::Step::Exec
             && let Some(step) = self.exec_without_running(command)
         {
@@ -124,7 +128,9 @@ impl Session {
         if command.id.info().kind == Kind::Client {
             bytes = redirected(&bytes, &self.presence.clients, conn.node);
         }
-        self.pausing = pause(&bytes).filter(|_| command.id.info().kind == Kind::Client);
+        if command.id.info().kind == Kind::Client {
+            self.pausing = pause(&bytes).or(self.pausing);
+        }
         let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
         if self.state.replies == Replies::Skip {
             self.state.replies = Replies::On;
@@ -166,7 +172,12 @@ impl Session {
                 self.transaction.log(bytes.clone());
             }
             router::Step::Queue => self.transaction.log(bytes.clone()),
-            router::Step::Exec | router::Step::Discard => self.transaction.end(self.state.watching),
+            router::Step::Exec | router::Step::Discard => {
+                if way.step == router::Step::Discard {
+                    self.pausing = None;
+                }
+                self.transaction.end(self.state.watching);
+            }
             router::Step::Unwatch => self.transaction.watch_lost = false,
             router::Step::Monitor | router::Step::Sync => {
                 conn.set_raw();
@@ -231,6 +242,18 @@ impl Session {
         }
     }
 
+    /// Nothing is owed: a pause that was asked for has begun, unless it was refused (anybody can ask for it), or the
+    /// transaction that it is part of is still open.
+    pub(super) fn finish_pausing(&mut self, answered: bool) {
+        if !self.state.multi
+            && let Some(time) = self.pausing.take()
+            && answered
+            && self.pin.as_ref().is_some_and(|(conn, _)| conn.lost().is_none() && !conn.is_refused())
+        {
+            self.pool.context.pause(time);
+        }
+    }
+
     /// Nothing is owed on a pin that may have served. `answered`: no command came back.
     pub(super) fn finish_pin(&mut self, answered: bool) {
         self.unpin = false;
@@ -242,10 +265,6 @@ impl Session {
         }
         let tracked = self.state.tracking;
         if let Some((conn, _)) = &self.pin {
-            // Not one that was refused: anybody can ask for it.
-            if let Some(time) = self.pausing.take().filter(|_| answered && !conn.is_refused()) {
-                self.pool.context.pause(time);
-            }
             self.state.kept |= !self.tracking.conclude(answered && !conn.is_refused());
             self.state.tracking = self.tracking.is_on();
             let subscribed = !conn.subscriptions.borrow().is_empty();

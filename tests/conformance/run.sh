@@ -1,18 +1,29 @@
 #!/bin/bash
-# Runs Redis' own test suite file by file, directly against a server and through pointsman, and compares test by test.
+# Runs a server's own test suite file by file, directly against the server and through pointsman, and compares test by
+# test.
 #
-#   tests/conformance/run.sh [--reuse-direct] [FILE...]       FILE as the suite names them: unit/auth, unit/type/list
+#   tests/conformance/run.sh redis|valkey|resp3 [--reuse-direct] [FILE...]
+#                                                   FILE as the suite names them: unit/auth, unit/type/list
 #
-# --reuse-direct takes the direct results of the last run. Every file gets a fresh server (and a fresh pointsman), so
-# that one which hangs or crashes costs only itself. Fails if a test passes directly and not through pointsman, unless
-# tests/conformance/exclusions.txt names it.
+# resp3 is Valkey's with every client greeting by HELLO 3. --reuse-direct takes the direct results of the last run.
+# Every file gets a fresh server (and a fresh pointsman), so that one which hangs or crashes costs only itself. Fails
+# if a test passes directly and not through pointsman, unless tests/conformance/{redis,valkey}.txt names it.
 set -u
 
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
-work=$root/target/conformance
+case ${1:-} in
+    redis) of=redis ;;
+    valkey | resp3) of=valkey ;;
+    *) echo "usage: $0 redis|valkey|resp3 [--reuse-direct] [FILE...]" >&2; exit 2 ;;
+esac
+what=$1 suite=$root/target/conformance/$of/suite
+shift
+# Where the logs go.
+work=$root/target/conformance/results/$what
+mkdir -p "$work"
 pointsman=${POINTSMAN:-$root/target/fast/pointsman}
-server=${REDIS_SERVER:-redis-server}
+server=$(echo "$suite"/src/*-server)
 # Seconds that one file may take.
 limit=${LIMIT:-240}
 # External tests only; those that need a replica's stream or an RDB file would look for it on this machine's server.
@@ -21,8 +32,9 @@ tags=${TAGS:--slow -needs:repl -needs:save}
 reuse=
 [ "${1:-}" = --reuse-direct ] && reuse=yes && shift
 
+# Those of its cluster and of modules need servers of their own.
 files() {
-    sed -n '/^set ::all_tests/,/^}/p' "$work/suite/tests/test_helper.tcl" | grep -oE '(unit|integration)/[a-z0-9/-]+'
+    (cd "$suite" && ./runtest --list-tests) | grep -vE '^unit/(cluster|moduleapi)/' | sort
 }
 [ $# -gt 0 ] || set -- $(files)
 
@@ -85,6 +97,14 @@ await() {
     return 1
 }
 
+# The suite makes RESP3 the version that its servers begin with, which only a server it has configured does; so the
+# clients ask for it. The procedure that connects one is wrapped, once, in both ways that a file is run.
+resp3=
+if [ "$what" = resp3 ]; then
+    resp3=--force-resp3
+    grep -q '^rename valkey ' "$suite/tests/support/valkey.tcl" || cat "$here/hello3.tcl" >>"$suite/tests/support/valkey.tcl"
+fi
+
 # run_file WAY FILE: the suite's log goes to $work/WAY/FILE.log.
 run_file() {
     local dir=$work/$1/$2 port
@@ -94,8 +114,8 @@ run_file() {
     [ "$1" = through ] && start_pointsman "$dir"
     # timeout puts the suite and all that it starts into a process group of their own, and ends that.
     # The suite's own processes talk to each other from baseport on.
-    (cd "$work/suite" && TERM=dumb exec timeout -k 5 "$limit" ./runtest --host 127.0.0.1 --port "$port" \
-        --tags "$tags" --baseport $((30000 + RANDOM % 2000)) --durable --timeout $((limit / 2)) --single "$2") >"$dir.log" 2>&1 </dev/null
+    (cd "$suite" && TERM=dumb exec timeout -k 5 "$limit" ./runtest --host 127.0.0.1 --port "$port" \
+        --tags "$tags" --baseport $((30000 + RANDOM % 2000)) --durable --timeout $((limit / 2)) $resp3 --single "$2") >"$dir.log" 2>&1 </dev/null
     [ $? -ge 124 ] && echo "[limit]: ended after $limit seconds" >>"$dir.log"
     stop
 }
@@ -107,7 +127,7 @@ passed() {
 
 export LC_ALL=C
 excluded=$work/excluded
-grep -v '^ *\(#\|$\)' "$here/exclusions.txt" | sort >"$excluded"
+grep -v '^ *\(#\|$\)' "$here/$of.txt" | sort >"$excluded"
 : >"$work/lost"
 : >"$work/excused"
 printf '%-34s %7s %8s %6s %9s\n' file direct through lost excluded

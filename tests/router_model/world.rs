@@ -178,7 +178,6 @@ impl World {
                 let answer = format!("name {}", self.name());
                 self.say(words, answer)
             }
-            Local::Id => self.say(words, "id".into()),
             Local::Reply(mode) => {
                 set(&mut self.state.replies, mode);
                 (mode == Replies::On).then(|| "+OK".into())
