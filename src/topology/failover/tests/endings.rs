@@ -534,32 +534,43 @@ fn whether_anything_was_lost_is_unknown_where_a_restart_cannot_be_seen() {
 #[test]
 fn what_was_said_before_the_last_sign_of_a_failover_ends_no_hold() {
     let ended = [Message::FailoverEnd, Message::SwitchMaster { old: node(A), new: node(B) }];
-    for last in ended {
+    let answers = [(A, master(100)), (B, replica(A, 100)), (C, replica(A, 100))];
+    for (last, missing) in ended.iter().flat_map(|last| ["A", "B", "views"].map(|missing| (last, missing))) {
         let mut scene = confirmed();
         scene.say(0, Message::TryFailover);
         scene.say(0, Message::SelectedSlave(node(B)));
-        scene.all_is_well();
+        scene.all_but_views();
+        for _ in 0..2 {
+            scene.view_in_progress(0, A, 1);
+            scene.view(1, A, 1);
+            scene.view(2, A, 1);
+        }
         scene.pass(5);
         for message in [Message::WaitPromotion(node(B)), Message::PromotedSlave(node(B)), Message::FailoverEnd] {
             scene.say(0, message);
         }
         // Answers that were asked for before the promotion, and come behind it.
-        for (n, answer) in [(A, master(100)), (B, replica(A, 100)), (C, replica(A, 100))] {
-            scene.role(n, answer);
-        }
+        answers.iter().for_each(|(n, answer)| scene.role(*n, answer.clone()));
         scene.pass(1);
         scene.say(1, last.clone());
         scene.event(Event::SentinelDown(SentinelId(0)));
         scene.assert_held(&format!("nobody was asked since {last:?}"));
-        for _ in 0..2 {
-            scene.pass(5);
-            scene.role(A, master(100));
-            scene.role(C, replica(A, 100));
-            scene.view(1, A, 1);
-            scene.view(2, A, 1);
-            scene.assert_held("B was not asked since");
+        let views = |scene: &mut Scene| {
+            (0..2).for_each(|_| scene.view(1, A, 1));
+            (0..2).for_each(|_| scene.view(2, A, 1));
+        };
+        scene.pass(5);
+        let others = [("A", 0), ("B", 1), ("C", 2)].into_iter().filter(|(name, _)| *name != missing);
+        others.for_each(|(_, i)| scene.role(answers[i].0, answers[i].1.clone()));
+        if missing != "views" {
+            views(&mut scene);
         }
-        scene.role(B, replica(A, 100));
+        scene.assert_held(&format!("no {missing} since {last:?}"));
+        match missing {
+            "A" => scene.role(A, master(100)),
+            "B" => scene.role(B, replica(A, 100)),
+            _ => views(&mut scene),
+        }
         scene.assert_flows_to(A, "B was not promoted, or is a replica again");
     }
 }

@@ -2,6 +2,7 @@
 
 mod beginnings;
 mod commits;
+mod corners;
 mod endings;
 mod epochs;
 mod outages;
