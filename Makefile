@@ -4,8 +4,10 @@ CARGO ?= cargo
 # Optimised, but without the minutes that the release profile takes to link.
 FAST := --locked --profile fast
 SERVERS := cc redis-server redis-sentinel redis-cli setpriv
+# What the tests have beside them: networks whose cables can be cut, and threads that are stopped.
+FAULTS := ip perl
 
-.PHONY: help build demo test test-all soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench \
+.PHONY: help build demo test test-all faults soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench \
 	conformance conformance-valkey conformance-resp3 conformance-ready clean
 
 help: ## list the targets
@@ -21,13 +23,21 @@ demo: ## two failovers on real servers, with what the clients noticed of them (u
 	target/fast/pointsman demo $(ARGS)
 
 test: ## all tests but the few that take minutes
-	@tests/install.sh $(SERVERS) promtool
+	@tests/install.sh $(SERVERS) $(FAULTS) promtool
 	@tests/e2e/install.sh
 	$(CARGO) test --locked --lib --bins
 	$(CARGO) test $(FAST) --test '*'
 
 test-all: test ## and those too
 	$(CARGO) test $(FAST) --test '*' -- --ignored --nocapture
+
+# Most of the time they wait, so that more of them than there are cores can run at once.
+faults: ## every fault around a failover, and a table of what it cost (2 minutes; as root for those in network namespaces)
+	@tests/install.sh $(SERVERS) $(FAULTS)
+	@rm -f target/tmp/faults.table
+	$(CARGO) test $(FAST) --test faults -- --include-ignored --test-threads 6; status=$$?; \
+		echo '|   # | scenario | errors | drops | longest stall, ms | acknowledged and lost | run twice | acknowledged |'; \
+		sort -t '|' -k 2 target/tmp/faults.table; exit $$status
 
 soak: ## a hundred clients through planned failovers and killed masters for ten minutes; SOAK_SEED=n repeats one
 	@tests/install.sh $(SERVERS)

@@ -13,6 +13,7 @@ packages_of() {
         redis-sentinel) echo redis-sentinel ;;
         setpriv) echo util-linux ;;
         dpkg-source) echo dpkg-dev ;;
+        ip) echo iproute2 ;;
         promtool) echo prometheus ;;
         tclsh) echo tcl ;;
         *) echo "$1" ;;

@@ -31,6 +31,8 @@ const FLUSH_AT: usize = 128 * 1024;
 /// A shared connection whose oldest command is older takes nothing new. Behind a script that runs for too long everybody
 /// else would wait for its end, where Redis tells them `-BUSY`.
 const STALLED: Duration = Duration::from_millis(50);
+/// How long control's own probe takes to find that a backend does not answer: `sentinel::FAST_PATIENCE`.
+const PROBE_TAKES: Duration = Duration::from_millis(250);
 
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -101,7 +103,7 @@ pub struct Connection {
     pub(super) refused: Cell<bool>,
     /// When the session gave it back, or, of a shared one, when something was last queued on it.
     pub idle_since: Cell<Instant>,
-    /// The oldest unanswered command for which control was told that the backend is silent.
+    /// When control was last told that the backend is silent.
     told_silent: Cell<Option<Instant>>,
 }
 
@@ -215,6 +217,13 @@ impl Connection {
     /// From now on every byte is the owner's. Nothing is owed on the connection.
     pub fn set_raw(&self) {
         self.raw.set(true);
+    }
+
+    /// Ends the connection to a node that is no longer where traffic goes. What has not reached it yet never will: a write
+    /// whose client is told that its outcome is unknown need not be executed when a partition heals.
+    pub fn sever(&self) {
+        self.writer.abort();
+        self.close(Lost::Dropped);
     }
 
     /// Ends the connection: what was on it is dealt with as [`Fate`] says, and its task ends.
@@ -442,17 +451,21 @@ impl Connection {
         true
     }
 
-    /// Notes whether the oldest command has been unanswered for too long to queue behind it; and tells control, once for
-    /// each, when it has been for longer than the threshold.
+    /// Notes whether the oldest command has been unanswered for too long to queue behind it; and tells control when it has
+    /// been for so long that the probe which that begins ends at the threshold. Again and again while it lasts: the backend
+    /// may have answered the probe, and hang since then.
     pub fn check_silence(&self, now: Instant) {
         let inflight = self.inflight.borrow();
         // A blocking command is silent by intent.
         let oldest = inflight.oldest_written().filter(|_| self.used != Use::Pinned).map(|e| e.queued_at);
         self.stalled.set(oldest.is_some_and(|since| now.saturating_duration_since(since) > STALLED));
-        if let Some(since) = oldest
-            && now.saturating_duration_since(since) > self.context.config.silence_threshold
-            && self.told_silent.replace(Some(since)) != Some(since)
+        let threshold = self.context.config.silence_threshold;
+        let suspicious = threshold.saturating_sub(PROBE_TAKES).max(threshold / 3);
+        let long_ago = |then: Instant, time| now.saturating_duration_since(then) > time;
+        if oldest.is_some_and(|since| long_ago(since, suspicious))
+            && self.told_silent.get().is_none_or(|told| long_ago(told, threshold))
         {
+            self.told_silent.set(Some(now));
             self.context.hint(self.node, HintKind::Silent);
         }
     }

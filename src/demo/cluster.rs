@@ -1,13 +1,14 @@
 //! Real redis-servers and redis-sentinels on the loopback interface, for the demo and the tests.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
+pub use super::place::Place;
 use super::process::{Supervisor, TempDir};
 pub use super::server::{ClusterError, free_port};
 use super::server::{START_LIMIT, Server};
@@ -49,15 +50,16 @@ impl Cluster {
             dir: TempDir::new()?,
             settings,
         };
-        for _ in 0..=cluster.settings.replicas {
-            let node = cluster
-                .start_new("redis-server", &cluster.settings.node_config(cluster.nodes.first().map(|n| n.addr)))
-                .await?;
+        for i in 0..=cluster.settings.replicas {
+            let master = cluster.nodes.first().map(|n| n.addr);
+            let place = Settings::place(&cluster.settings.nodes_at, i);
+            let node = cluster.start_new("redis-server", place, &cluster.settings.node_config(master)).await?;
             cluster.nodes.push(node);
         }
-        for _ in 0..cluster.settings.sentinels {
-            let sentinel =
-                cluster.start_new("redis-sentinel", &cluster.settings.sentinel_config(cluster.nodes[0].addr)).await?;
+        for i in 0..cluster.settings.sentinels {
+            let place = Settings::place(&cluster.settings.sentinels_at, i);
+            let config = cluster.settings.sentinel_config(cluster.nodes[0].addr);
+            let sentinel = cluster.start_new("redis-sentinel", place, &config).await?;
             cluster.sentinels.push(sentinel);
         }
         cluster.wait_settled(START_LIMIT).await?;
@@ -227,7 +229,7 @@ impl Cluster {
             let role: Vec<String> = elements(&role).iter().map(text).collect();
             let right = match role.first().map(String::as_str) {
                 Some("master") => i == master,
-                Some("slave") => i != master && role[2] == master_addr.port().to_string() && role[3] == "connected",
+                Some("slave") => i != master && is_at(&role[1], &role[2], master_addr) && role[3] == "connected",
                 _ => false,
             };
             if !right {
@@ -242,7 +244,7 @@ impl Cluster {
                 Ok(view) => view,
                 Err(e) => return Some(format!("Sentinel {}: {e}", sentinel.addr)),
             };
-            let right = view.master == master_addr.port().to_string()
+            let right = view.master == Some(master_addr)
                 && view.flags == "master"
                 && view.good_replicas >= replicas
                 && view.good_sentinels >= others;
@@ -257,8 +259,9 @@ impl Cluster {
     }
 
     fn node_at(&self, host_and_port: &[Reply]) -> Option<usize> {
-        let port: u16 = text(host_and_port.get(1)?).parse().ok()?;
-        self.nodes.iter().position(|n| n.addr.port() == port)
+        let [host, port] = host_and_port else { return None };
+        let (host, port) = (text(host), text(port));
+        self.nodes.iter().position(|n| is_at(&host, &port, n.addr))
     }
 
     fn signal(&mut self, member: Member, signal: Signal, paused: bool) -> Result<(), ClusterError> {
@@ -284,7 +287,7 @@ impl Cluster {
     }
 
     /// Starts one more server on a free port.
-    async fn start_new(&self, program: &'static str, config: &str) -> Result<Server, ClusterError> {
+    async fn start_new(&self, program: &'static str, place: Place, config: &str) -> Result<Server, ClusterError> {
         let password =
             if program == "redis-server" { &self.settings.password } else { &self.settings.sentinel_password };
         let mut attempts = 5;
@@ -292,11 +295,12 @@ impl Cluster {
             let port = free_port()?;
             let dir = self.dir.path().join(format!("{program}-{port}"));
             fs::create_dir(&dir)?;
+            let addr = SocketAddr::from((place.ip, port));
             let common =
-                format!("port {port}\nbind 127.0.0.1\nprotected-mode no\ndaemonize no\ndir \"{}\"\n", dir.display());
+                format!("port {port}\nbind {}\nprotected-mode no\ndaemonize no\ndir \"{}\"\n", place.ip, dir.display());
             fs::write(dir.join("redis.conf"), common + config)?;
-            let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-            let mut server = Server { program, addr, dir, password: password.clone(), process: None, paused: false };
+            let (password, place) = (password.clone(), place.clone());
+            let mut server = Server { program, place, addr, dir, password, process: None, paused: false };
             attempts -= 1;
             match server.launch(&self.supervisor).await {
                 Ok(process) => {
@@ -309,6 +313,11 @@ impl Cluster {
             }
         }
     }
+}
+
+/// Whether a server speaks of this address.
+fn is_at(host: &str, port: &str, addr: SocketAddr) -> bool {
+    addr.ip().to_string() == host && addr.port().to_string() == port
 }
 
 fn is_master(role: &Reply) -> bool {

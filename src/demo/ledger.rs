@@ -31,12 +31,14 @@ pub struct LedgerSettings {
     pub readers: usize,
     /// Arguments of the AUTH that every connection begins with; none: no AUTH.
     pub auth: Vec<String>,
+    /// Pause of every client between two commands; none: the next one goes out when the last one was answered.
+    pub pause: Duration,
 }
 
 impl LedgerSettings {
     /// The load of the project's failover measurements.
     pub fn new(addr: SocketAddr) -> Self {
-        Self { addr, writers: 20, readers: 5, auth: Vec::new() }
+        Self { addr, writers: 20, readers: 5, auth: Vec::new(), pause: Duration::ZERO }
     }
 }
 
@@ -130,7 +132,7 @@ impl Shared {
     }
 }
 
-/// One closed-loop client: the next command goes out when the last one was answered.
+/// One client: the next command goes out when the last one was answered, and after the pause.
 struct Client {
     shared: Arc<Shared>,
     turn: watch::Receiver<Turn>,
@@ -245,6 +247,10 @@ impl Client {
     }
 
     async fn command(&mut self, command: &[&str]) -> Outcome {
+        let pause = self.shared.settings.pause;
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => match self.connect().await {

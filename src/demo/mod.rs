@@ -4,6 +4,7 @@ pub mod cluster;
 pub mod history;
 pub mod ledger;
 pub mod observer;
+pub mod place;
 pub mod process;
 mod promises;
 pub mod proxy;

@@ -1,6 +1,6 @@
 //! pointsman as a process of its own before a cluster, started by flags alone as a user would.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use std::{fs, io};
@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::cluster::{Cluster, ClusterError, free_port};
+use super::place::Place;
 use super::process::Process;
 use crate::config::Commit;
 
@@ -46,7 +47,12 @@ impl Proxy {
     /// Starts it before the cluster's service and waits until traffic flows and every Sentinel is heard. Its log is in
     /// the cluster's directory.
     pub async fn start(cluster: &Cluster, settings: &ProxySettings) -> Result<Self, ClusterError> {
-        let local = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        Self::start_at(&Place::default(), cluster, settings).await
+    }
+
+    /// The same in a place of its own.
+    pub async fn start_at(place: &Place, cluster: &Cluster, settings: &ProxySettings) -> Result<Self, ClusterError> {
+        let local = |port| SocketAddr::from((place.ip, port));
         let (listen, admin) = (local(free_port()?), local(free_port()?));
         let sentinels: Vec<String> = cluster.sentinels().iter().map(SocketAddr::to_string).collect();
         let commit = match settings.commit {
@@ -62,7 +68,8 @@ impl Proxy {
         args.extend_from_slice(&settings.extra);
         let log = cluster.dir().join(format!("pointsman-{}.log", listen.port()));
         let output = fs::File::options().create(true).append(true).open(&log)?;
-        let process = cluster.supervisor().spawn(&settings.binary, args, Some(output))?;
+        let (program, args) = place.command(&settings.binary, args.into_iter().map(Into::into).collect());
+        let process = cluster.supervisor().spawn(&program, args, Some(output))?;
         let mut proxy = Self { process, listen, admin, log };
         proxy.wait_ready().await?;
         Ok(proxy)

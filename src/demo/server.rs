@@ -7,6 +7,7 @@ use std::{fs, io};
 
 use tokio::time::{Instant, sleep};
 
+use super::place::Place;
 use super::process::{Process, Supervisor, find_program};
 use super::wire::{Connection, Reply, elements, fields, info_field};
 
@@ -52,6 +53,7 @@ pub enum ClusterError {
 #[derive(Debug)]
 pub(super) struct Server {
     pub(super) program: &'static str,
+    pub(super) place: Place,
     pub(super) addr: SocketAddr,
     pub(super) dir: PathBuf,
     pub(super) password: Option<String>,
@@ -62,7 +64,7 @@ pub(super) struct Server {
 /// What a Sentinel says of the service.
 #[derive(Debug)]
 pub(super) struct SentinelView {
-    pub(super) master: String,
+    pub(super) master: Option<SocketAddr>,
     pub(super) flags: String,
     pub(super) good_replicas: usize,
     pub(super) good_sentinels: usize,
@@ -88,8 +90,8 @@ impl Server {
         }
         let log = self.dir.join("log");
         let output = fs::File::options().create(true).append(true).open(&log)?;
-        let mut process =
-            supervisor.spawn(Path::new(self.program), [self.dir.join("redis.conf").as_os_str()], Some(output))?;
+        let (program, args) = self.place.command(Path::new(self.program), vec![self.dir.join("redis.conf").into()]);
+        let mut process = supervisor.spawn(&program, args, Some(output))?;
         let end = Instant::now() + START_LIMIT;
         loop {
             let answer = self.ask(&["INFO", "server"]).await;
@@ -120,7 +122,10 @@ impl Server {
             says("flags", flags) && says("master-link-status", "ok") && says("role-reported", flags)
         };
         Ok(SentinelView {
-            master: master.get("port").cloned().unwrap_or_default(),
+            master: master
+                .get("ip")
+                .zip(master.get("port"))
+                .and_then(|(ip, port)| Some(SocketAddr::new(ip.parse().ok()?, port.parse().ok()?))),
             flags: master.get("flags").cloned().unwrap_or_default(),
             good_replicas: elements(&replicas).iter().filter(|r| is_good(r, "slave")).count(),
             good_sentinels: elements(&sentinels).iter().filter(|r| is_good(r, "sentinel")).count(),

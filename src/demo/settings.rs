@@ -4,6 +4,8 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::place::Place;
+
 /// What to start.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -27,6 +29,10 @@ pub struct Settings {
     pub redis_lines: Vec<String>,
     /// More lines for every Sentinel's configuration.
     pub sentinel_lines: Vec<String>,
+    /// Where the nodes run, by turns where there are more nodes than places; none: all on the loopback interface.
+    pub nodes_at: Vec<Place>,
+    /// The same of the Sentinels.
+    pub sentinels_at: Vec<Place>,
 }
 
 impl Default for Settings {
@@ -43,6 +49,8 @@ impl Default for Settings {
             sentinel_password: None,
             redis_lines: Vec::new(),
             sentinel_lines: Vec::new(),
+            nodes_at: Vec::new(),
+            sentinels_at: Vec::new(),
         }
     }
 }
@@ -53,6 +61,11 @@ impl Settings {
         Self { replicas: 0, sentinels: 0, ..Self::default() }
     }
 
+    /// The place of the server with this index.
+    pub(super) fn place(places: &[Place], i: usize) -> Place {
+        places.get(i % places.len().max(1)).cloned().unwrap_or_default()
+    }
+
     /// Configuration of a node: a replica of `master`, or without one a master.
     pub(super) fn node_config(&self, master: Option<SocketAddr>) -> String {
         // Without the delay that gathers several replicas into one full resync, a node follows at once.
@@ -61,7 +74,7 @@ impl Settings {
             let _ = write!(config, "requirepass {password}\nmasterauth {password}\n");
         }
         if let Some(master) = master {
-            let _ = writeln!(config, "replicaof 127.0.0.1 {}", master.port());
+            let _ = writeln!(config, "replicaof {} {}", master.ip(), master.port());
         }
         config + &self.redis_lines.join("\n") + "\n"
     }
@@ -70,10 +83,11 @@ impl Settings {
     pub(super) fn sentinel_config(&self, master: SocketAddr) -> String {
         let Settings { service, quorum, down_after, failover_timeout, .. } = self;
         let mut config = format!(
-            "sentinel monitor {service} 127.0.0.1 {} {quorum}\n\
+            "sentinel monitor {service} {} {} {quorum}\n\
              sentinel down-after-milliseconds {service} {}\n\
              sentinel failover-timeout {service} {}\n\
              sentinel parallel-syncs {service} 1\n",
+            master.ip(),
             master.port(),
             down_after.as_millis(),
             failover_timeout.as_millis(),

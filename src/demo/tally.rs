@@ -1,6 +1,6 @@
 //! What the ledger's clients count, and each writer's account. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -16,6 +16,8 @@ pub struct Tally {
     pub acknowledged: u64,
     /// Error replies, and replies that fit no command of ours.
     pub errors: u64,
+    /// How many of each kind, by their first word.
+    pub error_kinds: BTreeMap<String, u64>,
     /// The first of them.
     pub first_error: Option<String>,
     /// Connections lost with a write sent and unanswered: its outcome is unknown.
@@ -49,6 +51,8 @@ impl Tally {
     /// Counts an error reply.
     pub(super) fn error(&mut self, message: String) {
         self.errors += 1;
+        let kind = message.split(' ').next().unwrap_or_default().to_owned();
+        *self.error_kinds.entry(kind).or_default() += 1;
         self.first_error.get_or_insert(message);
     }
 }

@@ -1,9 +1,10 @@
 //! The byte streams of both legs, TCP or Unix, split into a half that is awaited and a half that anyone may write to.
 
 use std::io::{self, IoSlice};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
@@ -101,11 +102,21 @@ impl WriteHalf {
 
     /// Ends the connection in both directions; the reading half sees an end of file.
     pub fn shutdown(&self) {
-        let fd = match self {
+        // An error means that the peer was faster.
+        let _ = rustix::net::shutdown(self.fd(), rustix::net::Shutdown::Both);
+    }
+
+    /// The same, and what the peer's kernel has not acknowledged is thrown away when both halves are dropped. Otherwise
+    /// the kernel goes on sending it for as long as it takes, to a peer behind a cut cable perhaps until that is mended.
+    pub fn abort(&self) {
+        let _ = rustix::net::sockopt::set_socket_linger(self.fd(), Some(Duration::ZERO));
+        self.shutdown();
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        match self {
             Self::Tcp(s) => s.as_ref().as_fd(),
             Self::Unix(s) => s.as_ref().as_fd(),
-        };
-        // An error means that the peer was faster.
-        let _ = rustix::net::shutdown(fd, rustix::net::Shutdown::Both);
+        }
     }
 }

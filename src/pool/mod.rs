@@ -255,7 +255,7 @@ impl Pool {
             if self.serves(conn.node) {
                 conn.take_back();
             } else {
-                conn.close(Lost::Dropped);
+                conn.sever();
             }
         }
         self.judges.keep_where(|node| self.serves(node));

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use pointsman::demo::KILLED;
 use pointsman::demo::cluster::{Member, Settings};
 use pointsman::demo::wire::{Reply, info_field, text};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use crate::outcome::{CRASH, PLANNED, in_flight, waiting};
 use crate::rig::{PATIENCE, Rig, last_record};
 
 /// `kill -9` on loopback loses nothing, and nobody can prove it: the record must not invent a number.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_crash_that_lost_nothing_is_not_said_to_have() {
     let mut rig = Rig::start(Settings::default(), &[]).await;
     let ledger = rig.ledger().await;
@@ -20,7 +20,7 @@ async fn a_crash_that_lost_nothing_is_not_said_to_have() {
     sleep(Duration::from_secs(2)).await;
     rig.cluster.kill(Member::Node(0)).unwrap();
     let new = rig.until_flowing(2).await;
-    rig.settle_accounts(&ledger, new, KILLED).await;
+    rig.settle(("4", "kill -9 of the master"), &ledger, new, in_flight(CRASH)).await;
     let service = rig.service().await;
     let record = last_record(&service);
     assert_eq!(record["kind"], "crash");
@@ -35,7 +35,7 @@ async fn a_crash_that_lost_nothing_is_not_said_to_have() {
 /// The replicas are cut off while writes are acknowledged, then the master dies: that is lost, and the record gives a
 /// bound that is true.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_crash_that_lost_writes_is_said_to_have_lost_no_more_than_it_did() {
     let mut rig = Rig::start(Settings::default(), &[]).await;
     let mut client = rig.client().await;
@@ -77,13 +77,13 @@ async fn a_crash_that_lost_writes_is_said_to_have_lost_no_more_than_it_did() {
 
 /// The old master answers, so that nothing need be guessed.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_planned_failover_is_known_to_have_lost_nothing() {
     let rig = Rig::start(Settings::default(), &[]).await;
     let ledger = rig.ledger().await;
     rig.cluster.failover(1).await.unwrap();
     let new = rig.until_flowing(2).await;
-    rig.unnoticed(&ledger, new).await;
+    rig.settle(("1", "planned failover"), &ledger, new, waiting(PLANNED)).await;
     let service = rig.service().await;
     let record = last_record(&service);
     assert_eq!(record["kind"], "planned", "{record:#}");

@@ -1,4 +1,4 @@
-//! Sentinels that contradict each other, crash, hang, forget or are told something else.
+//! Sentinels that contradict each other, forget, are told something else or are all gone.
 
 use std::fs;
 use std::time::Duration;
@@ -9,6 +9,7 @@ use pointsman::demo::wire::{Reply, text};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
+use crate::outcome::{PLANNED, UNDONE, waiting};
 use crate::rig::{PATIENCE, Rig, last_record};
 
 /// Longer than any of these holds: an error reply would be a client noticing.
@@ -16,7 +17,7 @@ const PATIENT: [&str; 2] = ["--hold-timeout", "35s"];
 
 /// Both lead, both with the same epoch, and kill the candidate's clients twice.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn two_failovers_at_once_are_one_switch() {
     let rig = Rig::start(Settings { replicas: 1, ..Settings::default() }, &PATIENT).await;
     let ledger = rig.ledger().await;
@@ -26,68 +27,16 @@ async fn two_failovers_at_once_are_one_switch() {
     let new = rig.until_flowing(2).await;
     assert_eq!(new, 1);
     rig.stays("one switch", Duration::from_secs(4), |s| s["generation"] == 2).await;
-    let tally = rig.unnoticed(&ledger, new).await;
+    let scenario = ("3", "two failovers at once, one epoch");
+    let tally = rig.settle(scenario, &ledger, new, waiting(PLANNED)).await;
     let service = rig.service().await;
     assert_eq!(last_record(&service)["offset_lost"], json!({"known": "exact", "bytes": 0}), "{service:#}");
     eprintln!("two at once: writes stalled {:?}, reads {:?}", tally.write_stall.length, tally.read_stall.length);
 }
 
-/// It has promoted a node and told nobody: the others go on with the old master, and so must everybody.
-#[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
-async fn a_leader_that_crashes_after_the_promotion_costs_nothing_but_waiting() {
-    let rig = Rig::start(Settings::default(), &PATIENT).await;
-    let ledger = rig.ledger().await;
-    rig.cluster.ask(Member::Sentinel(0), &["SENTINEL", "SIMULATE-FAILURE", "crash-after-promotion"]).await.unwrap();
-    rig.cluster.failover(0).await.unwrap();
-    let mut claim: Option<(usize, u64)> = None;
-    let mut claims = 0;
-    let end = Instant::now() + PATIENCE;
-    // Until the others have demoted it again.
-    loop {
-        let mut claimant = None;
-        for node in [1, 2] {
-            let (role, calls) = rig.traffic(node).await;
-            if role == "master" {
-                claimant = Some((node, calls));
-            }
-        }
-        match (claim, claimant) {
-            (None, Some(c)) => claim = Some(c),
-            (Some(first), Some(c)) => {
-                claims += 1;
-                assert_eq!(c, first, "commands went to a node that no Sentinel names\n{}", rig.evidence());
-            }
-            (Some(_), None) => break,
-            (None, None) => {}
-        }
-        assert!(Instant::now() < end, "never promoted and demoted: {claim:?}\n{}", rig.evidence());
-        sleep(Duration::from_millis(20)).await;
-    }
-    assert!(claims > 50, "it was master for long: seen {claims} times");
-    assert_eq!(rig.until_flowing(1).await, 0);
-    let tally = rig.unnoticed(&ledger, 0).await;
-    let service = rig.service().await;
-    assert_eq!(total(&service, "aborted"), 1, "{service:#}");
-    // Afterwards the node that was demoted may lose its link once more, which is looked at: an interruption.
-    for kind in ["planned", "crash", "unannounced", "rollback"] {
-        assert_eq!(total(&service, kind), 0, "{service:#}");
-    }
-    let record = &service["records"][0];
-    assert!(record["cause"].as_str().unwrap().contains(&rig.addr(Member::Sentinel(0))), "{record:#}");
-    eprintln!("crashed leader: writes stalled {:?}, reads {:?}", tally.write_stall.length, tally.read_stall.length);
-    assert!(tally.read_stall.length < Duration::from_secs(2), "reads went on: {:?}", tally.read_stall);
-}
-
-/// How many records of a kind there were.
-fn total(service: &Value, kind: &str) -> u64 {
-    let totals = service["failovers_total"].as_array().unwrap();
-    totals.iter().find(|t| t[0] == kind).unwrap()[1].as_u64().unwrap()
-}
-
 /// One hung through the failover, one comes back with an empty memory: both name the old master, with an old epoch.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn stale_and_forgetful_sentinels_turn_nothing_back() {
     let mut rig = Rig::start(Settings::default(), &[]).await;
     let forgetful = rig.cluster.addr(Member::Sentinel(2)).port();
@@ -133,12 +82,13 @@ async fn stale_and_forgetful_sentinels_turn_nothing_back() {
         "its word was hardly heard ({named_old} times): the test proves nothing\n{}",
         rig.evidence()
     );
-    rig.unnoticed(&ledger, new).await;
+    let scenario = ("13", "stale Sentinel (14: a forgetful one) after a failover");
+    rig.settle(scenario, &ledger, new, waiting(PLANNED)).await;
 }
 
 /// Everything is gone and comes back: refused in time and in words, and no restart of pointsman is needed.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn all_down_and_back_is_refused_in_time_and_recovers() {
     let mut rig = Rig::start(Settings::default(), &["--hold-timeout", "2s"]).await;
     assert_eq!(text(&rig.ask(&["SET", "k", "v"]).await), "OK");
@@ -177,7 +127,7 @@ async fn all_down_and_back_is_refused_in_time_and_recovers() {
 }
 
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_reset_of_every_sentinel_under_load_holds_nobody() {
     let rig = Rig::start(Settings::default(), &[]).await;
     let ledger = rig.ledger().await;
@@ -186,14 +136,14 @@ async fn a_reset_of_every_sentinel_under_load_holds_nobody() {
     }
     rig.stays("undisturbed", Duration::from_secs(3), |s| s["generation"] == 1 && s["writes"]["flow"] == "flowing")
         .await;
-    let tally = rig.unnoticed(&ledger, 0).await;
-    assert!(tally.write_stall.length < Duration::from_secs(1), "{:?}", tally.write_stall);
+    let scenario = ("18", "SENTINEL RESET of all");
+    rig.settle(scenario, &ledger, 0, waiting(Duration::from_secs(1))).await;
 }
 
 /// The leader forgets its own failover, with the candidate perhaps promoted: whoever is master in the end, nobody lost
 /// anything on the way.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_reset_in_the_middle_of_a_failover_loses_nothing() {
     let rig = Rig::start(Settings::default(), &PATIENT).await;
     let ledger = rig.ledger().await;
@@ -210,13 +160,14 @@ async fn a_reset_in_the_middle_of_a_failover_loses_nothing() {
     rig.cluster.ask(Member::Sentinel(0), &["SENTINEL", "RESET", "mymaster"]).await.unwrap();
     let service = rig.until("writes flow", |s| s["writes"]["flow"] == "flowing").await;
     let master = rig.node_at(&service["master"]);
-    let tally = rig.unnoticed(&ledger, master).await;
+    let scenario = ("18", "SENTINEL RESET of the leader in a failover");
+    let tally = rig.settle(scenario, &ledger, master, waiting(UNDONE)).await;
     eprintln!("reset in mid-failover: node {master} is master, writes stalled {:?}", tally.write_stall.length);
 }
 
 /// An operator moves the service: no failover, no +switch-master, and no epoch that is higher.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_service_that_is_removed_and_monitored_elsewhere_is_followed() {
     let rig = Rig::start(Settings::default(), &PATIENT).await;
     let ledger = rig.ledger().await;
@@ -242,12 +193,12 @@ async fn a_service_that_is_removed_and_monitored_elsewhere_is_followed() {
         rig.tell(Member::Sentinel(i), &monitor).await;
     }
     assert_eq!(rig.until_flowing(2).await, 1);
-    rig.unnoticed(&ledger, 1).await;
+    rig.settle(("19", "REMOVE and MONITOR to another node"), &ledger, 1, waiting(UNDONE)).await;
 }
 
 /// Nobody may be promoted: refused in time, with the reason that the Sentinel gave.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_dead_master_without_a_candidate_is_refused_with_the_reason() {
     let settings = Settings { redis_lines: vec!["replica-priority 0".into()], ..Settings::default() };
     let mut rig = Rig::start(settings, &["--hold-timeout", "4s"]).await;
@@ -266,34 +217,4 @@ async fn a_dead_master_without_a_candidate_is_refused_with_the_reason() {
     let service = rig.service().await;
     assert_eq!(service["run_id_changes_total"], 1, "{service:#}");
     assert_eq!(rig.ask(&["INCR", "k"]).await, Reply::Integer(1));
-}
-
-/// It hangs at any moment of its own failover (Sentinel writes its configuration to the disk at every step): what it
-/// announces then is heard late or never, and nothing may be lost by that.
-#[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
-async fn a_leader_that_hangs_at_any_moment_of_its_failover_loses_nothing() {
-    // Longer ones make it a case of Sentinel's own TILT: it goes on half a minute later, or somebody else undoes it.
-    for hang in [400, 900, 1400, 1800] {
-        let mut rig = Rig::start(Settings::default(), &PATIENT).await;
-        let ledger = rig.ledger().await;
-        rig.cluster.failover(0).await.unwrap();
-        let moment = fastrand::u64(0..250);
-        sleep(Duration::from_millis(moment)).await;
-        rig.cluster.pause(Member::Sentinel(0)).unwrap();
-        sleep(Duration::from_millis(hang)).await;
-        rig.cluster.resume(Member::Sentinel(0)).unwrap();
-        let new = rig.until_flowing(2).await;
-        let tally = rig.unnoticed(&ledger, new).await;
-        let service = rig.service().await;
-        let kinds: Vec<&str> =
-            service["records"].as_array().unwrap().iter().map(|r| r["kind"].as_str().unwrap()).collect();
-        eprintln!(
-            "hung for {hang} ms, {moment} ms after the beginning: {kinds:?}, writes stalled {:?}",
-            tally.write_stall.length
-        );
-        assert_eq!(kinds, ["planned"], "writes flowed to the old master in between\n{}", rig.evidence());
-        assert_eq!(last_record(&service)["offset_lost"], json!({"known": "exact", "bytes": 0}), "{service:#}");
-        assert_ne!(new, 0);
-    }
 }

@@ -9,39 +9,57 @@ use pointsman::demo::ledger::{Ledger, LedgerSettings};
 use pointsman::demo::proxy::{Proxy, ProxySettings};
 use pointsman::demo::tally::Tally;
 use pointsman::demo::wire::{Connection, Reply, elements, info_field, text};
-use pointsman::demo::{PLANNED, Promise};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+
+use crate::network::{Network, Site};
+use crate::outcome::{Allowed, tell};
 
 /// Longest wait for anything that must happen; Sentinel demotes an old master after some 11 to 22 s.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
 /// Acknowledged writes before and after a fault, so that the figures mean something.
 const ENOUGH: u64 = 200;
 /// Few clients: these tests are about what happens, not how fast, and several run at once.
-const WRITERS: usize = 4;
-const READERS: usize = 2;
+pub(crate) const WRITERS: usize = 4;
+pub(crate) const READERS: usize = 2;
+/// Between two commands of a client: some 100 writes a second of each writer, so that a dozen of these tests can run at
+/// once.
+const PAUSE: Duration = Duration::from_millis(5);
 
 pub(crate) struct Rig {
     pub(crate) proxy: Proxy,
     pub(crate) cluster: Cluster,
+    network: Option<Network>,
 }
 
 impl Rig {
     pub(crate) async fn start(settings: Settings, flags: &[&str]) -> Self {
         let cluster = Cluster::start(settings).await.unwrap();
-        let settings = ProxySettings {
-            binary: PathBuf::from(env!("CARGO_BIN_EXE_pointsman")),
-            commit: Commit::Confirmed,
-            workers: 2,
-            extra: flags.iter().map(|f| (*f).to_owned()).collect(),
-        };
-        let proxy = Proxy::start(&cluster, &settings).await.unwrap();
-        Self { proxy, cluster }
+        let proxy = Proxy::start(&cluster, &proxy_settings(flags)).await.unwrap();
+        Self { proxy, cluster, network: None }
+    }
+
+    /// The same with every server on a machine of its own.
+    pub(crate) async fn start_in(network: Network, flags: &[&str]) -> Self {
+        let cluster = Cluster::start(network.settings()).await.unwrap();
+        let place = network.place(Site::Pointsman);
+        let proxy = Proxy::start_at(&place, &cluster, &proxy_settings(flags)).await.unwrap();
+        Self { proxy, cluster, network: Some(network) }
+    }
+
+    /// The cables.
+    pub(crate) fn network(&mut self) -> &mut Network {
+        self.network.as_mut().expect("it was started in one")
     }
 
     /// Clients that have written enough to be warm.
     pub(crate) async fn ledger(&self) -> Ledger {
-        let load = LedgerSettings { writers: WRITERS, readers: READERS, ..LedgerSettings::new(self.proxy.listen()) };
+        let load = LedgerSettings {
+            writers: WRITERS,
+            readers: READERS,
+            pause: PAUSE,
+            ..LedgerSettings::new(self.proxy.listen())
+        };
         let ledger = Ledger::start(load);
         self.write_on(&ledger).await;
         ledger
@@ -57,22 +75,25 @@ impl Rig {
         }
     }
 
-    /// Ends the ledger: what the clients were promised must be true of what the node holds.
-    pub(crate) async fn settle_accounts(&self, ledger: &Ledger, node: usize, promise: Promise) -> Tally {
+    /// The end of a scenario: what the clients were told is compared with what the node holds, told in numbers, and must
+    /// be no worse than allowed. The clients rest.
+    pub(crate) async fn settle(
+        &self,
+        (number, scenario): (&str, &str),
+        ledger: &Ledger,
+        node: usize,
+        allowed: Allowed,
+    ) -> Tally {
         self.write_on(ledger).await;
         let mut direct = self.cluster.connect(Member::Node(node)).await.unwrap();
         let tally = ledger.audit(&mut direct).await.unwrap();
-        let broken = promise.broken(&tally, WRITERS, false);
+        tell(number, scenario, &tally);
+        let broken = allowed.broken(&tally);
         if !broken.is_empty() {
             // A busy machine makes Sentinels fail over on their own: then the records tell which of them lost what.
             panic!("{broken:?}\n{tally:?}\n{:#}\n{}", self.service().await["records"], self.evidence());
         }
         tally
-    }
-
-    /// The same where nobody may notice anything but waiting.
-    pub(crate) async fn unnoticed(&self, ledger: &Ledger, node: usize) -> Tally {
-        self.settle_accounts(ledger, node, PLANNED).await
     }
 
     pub(crate) async fn service(&self) -> Value {
@@ -111,6 +132,32 @@ impl Rig {
         }
     }
 
+    /// Where acknowledged writes are missing, the last record must not say that nothing was lost.
+    pub(crate) async fn loss_is_told(&self, tally: &Tally) {
+        let service = self.service().await;
+        let told = &last_record(&service)["offset_lost"];
+        eprintln!("{} acknowledged writes lost; the record: {told}", tally.lost);
+        assert!(tally.lost == 0 || *told != json!({"known": "exact", "bytes": 0}), "{tally:?}: {service:#}");
+    }
+
+    /// A node that was replaced says master until Sentinel demotes it. Not one command reaches it meanwhile. Returns how
+    /// often it was seen to say so.
+    pub(crate) async fn gets_nothing_until_demoted(&self, node: usize) -> u32 {
+        let (mut seen, mut before) = (0, None);
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let (role, calls) = self.traffic(node).await;
+            if role != "master" {
+                return seen;
+            }
+            let before = *before.get_or_insert(calls);
+            assert_eq!(calls, before, "commands reached the old master\n{}", self.evidence());
+            seen += 1;
+            assert!(Instant::now() < end, "never demoted");
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     /// Which node an address in the status is.
     pub(crate) fn node_at(&self, addr: &Value) -> usize {
         let addr = addr.as_str().unwrap();
@@ -124,21 +171,20 @@ impl Rig {
     /// What a node has carried out for clients, and what it says that it is, both at one moment. Counts of a replica
     /// contain what it was sent by its master.
     pub(crate) async fn traffic(&self, node: usize) -> (String, u64) {
+        self.calls(node, &["cmdstat_incr", "cmdstat_get", "cmdstat_set", "cmdstat_rpush", "cmdstat_llen"]).await
+    }
+
+    /// The same of these commands.
+    pub(crate) async fn calls(&self, node: usize, commands: &[&str]) -> (String, u64) {
         let mut direct = self.cluster.connect(Member::Node(node)).await.unwrap();
         let role = direct.call(&["ROLE"], PATIENCE).await.unwrap();
         let stats = direct.call(&["INFO", "commandstats"], PATIENCE).await.unwrap();
-        let calls = |name: &str| {
+        let calls = |name: &&str| {
             let line = info_field(&stats, name).unwrap_or_default();
             line.strip_prefix("calls=").and_then(|c| c.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
         };
         let role = elements(&role).first().map(text).unwrap_or_default();
-        (
-            role,
-            ["cmdstat_incr", "cmdstat_get", "cmdstat_set", "cmdstat_rpush", "cmdstat_llen"]
-                .into_iter()
-                .map(calls)
-                .sum(),
-        )
+        (role, commands.iter().map(calls).sum())
     }
 
     /// Has a server do something, however long that takes: a Sentinel writes each change to its disk before it answers.
@@ -177,6 +223,15 @@ impl Rig {
     /// For whoever must find out why a test failed.
     pub(crate) fn evidence(&self) -> String {
         self.proxy.log_tail()
+    }
+}
+
+fn proxy_settings(flags: &[&str]) -> ProxySettings {
+    ProxySettings {
+        binary: PathBuf::from(env!("CARGO_BIN_EXE_pointsman")),
+        commit: Commit::Confirmed,
+        workers: 2,
+        extra: flags.iter().map(|f| (*f).to_owned()).collect(),
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use pointsman::demo::KILLED;
 use pointsman::demo::cluster::{Member, Settings};
 use pointsman::demo::wire::{Connection, Reply, text};
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use crate::outcome::{CRASH, PLANNED, in_flight, waiting};
 use crate::rig::{PATIENCE, Rig};
 
 /// How long it is stopped: the failover is over by then, and the old master says master for eight seconds more.
@@ -15,14 +15,14 @@ const STOPPED: Duration = Duration::from_secs(3);
 
 /// The clients' commands lie in its sockets when it wakes, so they are the first thing that its workers see.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn stopped_for_three_seconds_across_a_failover_not_one_byte_reaches_the_old_master() {
     wakes_after_a_failover(None).await;
 }
 
 /// Nor while nobody tells it better: the old master answers and says that it is master, and every Sentinel hangs.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn nor_while_the_sentinels_hang() {
     wakes_after_a_failover(Some(Duration::from_millis(1500))).await;
 }
@@ -85,7 +85,7 @@ async fn wakes_after_a_failover(sentinels_hang: Option<Duration>) {
 
 /// The same under load: what was in flight when it was stopped is of unknown outcome, and nothing more.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn stopped_under_load_across_a_failover_no_acknowledged_write_is_lost() {
     let rig = Rig::start(Settings::default(), &[]).await;
     let ledger = rig.ledger().await;
@@ -94,25 +94,77 @@ async fn stopped_under_load_across_a_failover_no_acknowledged_write_is_lost() {
     sleep(STOPPED).await;
     rig.proxy.signal(Signal::CONT).unwrap();
     let new = rig.until_flowing(2).await;
-    let tally = rig.settle_accounts(&ledger, new, KILLED).await;
+    let scenario = ("S", "pointsman stopped for 3 s across a failover");
+    let tally = rig.settle(scenario, &ledger, new, in_flight(CRASH)).await;
     eprintln!("stopped under load: {} acknowledged, {} of unknown outcome", tally.acknowledged, tally.dropped_writing);
     // The old master is demoted, and nobody notices.
     ledger.go_on();
     rig.cluster.wait_settled(PATIENCE).await.unwrap();
-    rig.unnoticed(&ledger, new).await;
+    rig.settle(("S", "… until the old master is demoted"), &ledger, new, waiting(PLANNED)).await;
     assert_eq!(rig.service().await["generation"], 2);
 }
 
 /// Without a failover a stop costs nothing but waiting, and the master stays.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn stopped_while_nothing_happens_costs_nothing_but_waiting() {
     let rig = Rig::start(Settings::default(), &[]).await;
     let ledger = rig.ledger().await;
     rig.proxy.signal(Signal::STOP).unwrap();
     sleep(Duration::from_secs(2)).await;
     rig.proxy.signal(Signal::CONT).unwrap();
-    rig.unnoticed(&ledger, 0).await;
+    rig.settle(("S", "pointsman stopped for 2 s, no failover"), &ledger, 0, waiting(CRASH)).await;
     assert_eq!(rig.until_flowing(1).await, 0);
     assert!(rig.cluster.is_running(Member::Node(0)));
+}
+
+/// Its control thread alone gets no turn for a second: leases run out, everything waits, nobody notices anything else.
+#[tokio::test]
+async fn control_starved_for_a_second_costs_nothing_but_waiting() {
+    let rig = Rig::start(Settings::default(), &[]).await;
+    let ledger = rig.ledger().await;
+    stop_thread(&rig, "control", Duration::from_secs(1)).await;
+    rig.until_logged("control did not run for").await;
+    assert_eq!(rig.until_flowing(1).await, 0);
+    let scenario = ("S", "control thread starved for 1 s");
+    let tally = rig.settle(scenario, &ledger, 0, waiting(Duration::from_secs(3))).await;
+    assert!(tally.write_stall.length > Duration::from_millis(300), "it held: {tally:?}");
+}
+
+/// The same across a planned failover: the leases that ran out are what keeps writes from the old master.
+#[tokio::test]
+#[ignore = "all of them take minutes: `make faults` runs it"]
+async fn control_starved_across_a_promotion_loses_little_more_than_a_lease() {
+    let rig = Rig::start(Settings::default(), &[]).await;
+    let ledger = rig.ledger().await;
+    let starved = stop_thread(&rig, "control", Duration::from_secs(3));
+    let failover = async {
+        // When the leases have run out, so that what is lost is nobody's but the failover's.
+        sleep(Duration::from_millis(700)).await;
+        rig.cluster.failover(0).await.unwrap();
+    };
+    tokio::join!(starved, failover);
+    let new = rig.until_flowing(2).await;
+    rig.settle(("S", "control thread starved for 3 s across a failover"), &ledger, new, in_flight(CRASH)).await;
+}
+
+/// Stops one thread of pointsman, as a debugger does. Nothing else can: a signal stops the whole process.
+async fn stop_thread(rig: &Rig, name: &str, time: Duration) {
+    const STOP: &str = r#"
+        my ($ptrace, $thread, $seconds) = @ARGV;
+        sub request { syscall($ptrace, $_[0], $thread + 0, 0, 0) == -1 and die "ptrace $_[0]: $!" }
+        request(0x4206); # PTRACE_SEIZE
+        request(0x4207); # PTRACE_INTERRUPT
+        waitpid($thread, 0x40000000); # __WALL
+        select(undef, undef, undef, $seconds);
+        request(17); # PTRACE_DETACH
+    "#;
+    let ptrace = if cfg!(target_arch = "aarch64") { "117" } else { "101" };
+    let is_it = |task: &std::path::PathBuf| std::fs::read_to_string(task.join("comm")).unwrap().trim() == name;
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", rig.proxy.id())).unwrap();
+    let thread = tasks.map(|task| task.unwrap().path()).find(is_it).expect("it has one");
+    let thread = thread.file_name().unwrap().to_str().unwrap().to_owned();
+    let seconds = time.as_secs_f64().to_string();
+    let stop = move || std::process::Command::new("perl").args(["-e", STOP, ptrace, &thread, &seconds]).status();
+    assert!(tokio::task::spawn_blocking(stop).await.unwrap().unwrap().success(), "perl could not stop it");
 }

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use pointsman::demo::KILLED;
 use pointsman::demo::cluster::{Member, Settings};
 use pointsman::demo::observer::Observer;
 use pointsman::demo::wire::{Connection, text};
 use tokio::time::{Instant, sleep};
 
+use crate::outcome::{CRASH, in_flight};
 use crate::rig::{PATIENCE, Rig};
 use crate::support::{Front, Raw, command};
 
@@ -22,7 +22,7 @@ fn followed(observer: &Observer, fault: Instant, flowing: Instant) -> Duration {
 }
 
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_master_that_hangs_and_wakes_is_told_nothing_and_tells_nobody_anything() {
     let mut rig = Rig::start(Settings::default(), &[]).await;
     let ledger = rig.ledger().await;
@@ -36,21 +36,9 @@ async fn a_master_that_hangs_and_wakes_is_told_nothing_and_tells_nobody_anything
     // It carries out what it had received before, and goes on saying master.
     rig.cluster.resume(Member::Node(0)).unwrap();
     sleep(Duration::from_millis(200)).await;
-    let (role, late) = rig.traffic(0).await;
-    assert_eq!(role, "master");
-    let mut seen = 0;
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let (role, calls) = rig.traffic(0).await;
-        if role != "master" {
-            break;
-        }
-        assert_eq!(calls, late, "commands reached the old master\n{}", rig.evidence());
-        seen += 1;
-        assert!(Instant::now() < end, "never demoted");
-        sleep(Duration::from_millis(20)).await;
-    }
-    let tally = rig.settle_accounts(&ledger, new, KILLED).await;
+    let seen = rig.gets_nothing_until_demoted(0).await;
+    let scenario = ("5", "master hangs, is replaced, wakes");
+    let tally = rig.settle(scenario, &ledger, new, in_flight(CRASH)).await;
     let late = followed(&observer, hung, flowing);
     eprintln!(
         "hung master: replaced after {:?}, {late:?} after the Sentinels; {} of unknown outcome; looked {seen} times after",
@@ -62,7 +50,7 @@ async fn a_master_that_hangs_and_wakes_is_told_nothing_and_tells_nobody_anything
 }
 
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_dead_master_that_comes_back_writable_gets_nothing() {
     let mut rig = Rig::start(Settings::default(), &[]).await;
     let ledger = rig.ledger().await;
@@ -72,20 +60,11 @@ async fn a_dead_master_that_comes_back_writable_gets_nothing() {
     let new = rig.until_flowing(2).await;
     let flowing = Instant::now();
     rig.cluster.restart(Member::Node(0)).await.unwrap();
-    let mut seen = 0;
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let (role, calls) = rig.traffic(0).await;
-        if role != "master" {
-            break;
-        }
-        assert_eq!(calls, 0, "commands reached the old master\n{}", rig.evidence());
-        seen += 1;
-        assert!(Instant::now() < end, "never demoted");
-        sleep(Duration::from_millis(20)).await;
-    }
+    assert_eq!(rig.traffic(0).await.1, 0);
+    let seen = rig.gets_nothing_until_demoted(0).await;
     assert!(seen > 50, "it was writable for some ten seconds: seen {seen} times");
-    let tally = rig.settle_accounts(&ledger, new, KILLED).await;
+    let scenario = ("9", "dead master comes back writable");
+    let tally = rig.settle(scenario, &ledger, new, in_flight(CRASH)).await;
     let late = followed(&observer, killed, flowing);
     eprintln!(
         "dead master: replaced after {:?}, {late:?} after the Sentinels; {} of unknown outcome; looked {seen} times after",
@@ -98,7 +77,7 @@ async fn a_dead_master_that_comes_back_writable_gets_nothing() {
 
 /// A write is answered after the hold began, and then nobody ever says who is master: its client is not left waiting.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_reply_whose_fate_nobody_can_tell_is_given_up_in_time() {
     let settings = Settings { redis_lines: vec!["enable-debug-command local".into()], ..Settings::single() };
     let front = Front::start(settings, &["--workers", "1", "--hold-timeout", "1s"]).await;
