@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use pointsman::demo::cluster::{Member, Settings};
 use pointsman::demo::tally::Tally;
 use pointsman::demo::wire::{Connection, Reply, elements, text};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use tokio::sync::Barrier;
 use tokio::task::JoinSet;
@@ -21,8 +22,10 @@ const SERVED_WITHIN: Duration = Duration::from_millis(250);
 /// What a waiting client may cost; its command is in buffers that it has anyway.
 const HELD_BYTES: u64 = 8 << 10;
 
-/// Connections that each have been answered once.
+/// Connections that each have been answered once. Each is an open file here, and a shell permits 1024 by itself.
 async fn crowd(rig: &Rig, n: usize) -> Vec<Connection> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
     let mut clients = Vec::new();
     for i in 0..n {
         let mut client = rig.client().await;

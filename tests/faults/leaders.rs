@@ -132,7 +132,8 @@ async fn a_leader_that_crashes_after_promoting_for_a_dead_master_is_waited_for()
     };
     rig.cluster.kill(Member::Sentinel(crashed)).unwrap();
     for i in (0..3).filter(|i| *i != crashed) {
-        rig.tell(Member::Sentinel(i), &["SENTINEL", "SIMULATE-FAILURE"]).await;
+        // Without a kind it simulates none, and HELP is none.
+        rig.cluster.ask(Member::Sentinel(i), &["SENTINEL", "SIMULATE-FAILURE", "HELP"]).await.unwrap();
     }
     let mut before = None;
     let mut seen = 0;

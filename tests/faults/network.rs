@@ -13,11 +13,12 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pointsman::demo::cluster::{Place, Settings};
 use pointsman::demo::process::{Process, Supervisor};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use tokio::time::Instant;
 
 /// A machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

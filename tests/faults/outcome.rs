@@ -27,8 +27,8 @@ pub(crate) struct Allowed {
 pub(crate) const PLANNED: Duration = Duration::from_secs(4);
 /// What Sentinel takes for a master that went away: down-after, an election and a promotion, some 2.5 to 3 s.
 pub(crate) const CRASH: Duration = Duration::from_secs(7);
-/// Until Sentinel has undone what was done half or past it: some 10 to 22 s, as it asks every node every 10 s.
-pub(crate) const UNDONE: Duration = Duration::from_secs(30);
+/// Until Sentinel has undone what was done half or past it: some 10 to 30 s, as it asks every node every 10 s.
+pub(crate) const UNDONE: Duration = Duration::from_secs(40);
 
 /// Nothing but a wait.
 pub(crate) const fn waiting(stall: Duration) -> Allowed {
