@@ -129,7 +129,20 @@ async fn carried(kill: bool) {
     let members = cursor(&scanning.ask(&["SSCAN", "set", "0", "COUNT", "1"]).await);
     let mut pooled = rig.client().await;
     assert!(pooled.ask(&["SCAN", "0", "COUNT", "1000"]).await.starts_with("*2\r\n$1\r\n0\r\n"));
-    rig.wait_blocked(2).await;
+    // What replicas have of its write, another master's cannot tell.
+    let mut waiting = rig.client().await;
+    assert_eq!(waiting.ask(&["SET", "waited", "1"]).await, "+OK\r\n");
+    let mut blocked = rig.client().await;
+    assert_eq!(blocked.ask(&["SET", "blocked", "1"]).await, "+OK\r\n");
+    blocked.send(&command(&["WAIT", "9", "0"])).await;
+    // A user that one server knows only.
+    let rules = ["ACL", "SETUSER", "local", "on", ">localpw", "~*", "+@all"];
+    rig.cluster.ask(Member::Node(old), &rules).await.unwrap();
+    let mut local = Raw::connect(rig.proxy.listen()).await;
+    local.send(&command(&["AUTH", "local", "localpw"])).await;
+    local.until(b"+OK\r\n").await;
+    assert_eq!(local.ask(&["GET", "k"]).await, "$-1\r\n");
+    rig.wait_blocked(3).await;
 
     if kill {
         rig.cluster.kill(Member::Node(old)).unwrap();
@@ -177,6 +190,15 @@ async fn carried(kill: bool) {
         "that one was not begun again"
     );
 
+    let line = blocked.line().await.unwrap();
+    assert!(line.starts_with("-WAITUNKNOWN pointsman: "), "{line}");
+    let unknown = waiting.ask(&["WAIT", "0", "10"]).await;
+    assert!(unknown.starts_with("-WAITUNKNOWN pointsman: "), "{unknown}");
+    assert_eq!(waiting.ask(&["SET", "waited", "2"]).await, "+OK\r\n");
+    assert!(waiting.ask(&["WAIT", "0", "10"]).await.starts_with(':'), "of this one it can");
+    assert!(pooled.ask(&["WAIT", "0", "10"]).await.starts_with(':'), "it has written nothing");
+    local.send(&command(&["GET", "k"])).await;
+    assert!(text(&local.rest().await).starts_with("-WRONGPASS"), "nobody knows it here");
     assert_eq!(second.ask(&["EXISTS", "cached"]).await, ":0\r\n", "{log}");
     const ALL: &str = ">2\r\n$10\r\ninvalidate\r\n_\r\n";
     assert_eq!(tracking.ask(&["GET", "cached"]).await, format!("{ALL}_\r\n"), "{log}");

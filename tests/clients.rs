@@ -254,3 +254,92 @@ async fn a_client_that_was_carried_over_a_hold_can_be_unblocked() {
     };
     assert!(line.starts_with("-UNBLOCKED"), "{line}");
 }
+
+/// Redis counts for each connection by itself; the writes of a client go over connections that it shares.
+#[tokio::test]
+async fn wait_speaks_of_what_the_client_wrote_wherever_that_went() {
+    let mut front = Front::start(Settings { replicas: 1, ..Settings::single() }, &["--workers", "1"]).await;
+    let replica = Member::Node(1);
+    let writes: [&[&[&str]]; 4] = [
+        &[&["SET", "k", "v"]],
+        &[&["EVAL", "return redis.call('incr', KEYS[1])", "1", "n"]],
+        &[&["MULTI"], &["INCR", "n"], &["EXEC"]],
+        &[&["RPUSH", "l", "a"], &["BLPOP", "l", "1"]],
+    ];
+    for write in writes {
+        let (mut direct, mut through) = (Raw::connect(front.redis).await, Raw::connect(front.proxy).await);
+        for (paused, expected) in [(false, ":1\r\n"), (true, ":0\r\n")] {
+            if paused {
+                front.cluster.pause(replica).unwrap();
+            }
+            for client in [&mut direct, &mut through] {
+                client.send(&write.iter().flat_map(|words| command(words)).collect::<Vec<_>>()).await;
+                assert!(client.ask(&["PING"]).await.ends_with("+PONG\r\n"));
+                let time = if paused { "50" } else { "10000" };
+                assert_eq!(client.ask(&["WAIT", "1", time]).await, expected, "{write:?}");
+                if paused {
+                    // In a transaction it does not wait.
+                    client.send(&[&["MULTI"][..], &["WAIT", "1", "0"], &["EXEC"]].map(command).concat()).await;
+                    let answer = support::text(&client.until(b"*1\r\n:0\r\n").await);
+                    assert_eq!(answer, "+OK\r\n+QUEUED\r\n*1\r\n:0\r\n", "{write:?}");
+                }
+            }
+        }
+        front.cluster.resume(replica).unwrap();
+        for client in [&mut direct, &mut through] {
+            assert_eq!(client.ask(&["WAIT", "1", "10000"]).await, ":1\r\n", "{write:?}");
+        }
+    }
+    let mut weak = Raw::connect(front.proxy).await;
+    weak.ask(&["ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-ping"]).await;
+    assert_eq!(weak.ask(&["AUTH", "weak", "pw"]).await, "+OK\r\n");
+    for _ in 0..3 {
+        assert!(weak.ask(&["WAIT", "0", "0"]).await.starts_with("-WAITUNKNOWN pointsman: "));
+        assert_eq!(weak.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+    }
+    let pinned = front.metric("pointsman_backend_connections", "role=\"pinned\"").await;
+    assert!(pinned <= 3.0, "{pinned}: what was taken for it is given back");
+}
+
+/// Commands of modules, here Redis' own under names that pointsman does not know.
+#[tokio::test]
+async fn the_server_is_asked_what_an_unknown_command_is() {
+    let names = ["strlen", "append", "blpop", "xinfo", "echo"];
+    let renamed = names.iter().map(|name| format!("rename-command {name} mod.{name}"));
+    let settings = Settings { redis_lines: renamed.collect(), ..Settings::single() };
+    let front = Front::start(settings, &["--workers", "1"]).await;
+    let pinned = async || front.metric("pointsman_backend_connections", "role=\"pinned\"").await;
+    let plain = async |client: &mut Raw, words: &[&str]| {
+        client.send(&command(words)).await;
+        client.line().await.unwrap()
+    };
+    let mut clients = Vec::new();
+    for i in 1..=20 {
+        let mut client = Raw::connect(front.proxy).await;
+        assert_eq!(plain(&mut client, &["mod.append", "k", "x"]).await, format!(":{i}\r\n"));
+        assert_eq!(plain(&mut client, &["MOD.STRLEN", "k"]).await, format!(":{i}\r\n"));
+        assert!(plain(&mut client, &["mod.xinfo", "STREAM", "none"]).await.starts_with("-ERR no such key"));
+        clients.push(client);
+    }
+    assert_eq!(pinned().await, 0.0, "they share");
+    // In a transaction it is one of its commands.
+    let block = [&["MULTI"][..], &["MOD.APPEND", "k", "x"], &["EXEC"]].map(command).concat();
+    clients[0].send(&block).await;
+    assert_eq!(support::text(&clients[0].until(b":21\r\n").await), "+OK\r\n+QUEUED\r\n*1\r\n:21\r\n");
+    assert_eq!(plain(&mut clients[0], &["MOD.STRLEN", "k"]).await, ":21\r\n");
+    assert_eq!(front.metric("pointsman_backend_connections", "role=\"pinned\"").await, 1.0, "given back");
+    assert!(plain(&mut clients[0], &["NOSUCH", "k"]).await.starts_with("-ERR unknown command"));
+    assert_eq!(pinned().await, 1.0, "what was refused has changed nothing");
+    // One that waits has a connection of its own, and so has one that is not about data.
+    clients[1].send(&command(&["MOD.BLPOP", "list", "0"])).await;
+    assert_eq!(plain(&mut clients[2], &["MOD.ECHO", "mark"]).await, "$4\r\n");
+    assert_eq!(plain(&mut clients[3], &["RPUSH", "list", "x"]).await, ":1\r\n");
+    clients[1].until(b"list\r\n$1\r\nx\r\n").await;
+    assert_eq!(pinned().await, 2.0);
+    // Who may not ask is in doubt, and is served all the same.
+    let mut weak = Raw::connect(front.proxy).await;
+    let rules = ["ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-command"];
+    assert_eq!(plain(&mut weak, &rules).await, "+OK\r\n");
+    assert_eq!(plain(&mut weak, &["AUTH", "weak", "pw"]).await, "+OK\r\n");
+    assert_eq!(plain(&mut weak, &["MOD.STRLEN", "k"]).await, ":21\r\n");
+}

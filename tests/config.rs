@@ -50,10 +50,10 @@ fn several_services_with_all_they_can_say() {
     let listen: Vec<String> = cache.listen.iter().map(ToString::to_string).collect();
     assert_eq!(listen, ["127.0.0.1:6379", "unix:/run/cache.sock"]);
     let backend = cache.backend.as_ref().unwrap();
-    assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some("app"), "s3cret"));
+    assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some("app"), &b"s3cret"[..]));
     let Source::Sentinels { endpoints, credentials: Some(sentinel) } = &cache.source else { panic!("{cache:?}") };
     assert_eq!(endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(), ["s1:26379", "[::1]:26379"]);
-    assert_eq!((sentinel.user.as_deref(), sentinel.password.expose()), (None, "other"));
+    assert_eq!((sentinel.user.as_deref(), sentinel.password.expose()), (None, &b"other"[..]));
     assert_eq!((cache.client_auth, cache.commit), (ClientAuth::Inject, Commit::Eager));
     assert_eq!((cache.hold_timeout, cache.reissue_pops), (Duration::ZERO, false));
     assert_eq!((cache.limits.max_clients, cache.limits.bulk_bytes), (5, 2 << 20));
@@ -198,7 +198,7 @@ fn a_password_never_shows_in_debug_output() {
     let dir = Dir::new("debug");
     let path = dir.file("p.toml", format!("{SERVICE}backend_password = \"hunter2\"\n"));
     let resolved = resolve(&path, &Environment::default()).unwrap();
-    assert_eq!(resolved.config.services[0].backend.as_ref().unwrap().password.expose(), "hunter2");
+    assert_eq!(resolved.config.services[0].backend.as_ref().unwrap().password.expose(), b"hunter2");
     assert!(!format!("{resolved:?}{:?}", load(&path)).contains("hunter2"));
 }
 
@@ -211,7 +211,10 @@ fn password_files() {
     };
     for (content, password) in [("pw", "pw"), ("pw\n", "pw"), ("pw\r\n", "pw"), (" p w \n", " p w ")] {
         dir.file("s", content);
-        assert_eq!(config("s").unwrap().config.services[0].backend.as_ref().unwrap().password.expose(), password);
+        assert_eq!(
+            config("s").unwrap().config.services[0].backend.as_ref().unwrap().password.expose(),
+            password.as_bytes()
+        );
     }
     let refused = |content: &[u8]| {
         dir.file("s", content);
@@ -242,7 +245,7 @@ fn the_environment_goes_before_the_file_and_says_so() {
     let path = dir.file("p.toml", format!("{SERVICE}backend_user = \"file\"\nbackend_password = \"from the file\"\n"));
     let Resolved { config, warnings } = resolve(&path, &environment).unwrap();
     let backend = config.services[0].backend.as_ref().unwrap();
-    assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some("env"), "from the environment"));
+    assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some("env"), &b"from the environment"[..]));
     let [Problem { message, .. }] = &warnings[..] else { panic!("{warnings:?}") };
     assert_eq!(message, "not used: POINTSMAN_BACKEND_PASSWORD is set, and the environment goes first");
 }

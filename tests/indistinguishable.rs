@@ -75,9 +75,9 @@ fn is_local(command: &str) -> bool {
     ["CLIENT SETNAME", "CLIENT GETNAME", "CLIENT REPLY"].iter().any(|c| command.to_uppercase().starts_with(c))
 }
 
-/// What may give the client a connection of its own; whose RESP version, and name, pointsman does not follow.
-fn pins(command: &str) -> bool {
-    ["WATCH", "MULTI", "SUBSCRIBE", "PSUBSCRIBE", "SSUBSCRIBE", "CLIENT"].iter().any(|c| command.starts_with(c))
+/// What may give the client a connection of its own that is not followed: what is queued is not looked into.
+fn may_keep(command: &str) -> bool {
+    ["MULTI", "CLIENT NO-EVICT", "MODULE"].iter().any(|c| command.starts_with(c))
 }
 
 /// One client's commands as bytes, in the pieces in which they are sent.
@@ -87,10 +87,12 @@ type Session = Vec<Vec<u8>>;
 fn session(client: usize, picks: &[(&'static str, bool)]) -> Session {
     let own = |word: &str| if NAMES.contains(&word) { format!("{client}{word}") } else { word.to_owned() };
     let mut pieces: Session = Vec::new();
-    let (mut open, mut silent, mut pinned, mut listening, mut followed) = (false, false, false, false, true);
+    let (mut open, mut silent, mut kept, mut listening, mut followed) = (false, false, false, false, true);
     for (text, together) in picks {
-        // Of a subscriber that changes its RESP version pointsman does not know how messages come from then on.
-        if (open || !followed) && is_local(text) || listening && text.to_uppercase().starts_with("HELLO") {
+        // Of a subscriber that changes its RESP version on such a connection pointsman does not know how messages come from
+        // then on.
+        let unfollowed = kept && text.to_uppercase().starts_with("HELLO");
+        if (open || !followed) && is_local(text) || listening && unfollowed {
             continue;
         }
         silent |= text.starts_with("CLIENT REPLY");
@@ -100,10 +102,10 @@ fn session(client: usize, picks: &[(&'static str, bool)]) -> Session {
             continue;
         }
         listening |= text.contains("SUBSCRIBE");
-        pinned |= pins(text);
+        kept |= may_keep(text);
         // What is queued is not looked into.
         followed &= !(open && text.contains("SUBSCRIBE"));
-        followed &= !(pinned && text.to_uppercase().starts_with("HELLO"));
+        followed &= !unfollowed;
         match text.to_uppercase().as_str() {
             "MULTI" => open = true,
             "EXEC" | "DISCARD" | "RESET" => open = false,

@@ -143,6 +143,16 @@ async fn conversations_do_not_differ() {
     )
     .await;
     same(
+        "what is selected on a connection of one's own",
+        vec![
+            Say(all(&["WATCH a", "SELECT 2", "SET a 2", "SELECT x", "SELECT 99", "UNWATCH", "GET a"])),
+            Say(all(&[
+                "WATCH a", "SELECT 3", "RESET x", "GET a", "MULTI", "SET a 3", "EXEC", "GET a", "SELECT 0", "GET a",
+            ])),
+        ],
+    )
+    .await;
+    same(
         "blocking",
         vec![
             Say(all(&["RPUSH l a b", "BLPOP l 1", "BLPOP l 1", "BLPOP l 0.05", "BRPOPLPUSH l m 0.05"])),
@@ -306,6 +316,16 @@ async fn passwords_and_acl_users_are_judged_by_the_backend() {
             "SET a 5",
             "GET a",
             "UNWATCH",
+        ],
+        vec![
+            "AUTH opensesame",
+            "WATCH a",
+            "SELECT 2",
+            "AUTH single step",
+            "ACL WHOAMI",
+            "UNWATCH",
+            "ACL WHOAMI",
+            "SET w 1",
         ],
     ] {
         let (mut direct, mut through) = (Raw::connect(front.redis).await, Raw::connect(front.proxy).await);

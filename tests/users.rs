@@ -121,3 +121,147 @@ async fn nobody_is_judged_as_the_one_before() {
     let judges = front.metric("pointsman_backend_connections", "role=\"judge\"").await;
     assert!(judges < JUDGES, "{judges}");
 }
+
+/// Changes of what a user may do reach those who are connected as Redis has it: rights at once, passwords not at all, and
+/// whoever is deleted is gone.
+#[tokio::test]
+async fn changes_of_users_reach_connected_clients() {
+    let front = with_users(&["--workers", "1"]).await;
+    let mut admin = Raw::connect(front.redis).await;
+    let login = async |user: &str, password: &str| {
+        let mut client = Raw::connect(front.proxy).await;
+        let answer = client.ask(&["AUTH", user, password]).await;
+        (client, answer)
+    };
+    let mut clients = Vec::new();
+    for user in ["alice", "bob", "alice", "bob"] {
+        let (mut client, answer) = login(user, &format!("{user}-pw")).await;
+        assert_eq!(answer, "+OK\r\n");
+        assert_eq!(client.ask(&["SELECT", "1"]).await, "+OK\r\n");
+        clients.push((client, user));
+    }
+    let whoami = |user: &str| format!("${}\r\n{user}\r\n", user.len());
+    for (client, user) in &mut clients {
+        assert_eq!(client.ask(&["ACL", "WHOAMI"]).await, whoami(user));
+        assert_eq!(client.ask(&["SET", user, user]).await, "+OK\r\n");
+    }
+    assert_eq!(admin.ask(&["ACL", "SETUSER", "alice", "-set", "resetpass", ">other"]).await, "+OK\r\n");
+    for (client, user) in &mut clients {
+        let answer = client.ask(&["SET", user, user]).await;
+        assert_eq!(answer.starts_with("-NOPERM"), *user == "alice", "{user}: {answer}");
+        assert_eq!(client.ask(&["GET", user]).await, whoami(user), "connected is connected");
+    }
+    assert!(login("alice", "alice-pw").await.1.starts_with("-WRONGPASS"));
+    let (mut late, answer) = login("alice", "other").await;
+    assert_eq!(answer, "+OK\r\n");
+    assert_eq!(late.ask(&["ACL", "WHOAMI"]).await, whoami("alice"));
+    assert_eq!(admin.ask(&["ACL", "SETUSER", "alice", "off"]).await, "+OK\r\n");
+    assert!(login("alice", "other").await.1.starts_with("-WRONGPASS"));
+    assert_eq!(late.ask(&["ACL", "WHOAMI"]).await, whoami("alice"), "connected is connected");
+
+    assert_eq!(admin.ask(&["ACL", "DELUSER", "alice"]).await, ":1\r\n");
+    for (client, user) in &mut clients {
+        if *user == "bob" {
+            assert_eq!(client.ask(&["SET", user, user]).await, "+OK\r\n");
+            continue;
+        }
+        client.send(&command(&["GET", "alice"])).await;
+        let last = support::text(&client.rest().await);
+        assert!(last.is_empty() || last.starts_with("-WRONGPASS"), "nothing is answered to nobody: {last}");
+    }
+}
+
+/// One connection may be one user after the other, and shares the backend's with whoever is the same then.
+#[tokio::test]
+async fn users_that_take_turns_on_one_connection_are_told_apart() {
+    let front = with_users(&["--workers", "1"]).await;
+    let tasks: Vec<_> = (0..20)
+        .map(|i| {
+            let proxy = front.proxy;
+            tokio::spawn(async move {
+                let mut client = Raw::connect(proxy).await;
+                client.ask(&["SELECT", "1"]).await;
+                for n in 0..20 {
+                    let (user, other) = if (i + n) % 2 == 0 { ("alice", "bob") } else { ("bob", "alice") };
+                    let begin = [command(&["AUTH", user, &format!("{user}-pw")]), command(&["AUTH", other, "wrong"])];
+                    client.send(&begin.concat()).await;
+                    assert_eq!(client.line().await.unwrap(), "+OK\r\n");
+                    assert!(client.line().await.unwrap().starts_with("-WRONGPASS"), "who remains {user}");
+                    assert!(client.ask(&["ACL", "WHOAMI"]).await.ends_with(&format!("{user}\r\n")));
+                    assert!(client.ask(&["GET", user]).await.ends_with(&format!("{user}\r\n")));
+                    assert!(client.ask(&["GET", other]).await.starts_with("-NOPERM"));
+                }
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_any_bytes() {
+    let front = with_users(&["--workers", "1"]).await;
+    let password = b"\xff\xfe\x80 pw";
+    let words = |words: &[&[u8]]| pointsman::resp::encode_command(words).to_vec();
+    let mut client = Raw::connect(front.proxy).await;
+    let rule = [b">", &password[..]].concat();
+    client.send(&words(&[b"ACL", b"SETUSER", b"bin", b"on", &rule, b"~*", b"+@all"])).await;
+    assert_eq!(client.line().await.unwrap(), "+OK\r\n");
+    client.send(&words(&[b"AUTH", b"bin", b"\xff\xfe\x81 pw"])).await;
+    assert!(client.line().await.unwrap().starts_with("-WRONGPASS"));
+    client.send(&words(&[b"AUTH", b"bin", password])).await;
+    assert_eq!(client.line().await.unwrap(), "+OK\r\n");
+    assert_eq!(client.ask(&["ACL", "WHOAMI"]).await, "$3\r\nbin\r\n");
+}
+
+/// Database and user change on a connection of the client's own too, and it is given back as what it has become.
+#[tokio::test]
+async fn what_changes_on_an_own_connection_is_followed() {
+    let front = with_users(&["--workers", "1"]).await;
+    let pinned = async || front.metric("pointsman_backend_connections", "role=\"pinned\"").await;
+    let mut client = Raw::connect(front.proxy).await;
+    for (words, expected) in [
+        (&["WATCH", "k"][..], "+OK\r\n"),
+        (&["SELECT", "1"], "+OK\r\n"),
+        (&["SELECT", "99"], "-ERR DB index is out of range\r\n"),
+        (&["AUTH", "bob", "wrong"], "-WRONGPASS"),
+        (&["AUTH", "bob", "bob-pw"], "+OK\r\n"),
+        (&["ACL", "WHOAMI"], "$3\r\nbob\r\n"),
+        (&["GET", "bob"], "$3\r\nbob\r\n"),
+        (&["UNWATCH"], "+OK\r\n"),
+        (&["ACL", "WHOAMI"], "$3\r\nbob\r\n"),
+        (&["GET", "bob"], "$3\r\nbob\r\n"),
+        (&["HELLO", "3", "SETNAME", "me"], "%7\r\n"),
+        (&["CLIENT", "TRACKING", "ON"], "+OK\r\n"),
+        (&["HELLO", "2", "AUTH", "alice", "alice-pw", "SETNAME", "you"], "*14\r\n"),
+        (&["SELECT", "0"], "+OK\r\n"),
+        (&["GET", "alice"], "$-1\r\n"),
+        (&["CLIENT", "TRACKING", "OFF"], "+OK\r\n"),
+        (&["CLIENT", "GETNAME"], "$3\r\nyou\r\n"),
+    ] {
+        let answer = client.ask(words).await;
+        assert!(answer.starts_with(expected), "{words:?}: {answer}\n{}", front.log());
+    }
+    let id = client.ask(&["CLIENT", "ID"]).await;
+    client.ask(&["WATCH", "k"]).await;
+    assert!(client.ask(&["HELLO", "3"]).await.contains(&format!("$2\r\nid\r\n{id}")), "its own id");
+    client.ask(&["UNWATCH"]).await;
+    assert!(pinned().await >= 1.0, "they were given back");
+    // Whoever gets them next is in the right place.
+    for user in ["alice", "bob"] {
+        let mut next = Raw::connect(front.proxy).await;
+        assert_eq!(next.ask(&["AUTH", user, &format!("{user}-pw")]).await, "+OK\r\n");
+        for (database, value) in [("1", format!("${}\r\n{user}\r\n", user.len())), ("0", "$-1\r\n".into())] {
+            next.ask(&["SELECT", database]).await;
+            for words in [&["WATCH", user][..], &["GET", user], &["ACL", "WHOAMI"], &["UNWATCH"]] {
+                let answer = next.ask(words).await;
+                match words[0] {
+                    "GET" => assert_eq!(answer, value, "{user} in {database}"),
+                    "ACL" => assert!(answer.ends_with(&format!("{user}\r\n")), "{answer}"),
+                    _ => assert_eq!(answer, "+OK\r\n"),
+                }
+            }
+        }
+    }
+}

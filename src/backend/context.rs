@@ -16,7 +16,7 @@ use super::{Downstream, Entry, LargeReplies};
 use crate::clock::Moment;
 use crate::config::ServiceConfig;
 use crate::metrics::{CloseReason, ServiceStats, WorkerStats};
-use crate::resp::{CommandSet, Refusal};
+use crate::resp::{CommandSet, Learned, Refusal};
 use crate::topology::{Access, Hint, HintKind};
 
 /// One service's counters of one worker.
@@ -51,6 +51,8 @@ pub struct Context {
     pub access: Access,
     /// What is counted.
     pub stats: Stats,
+    /// What servers have said of commands that are not in the table.
+    pub learned: RefCell<Learned>,
     /// What not to share a connection with.
     pub large: LargeReplies,
     /// The scripts that clients have the servers keep, of all workers.
@@ -86,6 +88,7 @@ impl Context {
             config,
             access,
             stats,
+            learned: RefCell::default(),
             large: LargeReplies::default(),
             hints,
             parked: RefCell::default(),

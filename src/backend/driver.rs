@@ -188,6 +188,19 @@ fn note_cursor(conn: &Connection, to: &Downstream, what: u64, reply: &[u8]) {
     to.cursors.borrow_mut().note(what, reply, server);
 }
 
+/// The reply to `CLIENT GETREDIR` or `CLIENT TRACKINGINFO` with the client's id in place of its connection's.
+fn redirects_to(reply: BytesMut, id: u64) -> BytesMut {
+    const FIELD: &[u8] = b"$8\r\nredirect\r\n";
+    let start = memchr::memmem::find(&reply, FIELD).map_or(0, |at| at + FIELD.len());
+    let Some(end) = memchr::memchr(b'\r', &reply[start..]).map(|at| start + at) else { return reply };
+    // 0 and -1 say that there is none.
+    let names_one = reply[start] == b':' && reply[start + 1..end].iter().any(|b| (b'1'..=b'9').contains(b));
+    if !names_one || reply[start + 1] == b'-' {
+        return reply;
+    }
+    [&reply[..=start], id.to_string().as_bytes(), &reply[end..]].concat().as_slice().into()
+}
+
 impl Receiver {
     /// Stops reading until the client has taken some of its replies, or, if `others` wait behind it, for as long as it
     /// may keep them waiting.
@@ -288,7 +301,7 @@ impl Receiver {
     fn hand_out(
         &mut self,
         conn: &Rc<Connection>,
-        replies: BytesMut,
+        mut replies: BytesMut,
         n: u32,
         parking: bool,
         now: Instant,
@@ -304,6 +317,7 @@ impl Receiver {
         match entry.heed {
             Heed::Scripts if streamed || replies.first() != Some(&b'-') => conn.context.note_scripts(entry, n),
             Heed::Cursor(what) if !streamed => note_cursor(conn, &to, what, &replies),
+            Heed::Redirect(id) if !streamed => replies = redirects_to(replies, id),
             _ => {}
         }
         let commands = if to.is_salvaging() { entry.next_commands(n) } else { Vec::new() };
@@ -539,5 +553,22 @@ impl Receiver {
                 tokio::task::yield_now().await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_told_invalidations_is_named_by_its_own_id() {
+        let told = |reply: &str| String::from_utf8(redirects_to(reply.as_bytes().into(), 7).to_vec()).unwrap();
+        assert_eq!(told(":123\r\n"), ":7\r\n");
+        for as_it_is in [":-1\r\n", ":0\r\n", "+OK\r\n", "-ERR it\r\n", "*2\r\n$5\r\nflags\r\n*0\r\n"] {
+            assert_eq!(told(as_it_is), as_it_is);
+        }
+        let info = |id| format!("*6\r\n$5\r\nflags\r\n*0\r\n$8\r\nredirect\r\n:{id}\r\n$8\r\nprefixes\r\n*0\r\n");
+        assert_eq!(told(&info(123)), info(7));
+        assert_eq!(told(&info(0)), info(0));
     }
 }

@@ -34,6 +34,9 @@ pub struct Hello {
     /// Why its user could not have selected its database. It was selected before the user was authenticated, as a client
     /// does that authenticates as one who may not `SELECT`.
     pub select_refusal: Option<Bytes>,
+    /// `WAIT` on the connection speaks only of what the connection itself has written: of no write before the last command
+    /// that was handed on to replicas. Valkey from 8 on; Redis up to 7.4 takes every command for one.
+    pub marks_by_writes: bool,
 }
 
 /// Why a connection could not be had.
@@ -137,9 +140,9 @@ async fn select_first(
 /// (Redis before 6).
 pub(super) async fn greet(client: &mut Client, key: &Key) -> Result<Hello, DialError> {
     let version = if key.resp3 { "3" } else { "2" };
-    let mut command = vec!["HELLO", version];
+    let mut command: Vec<&[u8]> = vec![b"HELLO", version.as_bytes()];
     if let Some(c) = &key.user {
-        command.extend(["AUTH", c.user.as_deref().unwrap_or("default"), c.password.expose()]);
+        command.extend([b"AUTH", c.user.as_deref().unwrap_or("default").as_bytes(), c.password.expose()]);
     }
     let frame = client.exchange(&encode_command(&command)).await?;
     let reply = crate::resp::decode(&frame).map_err(|e| DialError::Unreachable(e.to_string()))?;
@@ -153,14 +156,21 @@ pub(super) async fn greet(client: &mut Client, key: &Key) -> Result<Hello, DialE
             if role != "master" {
                 return Err(DialError::NotMaster(role.to_owned()));
             }
-            Ok(Hello { id: reply.map_get("id").and_then(Value::as_i64).unwrap_or(0), ..Hello::default() })
+            let id = reply.map_get("id").and_then(Value::as_i64).unwrap_or(0);
+            let text = |field| reply.map_get(field).and_then(Value::as_str).unwrap_or_default();
+            Ok(Hello { id, marks_by_writes: marks_by_writes(text("server"), text("version")), ..Hello::default() })
         }
     }
 }
 
+fn marks_by_writes(server: &str, version: &str) -> bool {
+    let major = version.split('.').next().and_then(|n| n.parse::<u32>().ok());
+    server != "redis" || major.is_some_and(|n| n >= 8)
+}
+
 async fn authenticate(client: &mut Client, c: &Credentials) -> Result<(), DialError> {
-    let mut command = vec!["AUTH"];
-    command.extend(c.user.as_deref());
+    let mut command: Vec<&[u8]> = vec![b"AUTH"];
+    command.extend(c.user.as_deref().map(str::as_bytes));
     command.push(c.password.expose());
     let frame = client.exchange(&encode_command(&command)).await?;
     if frame[0] != b'-' {

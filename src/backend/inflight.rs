@@ -51,6 +51,8 @@ pub enum Heed {
     Scripts,
     /// The one command scans something, told apart by the number, and its reply has a cursor.
     Cursor(u64),
+    /// The reply may name the connection that invalidations are redirected to, which the client knows by this id.
+    Redirect(u64),
 }
 
 /// Consecutive commands of one session.

@@ -174,10 +174,11 @@ async fn resolve(server: &Endpoint) -> Result<Vec<SocketAddr>, String> {
 }
 
 async fn authenticate(client: &mut Client, credentials: &Credentials) -> Result<(), String> {
-    let password = credentials.password.expose();
+    // From the configuration, which is text.
+    let password = String::from_utf8_lossy(credentials.password.expose());
     let answer = match &credentials.user {
-        Some(user) => call(client, &["AUTH", user, password]).await,
-        None => call(client, &["AUTH", password]).await,
+        Some(user) => call(client, &["AUTH", user, &password]).await,
+        None => call(client, &["AUTH", &password]).await,
     };
     answer.map(drop).map_err(|why| format!("AUTH: {}", without_arguments(&why)))
 }

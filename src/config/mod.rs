@@ -195,18 +195,18 @@ pub struct Credentials {
     pub password: Secret,
 }
 
-/// A secret, never printed.
+/// A secret, never printed. Those of clients may be any bytes.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Secret(String);
+pub struct Secret(Vec<u8>);
 
 impl Secret {
     /// Wraps a secret.
-    pub fn new(s: impl Into<String>) -> Self {
+    pub fn new(s: impl Into<Vec<u8>>) -> Self {
         Self(s.into())
     }
 
     /// The secret itself, for the wire.
-    pub fn expose(&self) -> &str {
+    pub fn expose(&self) -> &[u8] {
         &self.0
     }
 }

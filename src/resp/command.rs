@@ -5,7 +5,7 @@ use super::command_table::{COMMANDS, TABLE_SIZE};
 /// Number of [`CommandId`]s: the commands in the table, and one for all others.
 pub const COMMAND_COUNT: usize = TABLE_SIZE + 1;
 
-/// A command of the table, or [`CommandId::OTHER`].
+/// A command of the table, [`CommandId::OTHER`], or one that the server had to be asked about.
 #[derive(Copy, Clone, PartialEq, Eq, Hash, Debug)]
 pub struct CommandId(u16);
 
@@ -78,17 +78,23 @@ pub enum Kind {
 impl CommandId {
     /// Every command that is not in the table.
     pub const OTHER: Self = Self(TABLE_SIZE as u16);
+    /// One of them, of which the server says that it only reads data. How long it takes it does not say: it goes where
+    /// scripts go.
+    pub const LEARNED_READ: Self = Self(TABLE_SIZE as u16 + 1);
+    /// The same, of one that writes.
+    pub const LEARNED_WRITE: Self = Self(TABLE_SIZE as u16 + 2);
 
-    /// Place of the command in a table of [`COMMAND_COUNT`] entries.
+    /// Place of the command in a table of [`COMMAND_COUNT`] entries. All that are not in the table have one.
     #[inline]
     pub fn index(self) -> usize {
-        usize::from(self.0)
+        usize::from(self.0).min(TABLE_SIZE)
     }
 
     /// What is known of it.
     #[inline]
     pub fn info(self) -> &'static CommandInfo {
-        COMMANDS.get(self.index()).unwrap_or(&OTHER_INFO)
+        let others = usize::from(self.0).saturating_sub(TABLE_SIZE);
+        COMMANDS.get(usize::from(self.0)).unwrap_or(&OTHER_INFOS[others])
     }
 
     /// All commands of the table, then [`OTHER`](Self::OTHER).
@@ -97,7 +103,12 @@ impl CommandId {
     }
 }
 
-static OTHER_INFO: CommandInfo = CommandInfo { name: "other", readonly: false, kind: Kind::Other };
+/// [`CommandId::OTHER`] and the two behind it.
+static OTHER_INFOS: [CommandInfo; 3] = [
+    CommandInfo { name: "other", readonly: false, kind: Kind::Other },
+    CommandInfo { name: "other", readonly: true, kind: Kind::Script },
+    CommandInfo { name: "other", readonly: false, kind: Kind::Script },
+];
 
 /// Finds a command by its name, in any case.
 #[inline]
@@ -187,6 +198,12 @@ mod tests {
         }
         assert_eq!(CommandId::OTHER.info().kind, Kind::Other);
         assert_eq!(CommandId::OTHER.index(), COMMAND_COUNT - 1);
+        let learned = [CommandId::LEARNED_READ, CommandId::LEARNED_WRITE];
+        assert_eq!(
+            learned.map(|id| (id.info().kind, id.info().readonly)),
+            [(Kind::Script, true), (Kind::Script, false)]
+        );
+        assert_eq!(learned.map(CommandId::index), [COMMAND_COUNT - 1; 2]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub enum OwnError {
     TransactionLost,
     /// A cursor that another master has given out.
     StaleCursor,
+    /// What replicas have of a client's writes cannot be told.
+    WaitUnknown,
 }
 
 /// One row of the table.
@@ -79,6 +81,13 @@ impl OwnError {
             when: "`SCAN`, `HSCAN`, `SSCAN` or `ZSCAN` with a cursor that this connection was given before the master \
                    changed. On the new one it would skip elements.",
             advice: "Begin again with cursor 0.",
+        },
+        ErrorInfo {
+            error: Self::WaitUnknown,
+            prefix: "WAITUNKNOWN",
+            when: "`WAIT` or `WAITAOF` after the master changed, when this connection has written nothing since; or of a \
+                   user that may not send the `PING` (with Valkey 8 the `SWAPDB`) that it takes to answer.",
+            advice: "Look whether the write is there, or write again and then wait.",
         },
     ];
 

@@ -75,6 +75,8 @@ pub enum Step {
     Track,
     /// As `Once`, for `CLIENT CACHING`: about the command behind it.
     Caching,
+    /// `SELECT` of one database, which the session is in if it is accepted.
+    Select(u32),
     /// Changes the connection in a way that is not followed: it is the session's until the client leaves.
     Keep,
     /// As `Keep`, and its RESP version is not followed either.
@@ -124,7 +126,7 @@ pub fn route(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Rout
     if state.multi {
         in_transaction(info, frame, argc)
     } else if state.is_pinned() {
-        on_own_connection(info, frame, argc)
+        on_own_connection(info, frame, argc, state)
     } else {
         unpinned(info, frame, argc)
     }
@@ -203,14 +205,20 @@ fn in_transaction(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
     }
 }
 
-fn on_own_connection(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
+fn on_own_connection(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Route {
     match info.kind {
         Kind::Unwatch if argc == 1 => pinned(Effect::Deferred, Step::Unwatch),
         Kind::Unwatch => pinned(Effect::Read, Step::Once),
         Kind::Multi if argc > 1 => pinned(Effect::Read, Step::Once),
         Kind::Watch if argc == 1 => pinned(Effect::Read, Step::Once),
-        Kind::Hello => pinned(effect(info), Step::Hello),
-        Kind::Select | Kind::Auth | Kind::Reset => pinned(effect(info), Step::Keep),
+        // What such a connection is like only the server knows.
+        Kind::Hello if state.kept => pinned(effect(info), Step::Hello),
+        Kind::Select | Kind::Auth | Kind::Reset if state.kept => pinned(effect(info), Step::Keep),
+        Kind::Select => match argument(frame, 1).filter(|_| argc == 2).and_then(database) {
+            Some(n) => pinned(Effect::Deferred, Step::Select(n)),
+            None => pinned(Effect::Read, Step::Once),
+        },
+        Kind::Reset => pinned(Effect::Read, Step::Once),
         Kind::Client => match client(frame) {
             Route::Shared(effect) => pinned(effect, Step::Once),
             other => other,

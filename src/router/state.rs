@@ -68,11 +68,10 @@ impl State {
             Step::Subscribe => self.subscribed = true,
             Step::Monitor | Step::Sync | Step::Keep => self.kept = true,
             Step::Hello => (self.kept, self.rephrased) = (true, true),
-            Step::Block(_) | Step::Wait | Step::Queue | Step::Track => {}
+            Step::Block(_) | Step::Wait | Step::Queue | Step::Track | Step::Select(_) => {}
         }
-        let stays =
-            [Step::Multi, Step::Queue, Step::Watch, Step::Monitor, Step::Sync, Step::Keep, Step::Hello].contains(&step);
-        !stays
+        let stays = [Step::Multi, Step::Queue, Step::Watch, Step::Monitor, Step::Sync, Step::Keep, Step::Hello];
+        !stays.contains(&step) && !matches!(step, Step::Select(_))
     }
 
     /// What was sent and would have changed the connection in a way that is not followed was refused.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::backend::Key;
-use crate::resp::{encode_command, lookup};
+use crate::resp::{CommandId, encode_command, lookup};
 
 fn fresh() -> State {
     State::new(Key { database: 0, resp3: false, user: None })
@@ -77,6 +77,15 @@ fn a_fresh_session_shares_and_pins_by_the_table() {
 }
 
 #[test]
+fn what_the_server_says_is_plain_goes_where_scripts_go() {
+    let by_id = |id: CommandId, state: &State| route(id.info(), &encode_command(&["MODULE.COMMAND", "k"]), 2, state);
+    assert_eq!(by_id(CommandId::LEARNED_READ, &fresh()), Route::Shared(Effect::Read));
+    assert_eq!(by_id(CommandId::LEARNED_WRITE, &fresh()), Route::Shared(Effect::Write));
+    let in_transaction = by_id(CommandId::LEARNED_WRITE, &State { multi: true, ..fresh() });
+    assert!(matches!(in_transaction, Route::Pinned(Pinned { step: Step::Queue, .. })));
+}
+
+#[test]
 fn nothing_in_a_transaction_reaches_a_shared_connection() {
     let s = State { multi: true, ..fresh() };
     assert_eq!(step("SET k v", &s), Some(Step::Queue));
@@ -101,8 +110,15 @@ fn a_watching_session_keeps_to_its_connection() {
     let s = State { watching: true, ..fresh() };
     assert_eq!(step("GET k", &s), Some(Step::Once));
     assert_eq!(step("UNWATCH", &s), Some(Step::Unwatch));
-    assert_eq!(step("SELECT 1", &s), Some(Step::Keep));
+    assert_eq!(step("SELECT 1", &s), Some(Step::Select(1)));
+    assert_eq!(step("SELECT x", &s), Some(Step::Once));
+    assert_eq!(decide("AUTH pw", &s), Route::Judge, "and then put to the connection");
     assert_eq!(step("MULTI", &s), Some(Step::Multi));
+    let kept = State { kept: true, ..s };
+    for command in ["SELECT 1", "AUTH pw"] {
+        assert_eq!(step(command, &kept), Some(Step::Keep), "{command}");
+    }
+    assert_eq!(step("HELLO 3", &kept), Some(Step::Hello));
 }
 
 #[test]

@@ -9,8 +9,8 @@ use crate::resp::{Value, encode_command};
 pub(super) fn command(credentials: &Credentials) -> Bytes {
     let password = credentials.password.expose();
     match &credentials.user {
-        Some(user) => encode_command(&["AUTH", user, password]),
-        None => encode_command(&["AUTH", password]),
+        Some(user) => encode_command(&[b"AUTH", user.as_bytes(), password]),
+        None => encode_command(&[b"AUTH", password]),
     }
 }
 

@@ -29,6 +29,8 @@ pub(super) enum Translate {
     Kill { victims: Vec<Arc<Client>>, old_form: bool },
     /// Nothing; meanwhile the connection that it is about stays its client's.
     Unblock { _held: Option<Held> },
+    /// It says what the command at the front is, of this name, at the master of this generation.
+    Learn { name: Bytes, generation: u64 },
 }
 
 impl Session {
@@ -78,6 +80,7 @@ impl Session {
     pub(super) fn translated(&mut self, command: Command, verdict: &Verdict, translate: Translate) -> Step {
         let reply = &verdict.reply;
         let line = match translate {
+            Translate::Learn { name, generation } => return self.taught(&name, generation, Some(verdict)),
             Translate::No | Translate::Unblock { .. } => reply.clone(),
             Translate::List(clients) if reply.first() != Some(&b'-') => {
                 let is_info = args(&self.buf).nth(1).is_some_and(|a| a.eq_ignore_ascii_case(b"INFO"));
@@ -110,14 +113,19 @@ impl Session {
     }
 }
 
+/// Where `CLIENT TRACKING` redirects to, and which of its words says so.
+pub(super) fn redirect_target(frame: &[u8]) -> Option<(usize, u64)> {
+    let mut words = args(frame);
+    words.nth(1).filter(|w| w.eq_ignore_ascii_case(b"TRACKING"))?;
+    // The mode, or another option, stands before it.
+    let before = words.by_ref().take_while(|w| !w.eq_ignore_ascii_case(b"REDIRECT")).count();
+    Some((before + 3, number(words.next()?)?))
+}
+
 /// The command with the id of the client behind `REDIRECT` replaced by that of its own connection to `node`.
 pub(super) fn redirected(frame: &Bytes, clients: &Clients, node: SocketAddr) -> Bytes {
+    let Some((at, id)) = redirect_target(frame) else { return frame.clone() };
     let mut words: Vec<&[u8]> = args(frame).collect();
-    if !words.get(1).is_some_and(|w| w.eq_ignore_ascii_case(b"TRACKING")) {
-        return frame.clone();
-    }
-    let at = words.iter().position(|w| w.eq_ignore_ascii_case(b"REDIRECT")).map(|i| i + 1);
-    let Some((at, id)) = at.and_then(|at| Some((at, number(words.get(at)?)?))) else { return frame.clone() };
     // A client without a connection of its own cannot be told anything: as if it did not exist.
     let backend = clients.get(id).map_or(0, |c| c.target(node));
     let backend = if backend == 0 { NOBODY.to_owned() } else { backend.to_string() };

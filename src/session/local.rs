@@ -83,6 +83,7 @@ impl Session {
         self.state = State { replies, ..State::new(Key { database: 0, resp3: false, user }) };
         self.transaction.clear();
         self.tracking = Tracking::default();
+        self.redirect = 0;
         self.renewal = None;
         self.down.has_subscriptions_again();
         self.route = None;
@@ -141,8 +142,20 @@ impl Session {
 
     /// Asks the master at `node` these commands in place of the one at the front.
     pub(super) fn ask(&mut self, command: Command, node: SocketAddr, commands: Vec<Bytes>, translate: Translate) {
+        self.ask_as(command, node, self.state.key.clone(), commands, translate);
+    }
+
+    /// The same, as another user perhaps.
+    pub(super) fn ask_as(
+        &mut self,
+        command: Command,
+        node: SocketAddr,
+        key: Key,
+        commands: Vec<Bytes>,
+        translate: Translate,
+    ) {
         let verdict = Rc::new(RefCell::new(None));
-        let (pool, key, wake) = (Rc::clone(&self.pool), self.state.key.clone(), Rc::clone(&self.down.wake));
+        let (pool, wake) = (Rc::clone(&self.pool), Rc::clone(&self.down.wake));
         let slot = Rc::clone(&verdict);
         tokio::task::spawn_local(async move {
             let tell = |verdict| {
@@ -165,11 +178,16 @@ impl Session {
             Ok(Verdict { reply, .. }) if matches!(command.id.info().kind, Kind::Auth | Kind::Hello) => {
                 if reply.first() != Some(&b'-') {
                     self.adopt(command);
+                    self.become_alike(command);
                 }
                 let reply = with_id(&reply, self.presence.client.id);
                 self.say(command, reply)
             }
             Ok(verdict) => self.translated(command, &verdict, translate),
+            // Who would ask may not even come: that says nothing about the client.
+            Err(DialError::Auth(_)) if let Translate::Learn { name, generation } = &translate => {
+                self.taught(name, *generation, None)
+            }
             Err(error) => {
                 self.begin_wait(since);
                 self.no_connection(command, &error, Instant::now() + JUDGE_AGAIN)
@@ -183,7 +201,7 @@ impl Session {
         let words: Vec<&[u8]> = args(&frame).collect();
         let text = |w: &[u8]| String::from_utf8_lossy(w).into_owned();
         let credentials = |user: Option<&[u8]>, password: &[u8]| {
-            Some(Rc::new(Credentials { user: user.map(text), password: Secret::new(text(password)) }))
+            Some(Rc::new(Credentials { user: user.map(text), password: Secret::new(password) }))
         };
         if command.id.info().name == "auth" {
             self.state.key.user = match words[1..] {

@@ -5,10 +5,12 @@
 
 mod client_filter;
 mod clients;
+mod learning;
 mod library;
 mod local;
 mod pinned;
 mod renewal;
+mod replicas;
 mod scans;
 mod shared;
 mod stream;
@@ -30,9 +32,7 @@ use crate::config::ClientAuth;
 use crate::metrics::{CloseReason, Limit};
 use crate::net::{Outbox, ReadHalf, Stream};
 use crate::pool::Pool;
-use crate::resp::{
-    Kind, OwnError, ProtocolError, RequestScanner, Scan, args, encode_command, inline_to_command, lookup,
-};
+use crate::resp::{Kind, OwnError, ProtocolError, RequestScanner, Scan, args, encode_command, inline_to_command};
 use crate::router::{self, Pinned, Replies, Route, State};
 use crate::topology::Pass;
 use local::Judgement;
@@ -123,21 +123,33 @@ pub struct Session {
     unpin: bool,
     /// A command that may have changed the pin in a way that is not followed has not been answered: refused it has not.
     judging: bool,
+    /// That one is a `SELECT` of this database.
+    selecting: Option<u32>,
+    /// Its own connection is being made what `AUTH` or `HELLO` has made the session.
+    becoming: bool,
     /// What was sent on the pin is to pause the server's clients for so long.
     pausing: Option<Duration>,
     /// The last command on the pin was to end some state of it, and has not if it was answered with an error.
     ends_state: bool,
     transaction: Transaction,
     tracking: Tracking,
+    /// The client that it has its invalidations redirected to, by its id here; 0: none.
+    redirect: u64,
     /// What went with a lost connection and has to be renewed.
     renewal: Option<Renewal>,
     judgement: Option<Judgement>,
+    /// The server could not say what the command at the front is.
+    in_doubt: bool,
     /// A large command that leaves while it comes in.
     streaming: Option<Streaming>,
     /// The pin is a replica's connection: what the client sends goes there unread.
     tunnel: bool,
     /// Since when the command at the front has waited for a master, or for a connection.
     waiting_since: Option<Instant>,
+    /// The generation of the master that was given its last write.
+    wrote: Option<u64>,
+    /// Its connection was brought to where `WAIT`, which stands at the front, speaks of that write too.
+    marked: bool,
     /// A blocking command's first issue: what it is issued again with is the time left.
     blocked_since: Option<Instant>,
     /// Commands at the front that were counted when they came the first time.
@@ -186,15 +198,21 @@ impl Session {
             pin: None,
             unpin: false,
             judging: false,
+            selecting: None,
+            becoming: false,
             pausing: None,
             ends_state: false,
             transaction: Transaction::default(),
             tracking: Tracking::default(),
+            redirect: 0,
             renewal: None,
             judgement: None,
+            in_doubt: false,
             streaming: None,
             tunnel: false,
             waiting_since: None,
+            wrote: None,
+            marked: false,
             blocked_since: None,
             counted: 0,
             not_before: None,
@@ -330,6 +348,11 @@ impl Session {
         if std::mem::take(&mut self.judging) {
             self.finish_judging();
         }
+        if std::mem::take(&mut self.becoming)
+            && let Some(step) = self.finish_becoming()
+        {
+            return Some(step);
+        }
         if self.unpin {
             self.finish_pin(again.is_empty());
             return Some(Step::Done);
@@ -407,7 +430,8 @@ impl Session {
                 }
             }
             Ok(Scan::Command { len, name, argc }) => {
-                let command = Command { len, argc, id: lookup(&self.buf[name.0..name.1]) };
+                let id = self.identify(&self.buf[name.0..name.1], &self.buf[..len]);
+                let command = Command { len, argc, id };
                 self.dispatch(command)
             }
             Err(e) => {
@@ -441,6 +465,14 @@ impl Session {
         }
         if info.kind == Kind::Scan
             && let Some(step) = self.refuse_cursor(command)
+        {
+            return step;
+        }
+        if let Some(step) = self.learn(command) {
+            return step;
+        }
+        if info.kind == Kind::Wait
+            && let Some(step) = self.refuse_wait(command)
         {
             return step;
         }
@@ -495,6 +527,8 @@ impl Session {
     fn take(&mut self, command: Command) -> Bytes {
         self.count(command.id.index());
         self.forget_wait();
+        self.in_doubt = false;
+        self.unmark();
         self.buf.split_to(command.len).freeze()
     }
 
@@ -531,24 +565,6 @@ impl Session {
         if sent > 0 {
             self.pool.context.stats.client_sent_bytes.add(sent);
         }
-    }
-
-    /// The connection is the session's own from now on.
-    fn own(&mut self, conn: Rc<Connection>, key: Key) {
-        conn.assign(&self.down);
-        self.presence.client.pin(conn.node, conn.hello.id);
-        self.pin = Some((conn, key));
-    }
-
-    /// It is no more.
-    fn disown(&mut self) -> Option<(Rc<Connection>, Key)> {
-        // Somebody has named it to the server, and means this client.
-        if !self.presence.client.unpin()
-            && let Some((conn, _)) = &self.pin
-        {
-            conn.close(Lost::Dropped);
-        }
-        self.pin.take()
     }
 
     /// Tells the other clients who this one is.

@@ -6,9 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::clients::redirected;
+use super::clients::{redirect_target, redirected};
 use super::{Command, Session, Step, Wait};
-use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry, Heed};
+use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry, Heed, Key, Lost};
 use crate::metrics::{CloseReason, LatencyClass, Limit};
 use crate::pool::Checkout;
 use crate::resp::{Kind, OwnError, args, encode_command};
@@ -19,7 +19,7 @@ impl Session {
     /// Sends the command at the front on the session's own connection.
     pub(super) fn pin_and_send(&mut self, command: Command, way: Pinned) -> Step {
         // The last command on the pin has not been answered: whether the pin goes on is not known.
-        if self.unpin || self.judging || self.transaction.opening {
+        if self.unpin || self.judging || self.becoming || self.transaction.opening {
             return Step::Wait(Wait::REPLIES);
         }
         // Whether the server pauses: another reply would be taken for its answer.
@@ -55,6 +55,11 @@ impl Session {
         if way.step == router::Step::Exec && self.transaction.replayed {
             return Step::Wait(Wait::REPLIES);
         }
+        if way.step == router::Step::Wait
+            && let Some(step) = self.mark(command, &conn)
+        {
+            return step;
+        }
         self.send_pinned(&conn, command, way);
         Step::Done
     }
@@ -87,6 +92,24 @@ impl Session {
                 Err(self.refuse_waiting(command, line))
             }
         }
+    }
+
+    /// The connection is the session's own from now on.
+    pub(super) fn own(&mut self, conn: Rc<Connection>, key: Key) {
+        conn.assign(&self.down);
+        self.presence.client.pin(conn.node, conn.hello.id);
+        self.pin = Some((conn, key));
+    }
+
+    /// It is no more.
+    pub(super) fn disown(&mut self) -> Option<(Rc<Connection>, Key)> {
+        // Somebody has named it to the server, and means this client.
+        if !self.presence.client.unpin()
+            && let Some((conn, _)) = &self.pin
+        {
+            conn.close(Lost::Dropped);
+        }
+        self.pin.take()
     }
 
     /// Brings an open transaction over to a new connection. The replies were given already: these are swallowed.
@@ -126,6 +149,7 @@ impl Session {
         let heed = self.heed(command, &self.buf[..command.len]);
         let mut bytes = self.take(command);
         if command.id.info().kind == Kind::Client {
+            self.redirect = redirect_target(&bytes).map_or(self.redirect, |(_, id)| id);
             bytes = redirected(&bytes, &self.presence.clients, conn.node);
         }
         if command.id.info().kind == Kind::Client {
@@ -137,6 +161,9 @@ impl Session {
         }
         let mut effect = way.effect;
         let mut retry = false;
+        if effect == Effect::Write && way.step != router::Step::Wait {
+            self.note_write();
+        }
         match way.step {
             router::Step::Once => {}
             router::Step::Block(again) => {
@@ -161,12 +188,8 @@ impl Session {
                     }
                 }
             }
-            router::Step::Wait => {
-                // WAIT counts from the last write its own connection knows of; any command tells a Redis connection
-                // how far the stream is.
-                let ping = encode_command(&["PING"]);
-                conn.queue(self.entry(ping, Effect::Deferred, Answer::Replies, Audience::Ours));
-            }
+            // It changes nothing; where the master changes meanwhile it is refused instead of being sent again.
+            router::Step::Wait => effect = Effect::Deferred,
             router::Step::Multi => {
                 self.transaction.opening |= !self.state.multi;
                 self.transaction.log(bytes.clone());
@@ -189,6 +212,10 @@ impl Session {
                     self.transaction.log(bytes.clone());
                 }
                 self.judging = !self.state.kept && !self.state.multi;
+            }
+            router::Step::Select(database) => {
+                self.selecting = Some(database);
+                self.judging = true;
             }
             router::Step::Caching | router::Step::Watch | router::Step::Subscribe => {}
         }
@@ -297,18 +324,49 @@ impl Session {
     /// A command that may have changed the connection in a way that is not followed was answered. Clients try
     /// subcommands of `CLIENT` that their server does not have; what is refused has changed nothing.
     pub(super) fn finish_judging(&mut self) {
+        let selected = self.selecting.take();
         if self.pin.as_ref().is_some_and(|(conn, _)| conn.is_refused()) {
             self.state.unchanged();
             self.ends_state = false;
             self.unpin = !self.state.is_pinned();
+        } else if let (Some(database), Some((_, key))) = (selected, &mut self.pin) {
+            self.state.key.database = database;
+            key.database = database;
+            self.route = None;
         }
+    }
+
+    /// A backend has accepted the `AUTH` or `HELLO` at the front: the session's own connection is to be what the session
+    /// now is. Nothing is owed.
+    pub(super) fn become_alike(&mut self, command: Command) {
+        // One that is being lost is replaced by what the session is.
+        let Some(conn) = self.pin.as_ref().map(|(conn, _)| Rc::clone(conn)).filter(|conn| conn.is_usable()) else {
+            return;
+        };
+        self.down.take_silent_error();
+        let frame = without_name(&self.buf[..command.len]);
+        conn.queue(self.entry(frame, Effect::Deferred, Answer::Replies, Audience::Ours));
+        self.becoming = true;
+    }
+
+    /// It has answered that.
+    pub(super) fn finish_becoming(&mut self) -> Option<Step> {
+        // It is another's then, or would be.
+        if self.down.take_silent_error() {
+            return Some(Step::Close(CloseReason::StateLost));
+        }
+        if let Some((_, key)) = &mut self.pin {
+            *key = self.state.key.clone();
+        }
+        None
     }
 
     /// The pin was lost with its backend; `again` came back.
     pub(super) fn lose_pin(&mut self, again: &[Again]) -> Step {
         let Some((conn, _)) = self.disown() else { return Step::Done };
         self.unpin = false;
-        self.judging = false;
+        (self.judging, self.becoming, self.marked) = (false, false, false);
+        self.selecting = None;
         self.transaction.opening = false;
         if self.state.kept || self.tracking.is_caching() {
             return Step::Close(CloseReason::StateLost);
@@ -344,6 +402,27 @@ impl Session {
     pub(super) fn null(&self) -> &'static [u8] {
         if self.state.key.resp3 { b"_\r\n" } else { b"*-1\r\n" }
     }
+}
+
+/// `AUTH` or `HELLO` without `SETNAME`: the name is the client's, and its connection may become another's.
+fn without_name(frame: &[u8]) -> Bytes {
+    let words: Vec<&[u8]> = args(frame).collect();
+    let is = |word: &[u8], name: &[u8]| word.eq_ignore_ascii_case(name);
+    let (mut kept, mut rest) = (words[..words.len().min(2)].to_vec(), words.get(2..).unwrap_or_default());
+    while let [option, tail @ ..] = rest {
+        rest = match tail {
+            [_, more @ ..] if is(words[0], b"HELLO") && is(option, b"SETNAME") => more,
+            [user, password, more @ ..] if is(words[0], b"HELLO") && is(option, b"AUTH") => {
+                kept.extend([option, user, password]);
+                more
+            }
+            _ => {
+                kept.push(option);
+                tail
+            }
+        };
+    }
+    encode_command(&kept)
 }
 
 /// For how long a `CLIENT` command is to pause the server's clients, if it is about that. Meanwhile the writes of
@@ -392,6 +471,20 @@ mod tests {
         let words: Vec<&str> = command.split(' ').collect();
         let command = with_time_left(&encode_command(&words), Duration::from_millis(gone_ms))?;
         Some(args(&command).map(|a| String::from_utf8_lossy(a).into_owned()).collect::<Vec<_>>().join(" "))
+    }
+
+    #[test]
+    fn a_name_stays_with_the_client() {
+        for (said, expected) in [
+            ("AUTH SETNAME SETNAME", "AUTH SETNAME SETNAME"),
+            ("HELLO", "HELLO"),
+            ("hello 3 setname me", "hello 3"),
+            ("HELLO 3 AUTH setname auth SETNAME AUTH", "HELLO 3 AUTH setname auth"),
+            ("HELLO 2 SETNAME a AUTH u p", "HELLO 2 AUTH u p"),
+        ] {
+            let words = |text: &str| encode_command(&text.split(' ').collect::<Vec<_>>());
+            assert_eq!(without_name(&words(said)), words(expected), "{said}");
+        }
     }
 
     #[test]

@@ -70,6 +70,9 @@ impl Session {
             len += next;
             commands += 1;
         }
+        if batch_effect == Effect::Write {
+            self.note_write();
+        }
         let heed = self.heed(first, &self.buf[..len]);
         let bytes = self.buf.split_to(len).freeze();
         self.outstanding += len;
@@ -128,6 +131,7 @@ impl Session {
     pub(super) fn heed(&self, first: Command, batch: &[u8]) -> Heed {
         match first.id.info().kind {
             Kind::Scan => Heed::Cursor(self.scanned(first)),
+            Kind::Client if self.redirect != 0 => Heed::Redirect(self.redirect),
             Kind::Script | Kind::ScriptControl if self.pool.context.has_news_of_scripts(batch) => Heed::Scripts,
             _ => Heed::Nothing,
         }

@@ -9,7 +9,7 @@ use super::{Session, Step, Wait};
 use crate::backend::{Answer, Audience, Connection, Effect, Entry, Heed, half_streamed};
 use crate::metrics::{CloseReason, LatencyClass, Limit};
 use crate::pool::Checkout;
-use crate::resp::{CommandId, Kind, OwnError, Scan, lookup};
+use crate::resp::{CommandId, Kind, OwnError, Scan};
 use crate::router::Replies;
 use crate::topology::Pass;
 
@@ -38,7 +38,7 @@ impl Session {
         if len < STREAM_AT {
             return None;
         }
-        let id = pending.map_or(CommandId::OTHER, |p| lookup(&self.buf[p.name.0..p.name.1]));
+        let id = pending.map_or(CommandId::OTHER, |p| self.identify(&self.buf[p.name.0..p.name.1], &self.buf));
         let info = id.info();
         // What the others do, or whether they are on the list, is seen in their arguments.
         let streams = pending.is_some()
@@ -72,6 +72,9 @@ impl Session {
             Err(step) => return Some(step),
         };
         self.forget_wait();
+        if !info.readonly {
+            self.note_write();
+        }
         self.count(id.index());
         if self.state.multi {
             self.transaction.overflow();

@@ -86,7 +86,7 @@ impl Session {
     pub(super) async fn pause(&mut self, wait: Wait) {
         let down = Rc::clone(&self.down);
         // A pin that has served is given back with its last reply, not with the client's next command.
-        down.set_waiting(wait.replies || self.unpin);
+        down.set_waiting(wait.replies || self.unpin || self.judging || self.becoming);
         let mut writable = pin!(async {
             if down.outbox.is_blocked() {
                 // An error means that the runtime ends.

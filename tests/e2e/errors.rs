@@ -25,6 +25,7 @@ impl Provokers {
             OwnError::Refused => "Refused",
             OwnError::TransactionLost => "TransactionLost",
             OwnError::StaleCursor => "StaleCursor",
+            OwnError::WaitUnknown => "WaitUnknown",
         };
         let specs = [Spec::php("errors", argument), Spec::python("errors", argument), Spec::node("errors", argument)];
         let mut programs: Vec<Program> = specs.iter().map(|spec| Program::start(spec, cluster, redis)).collect();
@@ -48,7 +49,7 @@ impl Provokers {
                 OwnError::TooManyClients => true,
                 // phpredis loses the text, also of an error of Redis' own.
                 OwnError::TransactionLost | OwnError::StaleCursor => program.name().starts_with("php"),
-                OwnError::NoMaster | OwnError::PinLimit | OwnError::Refused => false,
+                OwnError::NoMaster | OwnError::PinLimit | OwnError::Refused | OwnError::WaitUnknown => false,
             };
             assert!(threw.contains("pointsman: ") || any && !threw.is_empty(), "{}: {said}", program.name());
         }

@@ -57,6 +57,7 @@ async fn programs_go_on_through_failovers() {
     let provokers = |error| Provokers::start(error, &stage.cluster, stage.proxy.listen());
     let transactions = provokers(OwnError::TransactionLost).await;
     let scans = provokers(OwnError::StaleCursor).await;
+    let waits = provokers(OwnError::WaitUnknown).await;
 
     let old = stage.cluster.master().await.unwrap();
     stage.cluster.failover(0).await.unwrap();
@@ -68,6 +69,7 @@ async fn programs_go_on_through_failovers() {
     }
     transactions.go().await;
     scans.go().await;
+    waits.go().await;
     let old = stage.cluster.wait_settled(PATIENCE).await.unwrap();
 
     let before_kill: Vec<u64> = programs.iter().map(Program::last_id).collect();

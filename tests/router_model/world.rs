@@ -102,6 +102,9 @@ impl World {
                 }
                 let answer = pin.run(words);
                 let (refused, kept) = (answer.starts_with('-'), self.state.kept);
+                if let (Step::Select(database), false) = (way.step, refused) {
+                    self.state.key.database = database;
+                }
                 let may_be_free = self.state.sent(way.step);
                 if refused && way.step == Step::Multi {
                     self.state.multi = false;
@@ -125,6 +128,13 @@ impl World {
                 judge.name = self.name();
                 let answer = judge.run(words);
                 self.adopt(&judge);
+                // Its own connection becomes alike; the name stays with the client.
+                if !answer.starts_with('-')
+                    && let Some(pin) = &mut self.pin
+                {
+                    pin.run(words);
+                    pin.name.clear();
+                }
                 self.say(words, answer)
             }
             Route::Select(database) => {

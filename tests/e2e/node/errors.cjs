@@ -24,12 +24,13 @@ async function provoke(error) {
     return openRedis({ maxRetriesPerRequest: 3 }).get('key');
   }
   const user = { username: process.env.REDIS_USER, password: setting('REDIS_PASSWORD') };
-  const redis = openRedis(['TransactionLost', 'StaleCursor'].includes(error) ? user : {});
+  const redis = openRedis(['TransactionLost', 'StaleCursor', 'WaitUnknown'].includes(error) ? user : {});
   await redis.ping();
   if (error === 'TransactionLost') {
     await redis.multi({ pipeline: false });
     await redis.set('errors:node', 1);
   }
+  if (error === 'WaitUnknown') await redis.incr('errors:node:waited');
   const [cursor] = error === 'StaleCursor' ? await redis.scan(0, 'COUNT', 1) : [];
   await waitForGo();
   switch (error) {
@@ -38,6 +39,7 @@ async function provoke(error) {
     case 'Refused': return redis.replicaof('NO', 'ONE');
     case 'TransactionLost': return redis.exec();
     case 'StaleCursor': return redis.scan(cursor);
+    case 'WaitUnknown': return redis.wait(1, 10);
   }
 }
 

@@ -37,7 +37,7 @@ function provoke(string $error): mixed
         return open_redis()->get('key');
     }
     $redis = open_redis();
-    if (in_array($error, ['TransactionLost', 'StaleCursor'])) {
+    if (in_array($error, ['TransactionLost', 'StaleCursor', 'WaitUnknown'])) {
         $redis->auth([setting('REDIS_USER'), setting('REDIS_PASSWORD')]);
     }
     if ($error === 'StaleCursor') {
@@ -45,6 +45,8 @@ function provoke(string $error): mixed
     } elseif ($error === 'TransactionLost') {
         $redis->multi();
         $redis->set('errors:php', 1);
+    } elseif ($error === 'WaitUnknown') {
+        $redis->incr('errors:php:waited');
     } else {
         $redis->ping();
     }
@@ -56,6 +58,7 @@ function provoke(string $error): mixed
         'Refused' => $redis->rawCommand('REPLICAOF', 'NO', 'ONE'),
         'TransactionLost' => $redis->exec(),
         'StaleCursor' => scan($redis, $cursor),
+        'WaitUnknown' => $redis->wait(1, 10),
     };
 }
 

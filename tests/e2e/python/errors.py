@@ -21,13 +21,15 @@ def provoke(error):
     if error == "TooManyClients":
         wait_for_go()
         return open_redis().get("key")
-    if error in ("TransactionLost", "StaleCursor"):
+    if error in ("TransactionLost", "StaleCursor", "WaitUnknown"):
         r = open_redis(username=setting("REDIS_USER"), password=setting("REDIS_PASSWORD")).client()
     if error == "StaleCursor":
         cursor, _ = r.scan(0, count=1)
     elif error == "TransactionLost":
         r.execute_command("MULTI")
         r.execute_command("SET", "errors:python", 1)
+    elif error == "WaitUnknown":
+        r.incr("errors:python:waited")
     else:
         r = open_redis()
         r.ping()
@@ -43,6 +45,8 @@ def provoke(error):
             return r.execute_command("EXEC")
         case "StaleCursor":
             return r.scan(cursor)
+        case "WaitUnknown":
+            return r.wait(1, 10)
 
 
 try:
