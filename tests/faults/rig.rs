@@ -176,9 +176,18 @@ impl Rig {
 
     /// The same of these commands.
     pub(crate) async fn calls(&self, node: usize, commands: &[&str]) -> (String, u64) {
-        let mut direct = self.cluster.connect(Member::Node(node)).await.unwrap();
-        let role = direct.call(&["ROLE"], PATIENCE).await.unwrap();
-        let stats = direct.call(&["INFO", "commandstats"], PATIENCE).await.unwrap();
+        let end = Instant::now() + PATIENCE;
+        // Sentinel ends all connections to a node that it reconfigures, in the middle of this too.
+        let (role, stats) = loop {
+            if let Ok(mut direct) = self.cluster.connect(Member::Node(node)).await
+                && let Ok(role) = direct.call(&["ROLE"], PATIENCE).await
+                && let Ok(stats) = direct.call(&["INFO", "commandstats"], PATIENCE).await
+            {
+                break (role, stats);
+            }
+            assert!(Instant::now() < end, "node {node} does not answer");
+            sleep(Duration::from_millis(10)).await;
+        };
         let calls = |name: &&str| {
             let line = info_field(&stats, name).unwrap_or_default();
             line.strip_prefix("calls=").and_then(|c| c.split(',').next()?.parse::<u64>().ok()).unwrap_or(0)
