@@ -122,3 +122,46 @@ fn a_replica_that_was_given_to_another_master_keeps_a_hold_alive() {
     scene.role(C, cut_off(A, 100));
     scene.assert_flows_to(A, "it only waits for its link");
 }
+
+#[test]
+fn what_a_sentinel_says_that_is_not_known_is_not_heard() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.say(9, Message::TryFailover);
+    scene.assert_flows_to(A, "nobody said anything");
+}
+
+#[test]
+fn a_leader_that_was_out_of_hearing_goes_on_re_pointing_replicas() {
+    let mut scene = selected(Commit::Confirmed);
+    scene.role(B, master(100));
+    scene.view(1, B, 2);
+    scene.view_in_progress(0, B, 2);
+    scene.assert_flows_to(B, "committed");
+    for event in [Event::SentinelDown(SentinelId(0)), Event::SentinelUp(SentinelId(0))] {
+        scene.event(event);
+    }
+    scene.view_in_progress(0, B, 2);
+    assert!(!scene.machine.known.sentinels[&SentinelId(0)].is_leading(), "its failover is the one that is over");
+}
+
+#[test]
+fn a_role_that_changed_is_a_doubt_about_the_master_only() {
+    for (n, held) in [(B, false), (A, true)] {
+        for message in [Message::RoleChange(node(n)), Message::ConvertToSlave(node(n))] {
+            let mut scene = Scene::stable(Commit::Confirmed);
+            scene.say(0, message);
+            scene.pass(1500);
+            assert_eq!(scene.writes().1 == Flow::Held, held, "no probe was answered");
+        }
+    }
+}
+
+#[test]
+fn who_gives_up_takes_back_its_own_candidate_and_no_other() {
+    let mut scene = selected(Commit::Confirmed);
+    scene.say(1, Message::SelectedSlave(node(C)));
+    scene.say(0, Message::FailoverAbortedSlaveTimeout);
+    let round = scene.machine.round.as_ref().unwrap();
+    assert_eq!(round.candidates.keys().copied().collect::<Vec<_>>(), [node(C)]);
+    assert_eq!(round.must_follow.keys().copied().collect::<Vec<_>>(), [node(B)]);
+}
