@@ -7,7 +7,7 @@ SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 # What the tests have beside them: networks whose cables can be cut, and threads that are stopped.
 FAULTS := ip perl
 
-.PHONY: help build demo test test-all faults soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench \
+.PHONY: help build demo test test-all faults soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench bench-growth \
 	conformance conformance-valkey conformance-resp3 conformance-ready clean
 
 help: ## list the targets
@@ -130,9 +130,13 @@ conformance-ready:
 	@tests/install.sh cc $(SERVERS) redis-benchmark tclsh dpkg-source
 	$(CARGO) build $(FAST) --bin pointsman
 
-bench: ## throughput and latency, against Redis itself and HAProxy
-	@tests/install.sh $(SERVERS) redis-benchmark haproxy
-	$(CARGO) bench --locked
+bench: ## pointsman beside its peers and beside Redis itself, in turns; ARGS='--rounds 3 --row GET'; on a quiet machine
+	@tests/install.sh $(SERVERS) redis-benchmark haproxy nutcracker
+	$(CARGO) bench --locked --bench compare -- --out target/bench $(ARGS)
+
+bench-growth: ## how the cost of a command grows with clients, pipelines and the size of values
+	@tests/install.sh $(SERVERS)
+	$(CARGO) bench --locked --bench compare -- --out target/bench --growth $(ARGS)
 
 clean: ## remove what was built
 	$(CARGO) clean

@@ -32,7 +32,7 @@ is_there() {
 
 services_of() {
     case $1 in
-        redis-server | redis-sentinel | haproxy | prometheus) echo "$1.service" ;;
+        redis-server | redis-sentinel | haproxy | nutcracker | prometheus) echo "$1.service" ;;
     esac
 }
 

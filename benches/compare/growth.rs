@@ -1,0 +1,95 @@
+//! How the cost of a command grows: with clients, with the depth of pipelines, with the size of values, with services.
+
+use std::io;
+use std::path::Path;
+
+use serde_json::json;
+
+use crate::load::{Load, Mix};
+use crate::measure::{Sample, Tool, sample};
+use crate::peers::{Peers, Server};
+use crate::table::medians;
+use crate::{fill, load_average, progress, write};
+
+/// Bytes that one measurement moves at most, so that large values take no longer than small ones.
+const BYTES: u64 = 4 << 30;
+
+/// One curve: what grows, and the load at each point.
+struct Curve {
+    name: &'static str,
+    points: Vec<(usize, Load)>,
+}
+
+fn curves() -> Vec<Curve> {
+    let base = Load { clients: 50, pipeline: 1, mix: Mix::Get, value: 64, keys: 1000, commands: 200_000 };
+    let clients = [1, 10, 100, 1000, 9000].map(|n| {
+        // One client alone waits for each reply.
+        let commands = if n == 1 { 50_000 } else { 200_000 };
+        (n, Load { clients: n, commands, ..base })
+    });
+    let depths = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].map(|n| {
+        let commands = if n < 8 { 200_000 } else { 1_500_000 };
+        (n, Load { pipeline: n, commands, ..base })
+    });
+    let sizes = [16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 8 << 20].map(|size: usize| {
+        // Ten clients, so that what is under way at once fits everybody's memory.
+        let commands = (BYTES / size as u64).clamp(400, 100_000);
+        (size, Load { clients: 10, value: size, keys: 16, commands, ..base })
+    });
+    let set_sizes = sizes.map(|(size, load)| (size, Load { mix: Mix::Set, ..load }));
+    vec![
+        Curve { name: "clients", points: clients.to_vec() },
+        Curve { name: "pipeline depth, 50 clients", points: depths.to_vec() },
+        Curve { name: "bytes of the value, GET, 10 clients", points: sizes.to_vec() },
+        Curve { name: "bytes of the value, SET, 10 clients", points: set_sizes.to_vec() },
+    ]
+}
+
+/// Measures every point of every curve, directly and through pointsman in turns, and writes `growth.md` and
+/// `growth.json`.
+pub(crate) async fn run(pointsman: &Path, rounds: usize, out: &Path) -> io::Result<()> {
+    let peers = Peers::start(pointsman, 1).await?;
+    let ours = peers.proxies.last().ok_or_else(|| io::Error::other("pointsman is always there"))?;
+    let mut text = String::new();
+    let mut data = Vec::new();
+    for curve in curves() {
+        text += &format!(
+            "| {} | commands/s | of direct | p50 ms | p99 ms | direct p99 ms | CPU µs by command | Redis CPU µs | direct Redis CPU µs |\n\
+             |---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+            curve.name
+        );
+        for (at, load) in curve.points {
+            progress(&format!("{}: {at}", curve.name));
+            fill(&peers.redis, (load.keys, load.value)).await?;
+            let (direct, through) = in_turns(&peers.redis, ours, load, rounds).await?;
+            text += &format!(
+                "| {at} | {:.0} | {:.2} | {:.3} | {:.3} | {:.3} | {:.2} | {:.2} | {:.2} |\n",
+                through.throughput,
+                through.throughput / direct.throughput,
+                through.p50_ms,
+                through.p99_ms,
+                direct.p99_ms,
+                through.cpu_us,
+                through.redis_cpu_us,
+                direct.redis_cpu_us
+            );
+            data.push(json!({ "curve": curve.name, "at": at, "direct": direct, "pointsman": through }));
+        }
+        text += "\n";
+    }
+    progress("");
+    let text = format!("{rounds} rounds, medians, load {} at the end\n\n{text}", load_average());
+    print!("{text}");
+    write(out, "growth.md", &text)?;
+    write(out, "growth.json", &serde_json::to_string_pretty(&data)?)
+}
+
+async fn in_turns(redis: &Server, ours: &Server, load: Load, rounds: usize) -> io::Result<(Sample, Sample)> {
+    let tool = Tool::Own(load);
+    let (mut direct, mut through) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        direct.push(sample(redis, redis, &tool).await?);
+        through.push(sample(ours, redis, &tool).await?);
+    }
+    Ok((medians(&direct), medians(&through)))
+}
