@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -94,6 +95,25 @@ pub enum ListenAddr {
     Tcp(SocketAddr),
     /// A Unix stream socket at this path.
     Unix(PathBuf),
+}
+
+/// One end of a client's connection.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ClientAddr {
+    /// Of a TCP connection.
+    Tcp(SocketAddr),
+    /// The path of the socket that the client connected to.
+    Unix(Arc<str>),
+}
+
+/// As Redis writes it in `CLIENT LIST`: `IP:PORT`, or `/path:0` for both ends of a Unix connection.
+impl fmt::Display for ClientAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(addr) => addr.fmt(f),
+            Self::Unix(path) => write!(f, "{path}:0"),
+        }
+    }
 }
 
 impl fmt::Display for ListenAddr {

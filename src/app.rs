@@ -238,7 +238,7 @@ impl App {
 
 fn bind_admin(addr: std::net::SocketAddr) -> Result<tokio::net::TcpListener, Error> {
     match net::bind(&ListenAddr::Tcp(addr))? {
-        Listener::Tcp(listener) => Ok(listener),
+        Listener::Tcp(listener, _) => Ok(listener),
         Listener::Unix(..) => unreachable!("a TCP address was bound"),
     }
 }

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
+use crate::addr::ClientAddr;
 use crate::clock::Moment;
 
 /// One client as others may see it.
@@ -16,10 +17,10 @@ use crate::clock::Moment;
 pub struct Client {
     /// Unique among the clients of this process.
     pub id: u64,
-    /// Its address as Redis writes it: `IP:PORT`, or `/path:0` for a Unix socket.
-    pub addr: String,
-    /// The address that it connected to, written alike.
-    pub laddr: String,
+    /// Its address.
+    pub addr: ClientAddr,
+    /// The address that it connected to.
+    pub laddr: ClientAddr,
     /// Since when.
     pub since: Moment,
     worker: usize,
@@ -191,7 +192,7 @@ impl Clients {
     }
 
     /// A client has come to a worker.
-    pub fn join(self: &Arc<Self>, id: u64, worker: usize, addr: String, laddr: String) -> Presence {
+    pub fn join(self: &Arc<Self>, id: u64, worker: usize, addr: ClientAddr, laddr: ClientAddr) -> Presence {
         let now = Moment::now();
         let client = Arc::new(Client {
             id,
@@ -261,10 +262,14 @@ impl Drop for Presence {
 mod tests {
     use super::*;
 
+    fn anywhere() -> ClientAddr {
+        ClientAddr::Unix("/s".into())
+    }
+
     #[test]
     fn a_connection_that_somebody_names_is_not_given_away() {
         let clients = Arc::new(Clients::new(1));
-        let presence = clients.join(7, 0, "a".into(), "b".into());
+        let presence = clients.join(7, 0, anywhere(), anywhere());
         let (here, there) = (SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 1], 2)));
         presence.client.pin(here, 40);
         let held = clients.get(7).unwrap().hold();
@@ -285,7 +290,7 @@ mod tests {
     #[tokio::test]
     async fn the_worker_of_a_killed_client_is_told() {
         let clients = Arc::new(Clients::new(2));
-        let presence = clients.join(7, 1, String::new(), String::new());
+        let presence = clients.join(7, 1, anywhere(), anywhere());
         clients.kill(&presence.client);
         assert_eq!(clients.killed(1).await, [7]);
     }

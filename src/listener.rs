@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::metrics::{Limit, WorkerStats};
-use crate::net::{Accepted, Listener};
+use crate::net::{ClientSocket, Listener};
 use crate::resp::OwnError;
 use crate::worker::NewClient;
 
@@ -74,24 +74,24 @@ pub async fn serve(
     failed: CancellationToken,
 ) {
     loop {
-        let socket = tokio::select! {
+        let accepted = tokio::select! {
             biased;
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
-        match socket {
-            Ok(socket) if targets.clients_of(service) >= max_clients as u64 => {
+        match accepted {
+            Ok(accepted) if targets.clients_of(service) >= max_clients as u64 => {
                 // The accepting thread is the only one that writes these counters, whichever worker's they are.
                 let stats = &targets.workers[0].stats.services[service];
                 stats.clients_rejected.add(1);
                 stats.reached(Limit::MaxClients);
-                refuse(socket, max_clients);
+                refuse(accepted.socket, max_clients);
             }
-            Ok(socket) => {
+            Ok(accepted) => {
                 let worker = targets.choose();
                 let id = targets.next_id.fetch_add(1, Ordering::Relaxed);
                 targets.handed[worker].fetch_add(1, Ordering::Relaxed);
-                if targets.workers[worker].inbox.send(NewClient { socket, service, id }).await.is_err() {
+                if targets.workers[worker].inbox.send(NewClient { accepted, service, id }).await.is_err() {
                     failed.cancel();
                     return;
                 }
@@ -110,11 +110,11 @@ fn is_the_clients(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
 }
 
-fn refuse(socket: Accepted, max_clients: usize) {
+fn refuse(socket: ClientSocket, max_clients: usize) {
     let line = OwnError::TooManyClients.line(&format!("{max_clients} clients are connected (limits.max_clients)"));
     // A fresh socket's buffer takes one line; a client that is gone already does not need it.
     let _ = match socket {
-        Accepted::Tcp(mut s) => s.write_all(&line),
-        Accepted::Unix(s) => (&s as &UnixStream).write_all(&line),
+        ClientSocket::Tcp(mut s) => s.write_all(&line),
+        ClientSocket::Unix(s) => (&s as &UnixStream).write_all(&line),
     };
 }

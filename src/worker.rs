@@ -20,7 +20,7 @@ use crate::clients::{Clients, Presence};
 use crate::clock::Moment;
 use crate::config::ServiceConfig;
 use crate::metrics::{CloseReason, WorkerStats};
-use crate::net::{Accepted, Stream, client::set_options};
+use crate::net::{Accepted, ClientSocket, Stream};
 use crate::pool::Pool;
 use crate::session::Session;
 use crate::topology::{Access, Hint, Link, Topology};
@@ -56,8 +56,8 @@ pub struct WorkerService {
 /// An accepted client on its way to a worker.
 #[derive(Debug)]
 pub struct NewClient {
-    /// Its socket, not registered with any runtime.
-    pub socket: Accepted,
+    /// Its socket, not registered with any runtime, and its addresses.
+    pub accepted: Accepted,
     /// Number of the service.
     pub service: usize,
     /// Unique among the clients of this process.
@@ -110,8 +110,9 @@ impl Worker {
         let serve = async {
             while let Some(client) = self.inbox.recv().await {
                 let pool = Rc::clone(&pools[client.service]);
-                match register(client.socket) {
-                    Ok((stream, addr, laddr)) => {
+                let Accepted { socket, addr, laddr } = client.accepted;
+                match register(socket) {
+                    Ok(stream) => {
                         let presence = clients[client.service].join(client.id, self.number, addr, laddr);
                         sessions.start(pool, stream, presence);
                     }
@@ -167,21 +168,10 @@ async fn failure(tasks: &mut JoinSet<()>) -> JoinError {
     }
 }
 
-/// The client's stream, its address and the one that it connected to.
-fn register(socket: Accepted) -> io::Result<(Stream, String, String)> {
+fn register(socket: ClientSocket) -> io::Result<Stream> {
     match socket {
-        Accepted::Tcp(s) => {
-            let s = TcpStream::from_std(s)?;
-            set_options(&s)?;
-            let (addr, laddr) = (s.peer_addr()?.to_string(), s.local_addr()?.to_string());
-            Ok((Stream::Tcp(s), addr, laddr))
-        }
-        Accepted::Unix(s) => {
-            let s = UnixStream::from_std(s)?;
-            // Redis too gives the path of its own side for both.
-            let path = s.local_addr()?.as_pathname().map_or(String::new(), |p| p.display().to_string()) + ":0";
-            Ok((Stream::Unix(s), path.clone(), path))
-        }
+        ClientSocket::Tcp(s) => TcpStream::from_std(s).map(Stream::Tcp),
+        ClientSocket::Unix(s) => UnixStream::from_std(s).map(Stream::Unix),
     }
 }
 
@@ -217,7 +207,8 @@ struct Sessions {
 impl Sessions {
     fn start(&self, pool: Rc<Pool>, stream: Stream, presence: Presence) {
         let id = presence.client.id;
-        let session = Session::new(Rc::clone(&pool), stream, presence, Rc::clone(&self.draining));
+        // A future keeps what it is given beside what it makes of it: in a box the session is there once.
+        let mut session = Box::new(Session::new(Rc::clone(&pool), stream, presence, Rc::clone(&self.draining)));
         self.open.borrow_mut().insert(id, session.downstream());
         let open = Rc::clone(&self.open);
         pool.context.stats.clients_accepted.add(1);

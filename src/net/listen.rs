@@ -2,14 +2,17 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{self, SocketAddr};
+use std::os::unix;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
-use crate::addr::ListenAddr;
+use super::client::set_options;
+use crate::addr::{ClientAddr, ListenAddr};
 
 /// Connections the kernel completes ahead of us. PHP opens one per request, and a full Unix backlog is an immediate
 /// error for the client; the kernel caps it at `net.core.somaxconn` (4096 by default).
@@ -27,25 +30,38 @@ pub struct BindError {
 
 /// A bound, listening socket, accepting once it is turned into a [`Listener`] inside a runtime.
 pub enum Listener {
-    /// TCP.
-    Tcp(TcpListener),
+    /// TCP, and the address with the port that the kernel chose.
+    Tcp(TcpListener, SocketAddr),
     /// Unix; the path is removed when this is dropped, if it is still ours.
     Unix(UnixListener, SocketFile),
 }
 
-/// A client's socket as accepted: not yet registered with any runtime.
+/// A client as accepted.
 #[derive(Debug)]
-pub enum Accepted {
+pub struct Accepted {
+    /// Its socket.
+    pub socket: ClientSocket,
+    /// Its address.
+    pub addr: ClientAddr,
+    /// The address that it connected to.
+    pub laddr: ClientAddr,
+}
+
+/// A socket that does not block, not yet registered with any runtime.
+#[derive(Debug)]
+pub enum ClientSocket {
     /// TCP.
-    Tcp(std::net::TcpStream),
+    Tcp(net::TcpStream),
     /// Unix.
-    Unix(std::os::unix::net::UnixStream),
+    Unix(unix::net::UnixStream),
 }
 
 /// The file of a Unix socket, by device and inode.
 #[derive(Debug)]
 pub struct SocketFile {
     path: PathBuf,
+    /// The path as clients' addresses have it.
+    name: Arc<str>,
     inode: (u64, u64),
 }
 
@@ -61,7 +77,7 @@ impl Drop for SocketFile {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp(l) => l.fmt(f),
+            Self::Tcp(l, _) => l.fmt(f),
             Self::Unix(_, file) => file.fmt(f),
         }
     }
@@ -73,7 +89,10 @@ impl fmt::Debug for Listener {
 /// [`BindError`] naming the address and the reason.
 pub fn bind(addr: &ListenAddr) -> Result<Listener, BindError> {
     let bound = match addr {
-        ListenAddr::Tcp(a) => bind_tcp(*a).and_then(TcpListener::from_std).map(Listener::Tcp),
+        ListenAddr::Tcp(a) => bind_tcp(*a).and_then(|l| {
+            let addr = l.local_addr()?;
+            Ok(Listener::Tcp(TcpListener::from_std(l)?, addr))
+        }),
         ListenAddr::Unix(path) => {
             bind_unix(path).and_then(|(l, file)| UnixListener::from_std(l).map(|l| Listener::Unix(l, file)))
         }
@@ -81,33 +100,35 @@ pub fn bind(addr: &ListenAddr) -> Result<Listener, BindError> {
     bound.map_err(|e| BindError { addr: addr.clone(), reason: explain(&e) })
 }
 
-fn bind_tcp(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+fn bind_tcp(addr: SocketAddr) -> io::Result<net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // Without it a restart would fail for as long as old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
     if addr.is_ipv6() {
-        socket.set_only_v6(addr.ip() != std::net::IpAddr::V6(std::net::Ipv6Addr::UNSPECIFIED))?;
+        socket.set_only_v6(addr.ip() != net::Ipv6Addr::UNSPECIFIED)?;
     }
+    set_options(&socket)?;
     socket.bind(&addr.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
-fn bind_unix(path: &Path) -> io::Result<(std::os::unix::net::UnixListener, SocketFile)> {
+fn bind_unix(path: &Path) -> io::Result<(unix::net::UnixListener, SocketFile)> {
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     let m = std::fs::symlink_metadata(path)?;
-    Ok((socket.into(), SocketFile { path: path.to_owned(), inode: (m.dev(), m.ino()) }))
+    let name = path.display().to_string().into();
+    Ok((socket.into(), SocketFile { path: path.to_owned(), name, inode: (m.dev(), m.ino()) }))
 }
 
 /// A socket file that nobody listens behind is what a killed process leaves; anything else at the path is not ours to remove.
 fn remove_stale(path: &Path) -> io::Result<()> {
     match std::fs::symlink_metadata(path) {
-        Ok(m) if m.file_type().is_socket() => match std::os::unix::net::UnixStream::connect(path) {
+        Ok(m) if m.file_type().is_socket() => match unix::net::UnixStream::connect(path) {
             Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
             _ => Err(io::ErrorKind::AddrInUse.into()),
         },
@@ -130,7 +151,7 @@ impl Listener {
     /// The address listened on, with the port the kernel chose.
     pub fn local_addr(&self) -> ListenAddr {
         match self {
-            Self::Tcp(l) => ListenAddr::Tcp(l.local_addr().expect("a bound socket has an address")),
+            Self::Tcp(_, addr) => ListenAddr::Tcp(*addr),
             Self::Unix(_, file) => ListenAddr::Unix(file.path.clone()),
         }
     }
@@ -141,8 +162,22 @@ impl Listener {
     /// The kernel's; `EMFILE` and the like are for the caller to wait out.
     pub async fn accept(&self) -> io::Result<Accepted> {
         match self {
-            Self::Tcp(l) => l.accept().await?.0.into_std().map(Accepted::Tcp),
-            Self::Unix(l, _) => l.accept().await?.0.into_std().map(Accepted::Unix),
+            Self::Tcp(listener, addr) => {
+                let (socket, peer) = listener.accept().await?;
+                // What is bound to one address is connected to at no other.
+                let laddr = if addr.ip().is_unspecified() { socket.local_addr()? } else { *addr };
+                Ok(Accepted {
+                    socket: ClientSocket::Tcp(socket.into_std()?),
+                    addr: ClientAddr::Tcp(peer),
+                    laddr: ClientAddr::Tcp(laddr),
+                })
+            }
+            Self::Unix(listener, file) => {
+                let (socket, _) = listener.accept().await?;
+                // Redis too gives the path of its own side for both.
+                let addr = ClientAddr::Unix(Arc::clone(&file.name));
+                Ok(Accepted { socket: ClientSocket::Unix(socket.into_std()?), laddr: addr.clone(), addr })
+            }
         }
     }
 }
@@ -156,7 +191,7 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("pointsman-listen-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("s.sock");
-        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        drop(unix::net::UnixListener::bind(&path).unwrap());
         let addr = ListenAddr::Unix(path.clone());
         let listener = bind(&addr).expect("nobody listens behind the stale file");
         assert!(bind(&addr).unwrap_err().reason.contains("in use"));
@@ -165,6 +200,23 @@ mod tests {
         std::fs::write(&path, "x").unwrap();
         assert!(bind(&addr).unwrap_err().reason.contains("not a socket"));
         std::fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_accepted_has_the_options_and_addresses_of_a_client() {
+        for listen in ["127.0.0.1:0", "0.0.0.0:0"] {
+            let listener = bind(&listen.parse().unwrap()).unwrap();
+            let ListenAddr::Tcp(at) = listener.local_addr() else { unreachable!() };
+            let to = SocketAddr::from(([127, 0, 0, 1], at.port()));
+            let client = net::TcpStream::connect(to).unwrap();
+            let accepted = listener.accept().await.unwrap();
+            assert_eq!(accepted.addr, ClientAddr::Tcp(client.local_addr().unwrap()));
+            assert_eq!(accepted.laddr, ClientAddr::Tcp(to));
+            let ClientSocket::Tcp(socket) = accepted.socket else { unreachable!() };
+            let socket = socket2::SockRef::from(&socket);
+            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap() && socket.nonblocking().unwrap());
+            assert!(socket.tcp_user_timeout().unwrap().is_some());
+        }
     }
 
     #[tokio::test]

@@ -60,8 +60,8 @@ impl<'a> Filter<'a> {
         all.retain(|c| {
             !self.unknown
                 && self.ids.as_ref().is_none_or(|ids| ids.contains(&c.id))
-                && self.addr.is_none_or(|addr| c.addr.as_bytes() == addr)
-                && self.laddr.is_none_or(|laddr| c.laddr.as_bytes() == laddr)
+                && self.addr.is_none_or(|addr| c.addr.to_string().as_bytes() == addr)
+                && self.laddr.is_none_or(|laddr| c.laddr.to_string().as_bytes() == laddr)
                 && self.user.is_none_or(|wanted| user(c).as_bytes() == wanted)
                 && self.kind.is_none_or(|kind| is_of_type(c, kind))
                 && self.min_age.is_none_or(|age| now.since(c.since).as_secs() >= age)
@@ -125,6 +125,7 @@ fn parsed<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::ClientAddr;
     use crate::clients::Presence;
     use crate::resp::args;
 
@@ -134,8 +135,9 @@ mod tests {
 
     fn three() -> (Arc<Clients>, Vec<Presence>) {
         let clients = Arc::new(Clients::new(1));
-        let presences: Vec<Presence> =
-            (1..=3).map(|id| clients.join(id, 0, format!("10.0.0.{id}:5"), "l:1".into())).collect();
+        let tcp = |addr: &str| ClientAddr::Tcp(addr.parse().unwrap());
+        let join = |id| clients.join(id, 0, tcp(&format!("10.0.0.{id}:5")), tcp("10.1.0.1:1"));
+        let presences: Vec<Presence> = (1..=3).map(join).collect();
         presences[1].client.describe(b"", "bob", true);
         (clients, presences)
     }
@@ -171,7 +173,7 @@ mod tests {
         assert_eq!(ids("CLIENT LIST TYPE normal"), [1, 3]);
         assert_eq!(ids("CLIENT LIST ID 2 3 TYPE normal USER default"), [3]);
         assert_eq!(ids("CLIENT LIST SKIPME yes ADDR 10.0.0.3:5"), [3]);
-        assert_eq!(ids("CLIENT LIST LADDR l:1 MAXAGE 0 SKIPME yes"), [2, 3]);
+        assert_eq!(ids("CLIENT LIST LADDR 10.1.0.1:1 MAXAGE 0 SKIPME yes"), [2, 3]);
     }
 
     #[test]

@@ -173,8 +173,8 @@ fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> String {
                 let (key, value) = field.split_once('=').unwrap_or((field, ""));
                 let value = match key {
                     "id" => client.id.to_string(),
-                    "addr" => client.addr.clone(),
-                    "laddr" => client.laddr.clone(),
+                    "addr" => client.addr.to_string(),
+                    "laddr" => client.laddr.to_string(),
                     "name" => String::from_utf8_lossy(&name).into_owned(),
                     "age" => now.since(client.since).as_secs().to_string(),
                     "idle" => now.since(active).as_secs().to_string(),
@@ -205,12 +205,15 @@ fn text(body: &str, resp3: bool) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::ClientAddr;
 
     const NODE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
     fn two() -> (Arc<Clients>, Vec<crate::clients::Presence>) {
         let clients = Arc::new(Clients::new(1));
-        let presences = (1..=2).map(|id| clients.join(id, 0, format!("10.0.0.{id}:5"), "l:1".into())).collect();
+        let tcp = |addr: &str| ClientAddr::Tcp(addr.parse().unwrap());
+        let join = |id| clients.join(id, 0, tcp(&format!("10.0.0.{id}:5")), tcp("10.1.0.1:1"));
+        let presences = (1..=2).map(join).collect();
         (clients, presences)
     }
 
@@ -223,8 +226,8 @@ mod tests {
                       id=31 addr=p:2 laddr=r:1 name= age=9 idle=0 flags=b db=9 cmd=blpop user=bob resp=2\n\r\n";
         assert_eq!(
             list(reply, &clients.all(), &Asking { id: 2, command: "client|list", database: 4, asked_on: 30 }),
-            "id=1 addr=10.0.0.1:5 laddr=l:1 name=me age=0 idle=0 flags=b db=9 cmd=blpop user=default resp=2\n\
-             id=2 addr=10.0.0.2:5 laddr=l:1 name= age=0 idle=0 flags=N db=4 cmd=client|list user=default resp=2\n"
+            "id=1 addr=10.0.0.1:5 laddr=10.1.0.1:1 name=me age=0 idle=0 flags=b db=9 cmd=blpop user=default resp=2\n\
+             id=2 addr=10.0.0.2:5 laddr=10.1.0.1:1 name= age=0 idle=0 flags=N db=4 cmd=client|list user=default resp=2\n"
         );
     }
 

@@ -164,7 +164,7 @@ impl Session {
             };
             pool.judge(node, &key, &commands, tell).await;
         });
-        self.judgement = Some(Judgement { command, verdict, since: Instant::now(), translate });
+        self.judgement = Some(Box::new(Judgement { command, verdict, since: Instant::now(), translate }));
     }
 
     pub(super) fn finish_judgement(&mut self) -> Step {
@@ -173,7 +173,7 @@ impl Session {
             self.judgement = Some(judgement);
             return Step::Wait(Wait::SIGNAL);
         };
-        let Judgement { command, translate, since, .. } = judgement;
+        let Judgement { command, translate, since, .. } = *judgement;
         match result {
             Ok(Verdict { reply, .. }) if matches!(command.id.info().kind, Kind::Auth | Kind::Hello) => {
                 if reply.first() != Some(&b'-') {

@@ -41,9 +41,9 @@ use stream::Streaming;
 use tracking::Tracking;
 use transaction::Transaction;
 
-/// First size of a client's read buffer: a few small commands. Most clients of a thousand are idle at any time, and
-/// this is most of what an idle one costs.
-const READ_MIN: usize = 512;
+/// First size of a client's read buffer: a small command or three. Most clients of a thousand are idle at any time, and
+/// each has one.
+const READ_MIN: usize = 128;
 /// Largest size it grows to by itself; a larger command's buffer grows to the command's size.
 const READ_MAX: usize = 64 * 1024;
 /// How much is read ahead of what is being worked on. Past it the kernel's buffers fill and the client waits.
@@ -136,12 +136,12 @@ pub struct Session {
     /// The client that it has its invalidations redirected to, by its id here; 0: none.
     redirect: u64,
     /// What went with a lost connection and has to be renewed.
-    renewal: Option<Renewal>,
-    judgement: Option<Judgement>,
+    renewal: Option<Box<Renewal>>,
+    judgement: Option<Box<Judgement>>,
     /// The server could not say what the command at the front is.
     in_doubt: bool,
     /// A large command that leaves while it comes in.
-    streaming: Option<Streaming>,
+    streaming: Option<Box<Streaming>>,
     /// The pin is a replica's connection: what the client sends goes there unread.
     tunnel: bool,
     /// Since when the command at the front has waited for a master, or for a connection.
@@ -229,7 +229,7 @@ impl Session {
     }
 
     /// Serves the client until it leaves or has to.
-    pub async fn run(mut self) -> CloseReason {
+    pub async fn run(&mut self) -> CloseReason {
         let reason = loop {
             match self.advance() {
                 Step::Done => {}

@@ -42,7 +42,7 @@ impl Session {
                 commands.extend(subscriptions.into_iter().map(|(command, n)| (command, Answer::Confirmations(n))));
             }
             let since = Instant::now();
-            self.renewal = (!commands.is_empty()).then_some(Renewal { commands, sent: false, since });
+            self.renewal = (!commands.is_empty()).then(|| Box::new(Renewal { commands, sent: false, since }));
         }
         if self.renewal.is_none() {
             self.down.has_subscriptions_again();

@@ -59,7 +59,7 @@ impl Session {
             let why = format!("the command has more than {most} bytes, and is not one that passes while it comes in");
             let refusal = OwnError::Refused.line(&(why + " (limits.command_bytes)"));
             self.count(id.index());
-            self.streaming = Some(Streaming { conn: None, effect: Effect::Read, last: None, refusal });
+            self.streaming = Some(Box::new(Streaming { conn: None, effect: Effect::Read, last: None, refusal }));
             return Some(Step::Done);
         }
         let effect = match (self.state.multi, info.readonly) {
@@ -88,7 +88,7 @@ impl Session {
                 self.no_master()
             }
         };
-        self.streaming = Some(Streaming { conn, effect, last: None, refusal });
+        self.streaming = Some(Box::new(Streaming { conn, effect, last: None, refusal }));
         Some(Step::Done)
     }
 

@@ -1,13 +1,13 @@
 //! Waiting: for a master, for bytes from the client, for room in its socket; and how long at most.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use super::{Command, OUTBOX_HIGH, READ_AHEAD, READ_BURST, READ_MAX, READ_MIN, Session, Step, Wait};
@@ -87,43 +87,46 @@ impl Session {
         let down = Rc::clone(&self.down);
         // A pin that has served is given back with its last reply, not with the client's next command.
         down.set_waiting(wait.replies || self.unpin || self.judging || self.becoming);
-        let mut writable = pin!(async {
-            if down.outbox.is_blocked() {
-                // An error means that the runtime ends.
-                let _ = down.outbox.writable().await;
-            } else {
-                std::future::pending::<()>().await;
-            }
-        });
-        let mut timer: Option<Pin<Box<Sleep>>> = wait.until.map(|at| Box::pin(sleep_until(at)));
+        // Hardly any wait is for these, and each client's future has room for all that is in it: in boxes.
+        let mut writable = down.outbox.is_blocked().then(|| Box::pin(down.outbox.writable()));
+        let mut timer = wait.until.map(|at| Box::pin(sleep_until(at)));
         let may_read = !self.eof && (wait.input || self.buf.len() < READ_AHEAD);
         if may_read {
             self.make_room();
         }
-        let (read, buf, left) = (&mut self.read, &mut self.buf, self.left);
         // The client's leaving is seen in what is read, or, where nothing more is read for now, by itself.
-        let mut heard = pin!(async {
-            if may_read {
-                Some(poll_fn(|cx| poll_read_buf(Pin::new(&mut *read), cx, buf)).await)
-            } else if left || read.ended().await.is_err() {
-                std::future::pending().await
-            } else {
-                None
-            }
-        });
+        let (mut reading, mut ended) = (None, None);
+        if may_read {
+            reading = Some((&mut self.read, &mut self.buf));
+        } else if !self.left {
+            ended = Some(Box::pin(self.read.ended()));
+        }
         let got = poll_fn(|cx| {
             if down.wake.poll(cx).is_ready() {
                 return Poll::Ready(None);
             }
-            if writable.as_mut().poll(cx).is_ready() {
+            if let Some(ready) = &mut writable
+                && ready.as_mut().poll(cx).is_ready()
+            {
+                // Also on an error, which means that the runtime ends.
                 down.outbox.resume();
                 if down.outbox.queued() <= OUTBOX_HIGH {
                     down.resume_reader();
                 }
                 return Poll::Ready(None);
             }
-            if let Poll::Ready(heard) = heard.as_mut().poll(cx) {
-                return Poll::Ready(Some(heard));
+            if let Some((read, buf)) = &mut reading
+                && let Poll::Ready(read) = poll_read_buf(Pin::new(&mut **read), cx, *buf)
+            {
+                return Poll::Ready(Some(Some(read)));
+            }
+            if let Some(end) = &mut ended
+                && let Poll::Ready(end) = end.as_mut().poll(cx)
+            {
+                if end.is_ok() {
+                    return Poll::Ready(Some(None));
+                }
+                ended = None;
             }
             match &mut timer {
                 Some(timer) => timer.as_mut().poll(cx).map(|()| None),
@@ -173,7 +176,9 @@ impl Session {
     pub(super) fn make_room(&mut self) {
         let free = self.buf.capacity() - self.buf.len();
         let missing = self.scanner.pending().map_or(0, |p| p.missing).min(1 << 20);
-        if free < (self.read_size / 8).max(missing) {
+        // With less room than half of that, a command might come in two reads. If nobody has a part of the buffer any more, it
+        // is the same one from its beginning.
+        if free < (self.read_size / 2).max(missing) {
             self.buf.reserve(self.read_size.max(missing));
         }
     }
