@@ -20,7 +20,10 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("pool", &["backend", "clock", "net", "topology"]),
     ("sentinel", &["addr", "clock", "config", "net", "resp", "topology"]),
     ("router", &["backend", "resp"]),
-    ("session", &["addr", "backend", "clients", "clock", "config", "metrics", "net", "pool", "resp", "router", "topology"]),
+    (
+        "session",
+        &["addr", "backend", "clients", "clock", "config", "metrics", "net", "pool", "resp", "router", "topology"],
+    ),
     ("worker", &["backend", "clients", "clock", "config", "metrics", "net", "pool", "session", "topology"]),
     ("admin", &["clock", "metrics", "topology"]),
     ("listener", &["metrics", "net", "resp", "worker"]),
