@@ -7,6 +7,7 @@ use prometheus::TextEncoder;
 use super::AdminState;
 use crate::metrics::export::worker_families;
 use crate::metrics::{Family, names, process};
+use crate::topology::record::OffsetLost;
 use crate::topology::status::FlowWord;
 
 /// Exactly what Prometheus 3 wants to see; it refuses a scrape whose type it does not know.
@@ -35,6 +36,8 @@ fn status_families(state: &AdminState) -> Vec<Family> {
     let mut settled = Family::new(names::SETTLED);
     let mut sentinels = Family::new(names::SENTINEL_UP);
     let mut failovers = Family::new(names::FAILOVERS);
+    let mut lost = Family::new(names::LOST_BYTES);
+    let mut last_lost = Family::new(names::LAST_LOST_BYTES);
     let mut restarts = Family::new(names::MASTER_RESTARTS);
     let mut holds = Family::new(names::HOLD_SECONDS);
     for (name, status) in state.statuses() {
@@ -60,11 +63,15 @@ fn status_families(state: &AdminState) -> Vec<Family> {
         for (endpoint, up) in up_by_sentinel {
             sentinels.add(&[name, &endpoint.to_string()], flag(up));
         }
+        lost.add(&[name], status.lost_bytes_total as f64);
+        let (least, most) = status.last_loss.unwrap_or(OffsetLost::Exact(0)).bounds();
+        last_lost.add(&[name, "at_least"], least as f64);
+        last_lost.add(&[name, "at_most"], most.map_or(f64::INFINITY, |most| most as f64));
         for (kind, total) in &status.failovers_total {
             failovers.add(&[name, kind.label()], *total as f64);
         }
     }
-    vec![master, generation, epoch, flowing, settled, sentinels, failovers, restarts, holds]
+    vec![master, generation, epoch, flowing, settled, sentinels, failovers, lost, last_lost, restarts, holds]
 }
 
 fn flag(is: bool) -> f64 {

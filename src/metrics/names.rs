@@ -122,6 +122,10 @@ metrics! {
         "1 while this Sentinel is subscribed to and answers, else 0.";
     FAILOVERS = Counter "pointsman_failovers_total" ["service" "kind"]
         "Failovers, and holds that ended without one, by kind.";
+    LOST_BYTES = Counter "pointsman_failover_lost_bytes_total" ["service"]
+        "Bytes of the replication stream that failovers are known to have lost.";
+    LAST_LOST_BYTES = Gauge "pointsman_last_failover_lost_bytes" ["service" "bound"]
+        "Bytes of the replication stream that the last failover lost, at_least and at_most; +Inf where nobody can tell.";
     MASTER_RESTARTS = Counter "pointsman_master_restarts_total" ["service"]
         "Times the master came back under the same address as a new process: its data may be gone.";
     HOLD_SECONDS = Counter "pointsman_hold_seconds_total" ["service" "traffic"]

@@ -339,8 +339,10 @@ impl Watcher {
         while self.closed.front().is_some_and(|(due, _, _)| *due <= now) {
             let Some((_, number, before)) = self.closed.pop_front() else { break };
             self.machine.recorder_mut().set_counts(number, (self.stats)().since(before));
-            if let Some(record) = self.machine.recorder().closed(number) {
-                tracing::info!(service = self.service, "{record}");
+            match self.machine.recorder().closed(number) {
+                Some(record) if record.offset_lost.is_certain() => tracing::warn!(service = self.service, "{record}"),
+                Some(record) => tracing::info!(service = self.service, "{record}"),
+                None => {}
             }
         }
         let events = self.sentinels.forget_gone(now);

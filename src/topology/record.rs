@@ -109,8 +109,60 @@ pub enum OffsetLost {
     AtMost(u64),
     /// At least so many: the old master may have executed more after it was last asked.
     AtLeast(u64),
+    /// Both bounds are known. The old master came back, and what it had executed by then was not all acknowledged before.
+    Between {
+        /// What it had said that it had when it went away.
+        at_least: u64,
+        /// What it had when it came back.
+        at_most: u64,
+    },
     /// The old master or the promoted node could not be asked in time.
     Unknown,
+}
+
+impl OffsetLost {
+    /// The old master had got to `known` at least, the promoted node to `shared`.
+    pub(super) fn at_least(known: u64, shared: u64) -> Self {
+        match known.saturating_sub(shared) {
+            0 => Self::Unknown,
+            n => Self::AtLeast(n),
+        }
+    }
+
+    /// The same as known now, but the old master had got to `last` at most.
+    pub(super) fn at_most(self, last: u64, shared: u64) -> Self {
+        let most = last.saturating_sub(shared);
+        match self.bounds() {
+            (least, _) if most <= least => Self::Exact(most),
+            (0, _) => Self::AtMost(most),
+            (at_least, _) => Self::Between { at_least, at_most: most },
+        }
+    }
+
+    /// The same as known now, but the old master had got to `known` at least.
+    pub(super) fn or_more(self, known: u64, shared: u64) -> Self {
+        match (self, known.saturating_sub(shared)) {
+            (Self::Unknown, n) if n > 0 => Self::AtLeast(n),
+            (Self::AtLeast(before), n) => Self::AtLeast(before.max(n)),
+            _ => self,
+        }
+    }
+
+    /// How many bytes are lost at least, and at most if that is known.
+    pub fn bounds(self) -> (u64, Option<u64>) {
+        match self {
+            Self::Exact(n) => (n, Some(n)),
+            Self::AtMost(n) => (0, Some(n)),
+            Self::AtLeast(n) => (n, None),
+            Self::Between { at_least, at_most } => (at_least, Some(at_most)),
+            Self::Unknown => (0, None),
+        }
+    }
+
+    /// Whether something is lost for certain.
+    pub fn is_certain(self) -> bool {
+        self.bounds().0 > 0
+    }
 }
 
 /// One thing that happened in the course of a record.
@@ -166,6 +218,9 @@ impl fmt::Display for OffsetLost {
             Self::Exact(n) => write!(f, "{n} bytes of the replication stream lost"),
             Self::AtMost(n) => write!(f, "at most {n} bytes of the replication stream lost"),
             Self::AtLeast(n) => write!(f, "at least {n} bytes of the replication stream lost"),
+            Self::Between { at_least, at_most } => {
+                write!(f, "between {at_least} and {at_most} bytes of the replication stream lost")
+            }
             Self::Unknown => f.write_str("loss unknown"),
         }
     }
@@ -211,6 +266,10 @@ pub struct Recorder {
     /// for what sessions need.
     last_held: Option<(u64, u64)>,
     totals: [u64; FAILOVER_KINDS.len()],
+    /// Bytes that are lost for certain, over all records.
+    lost_bytes: u64,
+    /// Of the last record in which the master changed or may have lost something: its number, its loss.
+    last_loss: Option<(u64, OffsetLost)>,
     tracked: Moment,
     reads_flow: bool,
     writes_flow: bool,
@@ -234,6 +293,8 @@ impl Recorder {
             last_began: now,
             last_held: None,
             totals: [0; FAILOVER_KINDS.len()],
+            lost_bytes: 0,
+            last_loss: None,
             tracked: now,
             reads_flow: true,
             writes_flow: true,
@@ -338,6 +399,10 @@ impl Recorder {
             FailoverRecord { kind, to: Some(to), generation, outcome, offset_lost, ..self.running(now, began, record) };
         let number = record.number;
         self.totals[kind as usize] += 1;
+        if record.from != record.to || offset_lost != OffsetLost::Exact(0) {
+            self.lost_bytes += offset_lost.bounds().0;
+            self.last_loss = Some((number, offset_lost));
+        }
         if self.closed.len() == RECORDS {
             self.closed.pop_front();
         }
@@ -352,6 +417,20 @@ impl Recorder {
             writes_held_ms: self.writes_held_ms - record.writes_held_ms,
             reads_held_ms: self.reads_held_ms - record.reads_held_ms,
             ..record
+        }
+    }
+
+    /// What is known of a loss is known better, since a node told more.
+    pub(super) fn amend_loss(&mut self, now: Moment, number: u64, source: &str, text: &str, loss: OffsetLost) {
+        let wall = self.wall(now);
+        let Some(record) = self.closed.iter_mut().find(|r| r.number == number) else { return };
+        let record = Arc::make_mut(record);
+        record.add(wall.0.saturating_sub(record.began.0), source, text.to_owned());
+        // A lower bound only ever rises, and so does the total.
+        self.lost_bytes += loss.bounds().0.saturating_sub(record.offset_lost.bounds().0);
+        record.offset_lost = loss;
+        if let Some((_, last)) = self.last_loss.as_mut().filter(|(last, _)| *last == number) {
+            *last = loss;
         }
     }
 
@@ -376,6 +455,14 @@ impl Recorder {
 
     pub(super) fn totals(&self) -> Vec<(FailoverKind, u64)> {
         FAILOVER_KINDS.iter().map(|k| (*k, self.totals[*k as usize])).collect()
+    }
+
+    pub(super) fn lost_bytes(&self) -> u64 {
+        self.lost_bytes
+    }
+
+    pub(super) fn last_loss(&self) -> Option<OffsetLost> {
+        self.last_loss.map(|(_, loss)| loss)
     }
 
     pub(super) fn writes_held_ms(&self) -> u64 {

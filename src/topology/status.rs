@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::record::{FailoverKind, FailoverRecord};
+use super::record::{FailoverKind, FailoverRecord, OffsetLost};
 use crate::addr::Endpoint;
 
 /// A time of day for people, in milliseconds since 1970; written as RFC 3339 in UTC.
@@ -210,6 +210,12 @@ pub struct ServiceStatus {
     pub reads_held_ms_total: u64,
     /// How often the master came back under its address as another process: its data may be gone.
     pub run_id_changes_total: u64,
+    /// Bytes of the replication stream that are lost for certain, over all failovers since the start.
+    #[serde(default)]
+    pub lost_bytes_total: u64,
+    /// What the last failover lost that changed the master or may have lost something.
+    #[serde(default)]
+    pub last_loss: Option<OffsetLost>,
     /// The last failovers, oldest first.
     pub records: Vec<Arc<FailoverRecord>>,
 }
@@ -239,6 +245,8 @@ impl ServiceStatus {
             writes_held_ms_total: 0,
             reads_held_ms_total: 0,
             run_id_changes_total: 0,
+            lost_bytes_total: 0,
+            last_loss: None,
             records: Vec::new(),
         }
     }

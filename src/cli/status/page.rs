@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::table::{Cell, Look, Table, Tone};
 use crate::admin::{Service, Status};
-use crate::topology::record::{FailoverRecord, OffsetLost};
+use crate::topology::record::FailoverRecord;
 use crate::topology::status::{FlowStatus, FlowWord, Phase, ReplicaStatus, SentinelStatus, ServiceStatus, WallTime};
 
 /// How much of the failovers is shown.
@@ -178,7 +178,7 @@ fn failovers(status: &ServiceStatus) -> Table {
     let mut table = Table::titled(["#", "BEGAN (UTC)", "KIND", "WAITED", "MASTER, LOSS"]);
     for record in status.records.iter().rev() {
         let unknown = record.counts.unknown;
-        let lost = !matches!(record.offset_lost, OffsetLost::Exact(0) | OffsetLost::AtMost(_) | OffsetLost::Unknown);
+        let lost = record.offset_lost.is_certain();
         let mut text = match record.lasted_ms {
             None => record.cause.clone(),
             Some(_) => format!("{}, {}", node(record.to), record.offset_lost),

@@ -180,7 +180,7 @@ impl Failover {
 
     fn commit(&mut self, now: Moment, elect: Elect, out: &mut Vec<Action>) {
         let Elect { node, epoch, provisional, by } = elect;
-        let lost = self.offset_lost(node);
+        let (lost, open) = (self.offset_lost(node), self.open_loss(node));
         if let Some(words) = self.loss_in_words(node) {
             self.recorder.event(now, "pointsman", words);
         }
@@ -223,6 +223,7 @@ impl Failover {
         };
         if round.cause != Cause::Start {
             let number = self.recorder.close(now, kind, node, self.generation, outcome, lost);
+            self.await_word(open, number);
             out.push(Action::RecordClosed(number));
         }
     }

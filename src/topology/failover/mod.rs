@@ -18,6 +18,7 @@
 mod commit;
 mod hearing;
 mod knowledge;
+mod loss;
 mod output;
 mod parked;
 mod release;
@@ -37,6 +38,7 @@ use super::{Event, Flow, Topology};
 use crate::clock::Moment;
 use crate::config::Commit;
 use knowledge::Knowledge;
+use loss::OpenLoss;
 pub use output::SentinelFacts;
 use round::{Cause, Previous, Round};
 
@@ -204,6 +206,8 @@ pub struct Failover {
     planned: Option<(BTreeSet<SocketAddr>, Pace)>,
     polled: Option<Pace>,
     run_id_changes: u64,
+    /// Losses of which an old master that comes back could tell more; at most one for each node.
+    open_losses: Vec<OpenLoss>,
     recorder: Recorder,
 }
 
@@ -231,6 +235,7 @@ impl Failover {
             planned: None,
             polled: None,
             run_id_changes: 0,
+            open_losses: Vec::new(),
             recorder: Recorder::new(now),
             settings,
         }

@@ -275,6 +275,8 @@ impl Failover {
             writes_held_ms_total: self.recorder.writes_held_ms(),
             reads_held_ms_total: self.recorder.reads_held_ms(),
             run_id_changes_total: self.run_id_changes,
+            lost_bytes_total: self.recorder.lost_bytes(),
+            last_loss: self.recorder.last_loss(),
             records: self.recorder.records(now),
         }
     }

@@ -30,6 +30,7 @@ impl Failover {
         }
         let is_master = self.master.as_ref().is_some_and(|m| m.node == node);
         self.note_answer(node, asked, &answer);
+        self.hear_old_master(now, node, &answer, out);
         if is_master {
             self.hear_master(now, node, asked, &answer, out);
         }

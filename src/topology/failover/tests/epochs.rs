@@ -318,3 +318,86 @@ fn what_a_crash_lost_is_a_true_bound_or_unknown() {
         assert_eq!(crashed(run, promoted).0, OffsetLost::Unknown, "{why}");
     }
 }
+
+/// A crashed at 14,000,000 as far as it told; B took over with all up to 13,999,990.
+fn lost_ten() -> Scene {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.role(A, master_with(14_000_000, "a", None));
+    scene.role(A, SILENT);
+    scene.pass(400);
+    scene.role(A, SILENT);
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(5);
+    scene.role(B, master_with(13_999_995, "b", Some(("a", 13_999_990))));
+    scene.view(0, B, 2);
+    scene.view(1, B, 2);
+    scene.assert_flows_to(B, "committed");
+    assert_eq!(scene.last_record().offset_lost, OffsetLost::AtLeast(10));
+    assert_eq!(scene.machine.recorder().lost_bytes(), 10);
+    scene.pass(60_000);
+    scene.role(A, SILENT);
+    scene.actions.clear();
+    scene
+}
+
+#[test]
+fn an_old_master_that_comes_back_tells_what_was_lost() {
+    let back_with = |answer: RoleAnswer| {
+        let mut scene = lost_ten();
+        let before = scene.last_record();
+        scene.role_asked(A, Moment(scene.now.0 - 61_000), master_with(14_000_000, "a", None));
+        assert_eq!(scene.last_record(), before, "asked before the switch: that was known");
+        scene.role(A, answer);
+        let said = scene.actions.iter().any(|a| matches!(a, Action::Say(..)));
+        assert_eq!(said, scene.last_record() != before, "what is amended is logged");
+        let known = scene.last_record().offset_lost;
+        assert_eq!(scene.machine.recorder().last_loss(), Some(known));
+        scene.pass(1000);
+        scene.role(A, master_with(15_000_000, "a", None));
+        (scene.last_record().offset_lost, known, scene.machine.recorder().lost_bytes())
+    };
+    let nothing_yet = [SILENT, RoleAnswer::Refused, master(99), RoleAnswer::Error("NOAUTH".into())];
+    for answer in nothing_yet {
+        let (later, known, _) = back_with(answer);
+        assert_eq!(known, OffsetLost::AtLeast(10), "it has said nothing on that");
+        assert_eq!(later, OffsetLost::Between { at_least: 10, at_most: 1_000_010 }, "then it does");
+    }
+    let settled = [
+        (master_with(14_000_000, "a", None), OffsetLost::Exact(10), 10, "no more than it had told"),
+        (master_with(14_000_040, "a", None), OffsetLost::Between { at_least: 10, at_most: 50 }, 10, "it had gone on"),
+        (master_with(7, "z", Some(("a", 14_000_020))), OffsetLost::AtLeast(30), 30, "a part of it was on its disk"),
+        (master_with(7, "z", Some(("a", 13_000_000))), OffsetLost::AtLeast(10), 10, "an older part"),
+        (master_with(15_000_000, "z", None), OffsetLost::AtLeast(10), 10, "another process, another stream"),
+        (replica(B, 15_000_000), OffsetLost::AtLeast(10), 10, "it follows and has forgotten"),
+    ];
+    for (answer, loss, bytes, why) in settled {
+        let (later, known, total) = back_with(answer);
+        assert_eq!((known, total), (loss, bytes), "{why}");
+        assert_eq!(later, known, "{why}: what it says after its first word is about later times");
+    }
+}
+
+/// Where the old master told all when writes were held, its later words are about other people's writes.
+#[test]
+fn what_is_known_exactly_is_not_amended() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(5);
+    scene.role(A, master_with(200, "a", None));
+    scene.pass(5);
+    scene.role(B, master_with(209, "b", Some(("a", 200))));
+    scene.view(0, B, 2);
+    scene.view(1, B, 2);
+    scene.pass(1000);
+    scene.role(A, master_with(9000, "a", None));
+    assert_eq!(scene.last_record().offset_lost, OffsetLost::Exact(0));
+}
+
+#[test]
+fn an_unknown_loss_gets_an_upper_bound() {
+    let unknown = OffsetLost::Unknown;
+    assert_eq!(unknown.at_most(120, 100), OffsetLost::AtMost(20));
+    assert_eq!(unknown.at_most(100, 100), OffsetLost::Exact(0));
+    assert_eq!(unknown.or_more(90, 100), OffsetLost::Unknown);
+    assert_eq!(OffsetLost::AtMost(5).bounds(), (0, Some(5)));
+}
