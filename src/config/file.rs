@@ -147,10 +147,8 @@ impl Reader<'_> {
             confirm_timeout: self.take(t, "confirm_timeout", duration),
             silence_threshold: self.take(t, "silence_threshold", duration),
             connect_timeout: self.take(t, "connect_timeout", duration),
-            reissue_pops: self.take(t, "reissue_pops", |v| match v {
-                DeValue::Boolean(b) => Ok(*b),
-                other => Err(format!("expected true or false, found {}", kind(other))),
-            }),
+            reissue_pops: self.take(t, "reissue_pops", boolean),
+            fence_without_quorum: self.take(t, "fence_without_quorum", boolean),
             refuse: self.take(t, "refuse", |v| {
                 let DeValue::Array(items) = v else {
                     return Err(format!("expected an array of commands, [\"…\", \"…\"], found {}", kind(v)));
@@ -262,6 +260,10 @@ fn kind(value: &DeValue<'_>) -> &'static str {
 
 fn string<'v>(value: &'v DeValue<'_>) -> Result<&'v str, String> {
     value.as_str().ok_or_else(|| format!("expected a string in quotes, found {}", kind(value)))
+}
+
+fn boolean(value: &DeValue<'_>) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| format!("expected true or false, found {}", kind(value)))
 }
 
 fn count(value: &DeValue<'_>) -> Result<usize, String> {

@@ -77,6 +77,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Service, "silence_threshold", Some("\"300ms\"")),
     key(Table::Service, "connect_timeout", Some("\"2s\"")),
     key(Table::Service, "reissue_pops", Some("true")),
+    key(Table::Service, "fence_without_quorum", Some("false")),
     key(
         Table::Service,
         "refuse",

@@ -85,6 +85,8 @@ pub struct ServiceConfig {
     pub connect_timeout: Duration,
     /// Whether BLPOP, BRPOP, BZPOP* and XREAD are issued again after a failover without proof that nothing was popped.
     pub reissue_pops: bool,
+    /// Whether writes are refused while no majority of the Sentinels is in hearing.
+    pub fence_without_quorum: bool,
     /// Where the confirmed master is remembered for a start without Sentinels; none: it is not.
     pub state_file: Option<PathBuf>,
     /// Commands that are not forwarded, each with or without a subcommand, in upper case: `DEBUG`, `CLIENT PAUSE`.
@@ -145,6 +147,7 @@ impl ServiceConfig {
             silence_threshold: Duration::from_millis(300),
             connect_timeout: Duration::from_secs(2),
             reissue_pops: true,
+            fence_without_quorum: false,
             state_file: None,
             refuse: REFUSE.iter().map(|c| (*c).to_owned()).collect(),
             limits: Limits::default(),

@@ -142,6 +142,7 @@ impl Resolver<'_> {
             ),
             connect_timeout: self.duration("connect_timeout", s.connect_timeout.as_ref(), 10, usual.connect_timeout),
             reissue_pops: value_or(s.reissue_pops.as_ref(), usual.reissue_pops),
+            fence_without_quorum: value_or(s.fence_without_quorum.as_ref(), usual.fence_without_quorum),
             refuse: value_or(s.refuse.as_ref(), usual.refuse.clone()),
             limits: self.limits(&s.limits, &usual.limits),
             ..usual
@@ -156,6 +157,10 @@ impl Resolver<'_> {
                 let message = format!("Sentinel {} is given twice", sentinel.value);
                 self.problems.push(Problem::new(&sentinel.place, message));
             }
+        }
+        if let (Some(_), Some(fence)) = (&s.master, s.fence_without_quorum.as_ref().filter(|fence| fence.value)) {
+            let message = "`fence_without_quorum` is about Sentinels, and a service with a fixed `master` has none";
+            self.problems.push(Problem::new(&fence.place, message));
         }
         let static_with = |given: &str| format!("a service with a fixed `master` asks no Sentinel: unexpected {given}");
         match (&s.master, s.sentinels.first()) {

@@ -74,6 +74,8 @@ pub struct GivenService {
     pub connect_timeout: Option<Given<Duration>>,
     /// `reissue_pops`
     pub reissue_pops: Option<Given<bool>>,
+    /// `fence_without_quorum`
+    pub fence_without_quorum: Option<Given<bool>>,
     /// `refuse`
     pub refuse: Option<Given<Vec<String>>>,
     /// `limits.…`
@@ -98,6 +100,7 @@ impl GivenService {
             silence_threshold: None,
             connect_timeout: None,
             reissue_pops: None,
+            fence_without_quorum: None,
             refuse: None,
             limits: GivenLimits::default(),
         }

@@ -66,9 +66,34 @@ impl Proxy {
             .map(str::to_owned)
             .collect();
         args.extend_from_slice(&settings.extra);
+        Self::spawn(place, cluster, &settings.binary, args, [listen, admin]).await
+    }
+
+    /// The same by a configuration file, with more keys of the service.
+    pub async fn start_configured(cluster: &Cluster, binary: &Path, keys: &str) -> Result<Self, ClusterError> {
+        let local = |port| SocketAddr::from((Place::default().ip, port));
+        let (listen, admin) = (local(free_port()?), local(free_port()?));
+        let sentinels: Vec<String> = cluster.sentinels().iter().map(SocketAddr::to_string).collect();
+        let (name, path) = (cluster.service(), cluster.dir().join(format!("pointsman-{}.toml", listen.port())));
+        let text = format!(
+            "workers = 2\nadmin = \"{admin}\"\n[[service]]\nname = \"{name}\"\nlisten = [\"{listen}\"]\n\
+             sentinels = {sentinels:?}\n{keys}\n"
+        );
+        fs::write(&path, text)?;
+        let args = ["run".to_owned(), "--config".to_owned(), path.display().to_string()];
+        Self::spawn(&Place::default(), cluster, binary, args.to_vec(), [listen, admin]).await
+    }
+
+    async fn spawn(
+        place: &Place,
+        cluster: &Cluster,
+        binary: &Path,
+        args: Vec<String>,
+        [listen, admin]: [SocketAddr; 2],
+    ) -> Result<Self, ClusterError> {
         let log = cluster.dir().join(format!("pointsman-{}.log", listen.port()));
         let output = fs::File::options().create(true).append(true).open(&log)?;
-        let (program, args) = place.command(&settings.binary, args.into_iter().map(Into::into).collect());
+        let (program, args) = place.command(binary, args.into_iter().map(Into::into).collect());
         let process = cluster.supervisor().spawn(&program, args, Some(output))?;
         let mut proxy = Self { process, listen, admin, log };
         proxy.wait_ready().await?;

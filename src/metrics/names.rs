@@ -85,7 +85,7 @@ metrics! {
     COMMANDS_RESENT = Counter "pointsman_commands_resent_total" ["service"]
         "Commands sent again after a lost connection or a refusal, none of which can have run twice.";
     COMMANDS_REFUSED = Counter "pointsman_commands_refused_total" ["service"]
-        "Commands answered with an error because waiting took too long; none of them ran.";
+        "Commands answered with an error because waiting took too long, or writes are fenced; none of them ran.";
     COMMANDS_UNKNOWN = Counter "pointsman_commands_unknown_outcome_total" ["service"]
         "Writes sent to a backend that was lost before it answered; their clients were closed.";
     SCRIPTS_LOADED = Counter "pointsman_scripts_loaded_total" ["service"]

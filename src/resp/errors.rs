@@ -45,8 +45,8 @@ impl OwnError {
         ErrorInfo {
             error: Self::NoMaster,
             prefix: "MASTERDOWN",
-            when: "The master was being replaced, or could not be reached, for longer than `hold_timeout`. \
-                   The text says what pointsman is waiting for.",
+            when: "The master was being replaced, or could not be reached, for longer than `hold_timeout`; \
+                   or, with `fence_without_quorum`, no majority of the Sentinels is in hearing (writes only). The text says what pointsman is waiting for.",
             advice: "Try again later. `/status` shows what each Sentinel says.",
         },
         ErrorInfo {

@@ -50,6 +50,8 @@ pub(super) struct Watcher {
     stats: Stats,
     /// What is to be found by the next process.
     remembered: watch::Sender<Option<Remembered>>,
+    /// Whether writes are refused while no majority of the Sentinels is in hearing.
+    fenced: bool,
     /// When leases were renewed last.
     renewed: Moment,
     /// The highest sequence number that the machine was told to be acknowledged.
@@ -75,6 +77,7 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         hold_timeout: config.hold_timeout,
         confirm_timeout: config.confirm_timeout,
         silence_threshold: config.silence_threshold,
+        fence_without_quorum: config.fence_without_quorum,
         managed: matches!(config.source, Source::Sentinels { .. }),
     };
     let mut watcher = Watcher {
@@ -88,6 +91,7 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         status,
         stats,
         remembered: watch::Sender::new(None),
+        fenced: config.fence_without_quorum,
         renewed: now,
         acknowledged: 0,
         prepared: 0,
@@ -345,7 +349,9 @@ impl Watcher {
                 None => {}
             }
         }
-        let events = self.sentinels.forget_gone(now);
+        // Behind a fence the majority is one of those that were known before the network was cut.
+        let events =
+            if self.fenced && !self.sentinels.hears_majority() { Vec::new() } else { self.sentinels.forget_gone(now) };
         events.into_iter().for_each(|e| self.handle(e));
         self.publish_status(now);
     }

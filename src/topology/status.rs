@@ -90,6 +90,8 @@ pub enum Phase {
     Held,
     /// Waiting took longer than `hold_timeout`: commands are refused until a master is confirmed.
     Unavailable,
+    /// The master is confirmed, and writes are refused because no majority of the Sentinels is in hearing.
+    Fenced,
 }
 
 /// Whether one kind of traffic flows, in the words of `/status`.

@@ -62,7 +62,7 @@ async fn a_crash_that_lost_writes_is_said_to_have_lost_no_more_than_it_did() {
 
 /// The same, but the master only hangs. It comes back before it follows the new one, and then tells how far it had got.
 #[tokio::test]
-#[ignore = "all of them take minutes: `make test-all` runs it"]
+#[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_master_that_comes_back_tells_what_was_lost() {
     let mut rig = Rig::start(Settings::default(), &[]).await;
     let mut client = rig.client().await;

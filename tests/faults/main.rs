@@ -49,6 +49,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test needs and does not get fails the test")]
 
 mod crowd;
+mod fence;
 mod hangs;
 mod ipv6;
 mod leaders;

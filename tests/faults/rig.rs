@@ -52,6 +52,14 @@ impl Rig {
         self.network.as_mut().expect("it was started in one")
     }
 
+    /// With `fence_without_quorum`.
+    pub(crate) async fn start_fenced(settings: Settings) -> Self {
+        let cluster = Cluster::start(settings).await.unwrap();
+        let binary = PathBuf::from(env!("CARGO_BIN_EXE_pointsman"));
+        let proxy = Proxy::start_configured(&cluster, &binary, "fence_without_quorum = true").await.unwrap();
+        Self { proxy, cluster, network: None }
+    }
+
     /// Clients that have written enough to be warm.
     pub(crate) async fn ledger(&self) -> Ledger {
         let load = LedgerSettings {

@@ -63,6 +63,7 @@ impl Proxy {
             hold_timeout: Duration::from_secs(15),
             confirm_timeout: Duration::from_secs(5),
             silence_threshold: Duration::from_millis(300),
+            fence_without_quorum: false,
             managed: true,
         };
         let ear = Ear { up: false, queue: VecDeque::new(), stalled: false, late: None };

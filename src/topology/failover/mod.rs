@@ -16,6 +16,7 @@
 //! is published only after every worker has acknowledged the hold. An epoch never goes down on one Sentinel's word.
 
 mod commit;
+mod fence;
 mod hearing;
 mod knowledge;
 mod loss;
@@ -56,6 +57,9 @@ pub const STRAGGLER_PATIENCE: Duration = Duration::from_millis(20);
 /// For how long after the last sign of a failover everybody is asked as often as possible. The slowest step that is
 /// worth it, from the hold to the commit, takes about 2 s; a longer outage is watched at a calmer pace.
 const FAST_FOR: Duration = Duration::from_secs(5);
+/// How long no majority of the Sentinels may be in hearing before writes are refused, where that is wanted: two that
+/// restart one after the other are no partition.
+pub const FENCE_PATIENCE: Duration = Duration::from_millis(500);
 /// For how long everybody is asked more often after a sign that may concern another service.
 const ALERT_FOR: Duration = Duration::from_secs(2);
 /// Longest wait for the probe that decides on a suspicion; the probe itself gives up sooner.
@@ -99,6 +103,8 @@ pub struct Settings {
     pub confirm_timeout: Duration,
     /// The master is silent when two slow probes in a row, this far apart at least, found no answer.
     pub silence_threshold: Duration,
+    /// Whether writes are refused while no majority of the Sentinels is in hearing.
+    pub fence_without_quorum: bool,
     /// Whether Sentinels name the master; otherwise `Event::StaticMaster` does.
     pub managed: bool,
 }
@@ -195,6 +201,8 @@ pub struct Failover {
     dwell: (Duration, Moment),
     /// Claims of Sentinels (address, epoch) that most others contradicted for long: no reason to hold again.
     disbelieved: BTreeMap<SocketAddr, u64>,
+    /// Since when no majority of the Sentinels has been in hearing.
+    minority_since: Option<Moment>,
     /// The one other address that every Sentinel in hearing, a majority of all, names, and since when.
     agreement: Option<(SocketAddr, Moment)>,
     /// When the first Sentinel named a master.
@@ -203,6 +211,8 @@ pub struct Failover {
     /// What the last process knew.
     remembered: Option<super::Remembered>,
     published: Topology,
+    /// Whether that refuses writes because of the fence alone.
+    published_fenced: bool,
     planned: Option<(BTreeSet<SocketAddr>, Pace)>,
     polled: Option<Pace>,
     run_id_changes: u64,
@@ -227,11 +237,13 @@ impl Failover {
             exonerated_until: now,
             dwell: (DWELL_MIN, Moment(0)),
             disbelieved: BTreeMap::new(),
+            minority_since: None,
             agreement: None,
             first_voice: None,
             static_master: None,
             remembered: None,
             published: Topology::unknown(),
+            published_fenced: false,
             planned: None,
             polled: None,
             run_id_changes: 0,
@@ -278,6 +290,7 @@ impl Failover {
     fn settle(&mut self, now: Moment, out: &mut Vec<Action>) {
         self.known.note_names(now);
         self.note_agreement(now);
+        self.note_majority(now, out);
         if self.first_voice.is_none() && self.known.voices().next().is_some() {
             self.first_voice = Some(now);
         }
@@ -306,7 +319,8 @@ impl Failover {
     /// Holds writes: begins a round. Without a confirmed master a round is always on.
     fn begin(&mut self, now: Moment, cause: Cause, source: &str, out: &mut Vec<Action>) -> &mut Round {
         let mut round = Round::new(now, cause, &self.settings);
-        if self.published.writes.flow != Flow::Flowing && self.published.generation == self.generation {
+        let waited = self.published.writes.flow != Flow::Flowing && !self.published_fenced;
+        if waited && self.published.generation == self.generation {
             // The last round ended this instant and nothing has flowed since: for clients it is one wait.
             round.deadline = self.last_deadline;
         }

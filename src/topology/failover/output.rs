@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use super::knowledge::{Node, Sentinel};
 use super::round::{Cause, Round};
 use super::{
-    ANSWER_PATIENCE, Action, Failover, LINK_PATIENCE, LOST_LEADER_PATIENCE, LOWER_EPOCH_PATIENCE, Level, Pace,
-    RECONNECT_PATIENCE, START_FAILOVER_PATIENCE, START_PATIENCE, STRAGGLER_PATIENCE, SUSPECT_PATIENCE,
+    ANSWER_PATIENCE, Action, FENCE_PATIENCE, Failover, LINK_PATIENCE, LOST_LEADER_PATIENCE, LOWER_EPOCH_PATIENCE,
+    Level, Pace, RECONNECT_PATIENCE, START_FAILOVER_PATIENCE, START_PATIENCE, STRAGGLER_PATIENCE, SUSPECT_PATIENCE,
 };
 use crate::addr::Endpoint;
 use crate::clock::Moment;
@@ -32,14 +32,18 @@ pub struct SentinelFacts {
 impl Failover {
     /// Publishes the topology if it changed.
     pub(super) fn publish(&mut self, now: Moment, out: &mut Vec<Action>) {
-        let (reads, writes) = self.permissions(now);
+        let fence = self.fenced(now);
+        let (reads, mut writes) = self.permissions(now);
+        if fence.is_some() {
+            writes.flow = Flow::Refused;
+        }
         let next = Topology {
             seq: self.published.seq,
             generation: self.generation,
             reads,
             writes,
             parked_safe_before: self.safe_before(),
-            why: self.why(reads, writes, now).into(),
+            why: fence.clone().unwrap_or_else(|| self.why(reads, writes, now)).into(),
         };
         if next == self.published {
             return;
@@ -51,11 +55,14 @@ impl Failover {
         for (what, before, after) in
             [("reads", self.published.reads, next.reads), ("writes", self.published.writes, next.writes)]
         {
-            if let Some(text) = flow_in_words(what, before, after) {
+            // The fence has nothing to do with the failover that is on record.
+            let fenced = fence.is_some() || self.published_fenced;
+            if let Some(text) = flow_in_words(what, before, after).filter(|_| !fenced) {
                 self.recorder.note(now, "pointsman", &text);
             }
         }
         self.published = Topology { seq: self.published.seq + 1, ..next };
+        self.published_fenced = fence.is_some();
         out.push(Action::Publish(self.published.clone()));
     }
 
@@ -206,6 +213,7 @@ impl Failover {
         times.extend(self.agreement.map(|(_, since)| since + LOWER_EPOCH_PATIENCE));
         times.extend(self.suspicion.map(|s| s.since + SUSPECT_PATIENCE));
         times.extend(self.preparing);
+        times.extend(self.minority_since.map(|since| since + FENCE_PATIENCE));
         let confirm = self.settings.confirm_timeout;
         times.extend(self.master.iter().filter_map(|m| m.provisional.as_ref()).map(|(since, _)| *since + confirm));
         if self.round.is_some() || self.master.as_ref().is_some_and(|m| m.provisional.is_some()) {
@@ -243,6 +251,7 @@ impl Failover {
     ) -> ServiceStatus {
         let flow = |p: Permission| FlowStatus { node: p.node, flow: p.flow.into() };
         let phase = match (&self.round, &self.master) {
+            (None, _) if self.published_fenced => Phase::Fenced,
             (None, _) if self.preparing.is_none() => Phase::Stable,
             (None, _) => Phase::Held,
             (Some(round), _) if now >= round.deadline => Phase::Unavailable,
@@ -251,6 +260,7 @@ impl Failover {
         };
         let since = match &self.round {
             Some(round) if phase == Phase::Unavailable => round.deadline,
+            _ if phase == Phase::Fenced => self.minority_since.map_or(self.turned, |since| since + FENCE_PATIENCE),
             _ => self.turned,
         };
         let master = self.master.as_ref();

@@ -34,6 +34,7 @@ fn settings(rng: &mut Rng) -> Settings {
         hold_timeout: Duration::from_millis([0, 500, 15_000][rng.usize(0..3)]),
         confirm_timeout: Duration::from_secs(5),
         silence_threshold: Duration::from_millis(300),
+        fence_without_quorum: false,
         managed: rng.u8(0..16) > 0,
     }
 }

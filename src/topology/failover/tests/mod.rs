@@ -5,6 +5,7 @@ mod commits;
 mod corners;
 mod endings;
 mod epochs;
+mod fence;
 mod outages;
 mod start;
 mod switchovers;
@@ -37,6 +38,7 @@ pub(super) fn settings(commit: Commit) -> Settings {
         hold_timeout: Duration::from_secs(15),
         confirm_timeout: Duration::from_secs(5),
         silence_threshold: Duration::from_millis(300),
+        fence_without_quorum: false,
         managed: true,
     }
 }

@@ -1,0 +1,115 @@
+//! The fence (`fence_without_quorum`): which Sentinels must be in hearing for writes to flow.
+
+use super::*;
+use crate::topology::failover::FENCE_PATIENCE;
+use crate::topology::status::Phase;
+
+fn fenced() -> Scene {
+    Scene::stable_with(Settings { fence_without_quorum: true, ..settings(Commit::Confirmed) }, 3)
+}
+
+fn phase(scene: &Scene) -> Phase {
+    scene.machine.status(scene.now, "main", |_| None).phase
+}
+
+fn assert_fenced(scene: &Scene) {
+    assert_eq!(scene.writes(), (Some(node(A)), Flow::Refused), "{}", scene.topology().why);
+    assert_eq!(scene.reads(), (Some(node(A)), Flow::Flowing), "reads have nothing to lose");
+    assert_eq!(phase(scene), Phase::Fenced);
+}
+
+#[test]
+fn without_a_majority_writes_are_refused_and_reads_flow() {
+    let mut scene = fenced();
+    scene.event(Event::SentinelDown(SentinelId(1)));
+    scene.pass(10_000);
+    scene.assert_flows_to(A, "two of three are a majority");
+    scene.event(Event::SentinelDown(SentinelId(2)));
+    scene.pass(499);
+    scene.assert_flows_to(A, "they may be back at once");
+    scene.pass(1);
+    assert_fenced(&scene);
+    assert_eq!(&*scene.topology().why, "only 1 of 3 Sentinels are in hearing, and fence_without_quorum is on");
+    let told = |scene: &Scene, words: &str| {
+        scene.actions.iter().any(|a| matches!(a, Action::Say(_, text) if text.contains(words)))
+    };
+    assert!(told(&scene, "commands are refused: only 1 of 3"));
+
+    scene.event(Event::SentinelUp(SentinelId(1)));
+    scene.pass(10_000);
+    assert_fenced(&scene);
+    scene.view(1, A, 1);
+    scene.assert_flows_to(A, "it has said who is master");
+    assert_eq!(phase(&scene), Phase::Stable);
+    assert!(told(&scene, "the fence is down"));
+    assert!(scene.machine.recorder().records(scene.now).is_empty(), "that was no failover");
+}
+
+#[test]
+fn one_that_does_not_know_the_name_has_no_voice() {
+    let mut scene = fenced();
+    scene.event(Event::UnknownName(SentinelId(0)));
+    scene.event(Event::UnknownName(SentinelId(1)));
+    scene.pass(500);
+    assert_fenced(&scene);
+}
+
+#[test]
+fn without_the_option_writes_go_on_and_so_they_do_without_sentinels() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    for id in 0..3 {
+        scene.event(Event::SentinelDown(SentinelId(id)));
+    }
+    scene.pass(60_000);
+    scene.assert_flows_to(A, "the last confirmed master");
+    let option = Settings { fence_without_quorum: true, managed: false, ..settings(Commit::Confirmed) };
+    let mut fixed = Scene::new(option, 0);
+    fixed.event(Event::StaticMaster(node(A)));
+    fixed.pass(5);
+    fixed.role(A, master(1));
+    fixed.pass(60_000);
+    fixed.assert_flows_to(A, "there is no Sentinel to hear");
+}
+
+/// The network is whole again, and the Sentinels that come back name the master of the other side: not one write goes to
+/// the old one in between, and clients wait for the switch rather than being refused.
+#[test]
+fn after_a_partition_writes_go_to_the_new_master_only() {
+    let mut scene = fenced();
+    scene.event(Event::SentinelDown(SentinelId(1)));
+    scene.event(Event::SentinelDown(SentinelId(2)));
+    scene.pass(60_000);
+    assert_fenced(&scene);
+    let published = |scene: &Scene| -> Vec<(Option<SocketAddr>, Flow)> {
+        let topologies = scene.actions.iter().filter_map(|a| match a {
+            Action::Publish(t) => Some((t.writes.node, t.writes.flow)),
+            _ => None,
+        });
+        topologies.collect()
+    };
+    scene.actions.clear();
+    scene.event(Event::SentinelUp(SentinelId(1)));
+    scene.view(1, B, 2);
+    assert_eq!(scene.writes(), (Some(node(A)), Flow::Held), "refused no more: {}", scene.topology().why);
+    scene.event(Event::SentinelUp(SentinelId(2)));
+    scene.view(2, B, 2);
+    scene.pass(5);
+    scene.role(A, master(900));
+    scene.role(B, master(200));
+    scene.assert_flows_to(B, "committed");
+    assert!(!published(&scene).contains(&(Some(node(A)), Flow::Flowing)), "{:?}", published(&scene));
+}
+
+#[test]
+fn a_hold_behind_the_fence_is_refused_until_the_majority_is_back() {
+    let mut scene = fenced();
+    scene.event(Event::SentinelDown(SentinelId(1)));
+    scene.event(Event::SentinelDown(SentinelId(2)));
+    scene.hint(A, HintKind::Refused);
+    scene.assert_held("a hold as any other");
+    scene.pass(u64::try_from(FENCE_PATIENCE.as_millis()).expect("short"));
+    assert_eq!(scene.writes().1, Flow::Refused, "nobody could confirm another master");
+    scene.event(Event::SentinelUp(SentinelId(1)));
+    scene.view(1, A, 1);
+    scene.assert_held("somebody could");
+}
