@@ -1,5 +1,6 @@
 //! Addresses, each with a type that says what it is.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -56,6 +57,47 @@ impl Serialize for Endpoint {
 impl<'de> Deserialize<'de> for Endpoint {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
         String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// Where servers are dialled that cannot be reached from here as they are announced (behind NAT, in containers).
+///
+/// Everything else goes by the announced addresses: they are what Sentinels and nodes call each other, and what is
+/// compared. An address with a port comes before the same without.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct AddressMap(Arc<BTreeMap<Place, Place>>);
+
+/// An address with a port, or with whichever.
+type Place = (IpAddr, Option<u16>);
+
+impl AddressMap {
+    /// A map of these pairs, each announced and dialled: both `IP:PORT`, or both an IP alone, whose ports stay.
+    ///
+    /// # Errors
+    /// What is wrong with which pair.
+    pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, String> {
+        let mut map = BTreeMap::new();
+        for (announced, dialled) in pairs {
+            let parse = |text: &str| {
+                let whole = text.parse::<SocketAddr>().ok().map(|a| (a.ip().to_canonical(), Some(a.port())));
+                whole.or_else(|| Some((text.parse::<IpAddr>().ok()?.to_canonical(), None)))
+            };
+            match (parse(announced), parse(dialled)) {
+                (Some(from @ (_, None)), Some(to @ (_, None)))
+                | (Some(from @ (_, Some(_))), Some(to @ (_, Some(1..)))) => {
+                    map.insert(from, to);
+                }
+                _ => return Err(format!("expected IP:PORT = IP:PORT or IP = IP, found `{announced}` = `{dialled}`")),
+            }
+        }
+        Ok(Self(Arc::new(map)))
+    }
+
+    /// Where to dial what is announced as this.
+    pub fn dial(&self, announced: SocketAddr) -> SocketAddr {
+        let ip = announced.ip().to_canonical();
+        let found = self.0.get(&(ip, Some(announced.port()))).or_else(|| self.0.get(&(ip, None)));
+        found.map_or(announced, |(ip, port)| SocketAddr::new(*ip, port.unwrap_or(announced.port())))
     }
 }
 
@@ -137,5 +179,46 @@ impl FromStr for ListenAddr {
         s.parse::<SocketAddr>()
             .map(Self::Tcp)
             .map_err(|_| AddrError { expected: "IP:PORT or unix:/path", found: s.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_with_a_port_comes_before_the_same_without() {
+        let map = AddressMap::new([
+            ("10.0.0.1:6379", "127.0.0.1:7001"),
+            ("10.0.0.1", "192.0.2.1"),
+            ("2001:db8::1", "::1"),
+            ("[2001:db8::2]:6379", "127.0.0.1:7002"),
+        ]);
+        let map = map.expect("a map");
+        for (announced, dialled) in [
+            ("10.0.0.1:6379", "127.0.0.1:7001"),
+            ("[::ffff:10.0.0.1]:6379", "127.0.0.1:7001"),
+            ("10.0.0.1:6380", "192.0.2.1:6380"),
+            ("[2001:db8::1]:9", "[::1]:9"),
+            ("[2001:db8::2]:6379", "127.0.0.1:7002"),
+            ("[2001:db8::2]:6380", "[2001:db8::2]:6380"),
+            ("127.0.0.1:7001", "127.0.0.1:7001"),
+        ] {
+            let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
+            assert_eq!(map.dial(parse(announced)), parse(dialled), "{announced}");
+        }
+    }
+
+    #[test]
+    fn both_sides_have_a_port_or_neither() {
+        for (announced, dialled) in [
+            ("10.0.0.1:1", "10.0.0.2"),
+            ("10.0.0.1", "10.0.0.2:1"),
+            ("redis:1", "10.0.0.2:1"),
+            ("10.0.0.1:1", "10.0.0.2:0"),
+        ] {
+            let error = AddressMap::new([(announced, dialled)]).expect_err(announced);
+            assert!(error.contains(&format!("found `{announced}` = `{dialled}`")), "{error}");
+        }
     }
 }

@@ -5,11 +5,11 @@
 #[path = "support/sentinels.rs"]
 mod support;
 
-use std::collections::HashMap;
 use std::fmt::Debug;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use pointsman::addr::AddressMap;
 use pointsman::clock::Moment;
 use pointsman::config::Credentials;
 use pointsman::demo::cluster::{Cluster, Member, Settings};
@@ -34,9 +34,9 @@ fn probe(
 ) -> watch::Sender<Option<Duration>> {
     let (sender, pace) = watch::channel(pace);
     reports.start(|events, cancel| {
-        let resolver = Resolver::new(HashMap::new());
+        let (resolver, address_map) = (Resolver::default(), AddressMap::default());
         let connect_timeout = Duration::from_secs(1);
-        ProbeTask { node, credentials, resolver, connect_timeout, pace, events }.run(cancel)
+        ProbeTask { node, credentials, resolver, address_map, connect_timeout, pace, events }.run(cancel)
     });
     sender
 }

@@ -5,11 +5,10 @@
 #[path = "support/sentinels.rs"]
 mod support;
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use pointsman::addr::Endpoint;
+use pointsman::addr::{AddressMap, Endpoint};
 use pointsman::config::Credentials;
 use pointsman::demo::cluster::{Cluster, Member, Settings};
 use pointsman::demo::wire::{Connection, Reply, elements, text};
@@ -43,9 +42,20 @@ fn sentinel(
     let (sender, pace) = watch::channel(pace);
     let (endpoint, service) = (endpoint.into(), service.to_owned());
     reports.start(|events, cancel| {
-        let resolver = Resolver::new(HashMap::new());
+        let (resolver, address_map) = (Resolver::default(), AddressMap::default());
         let id = SentinelId(id);
-        SentinelTask { id, endpoint, service, credentials, resolver, connect_timeout: SECOND, pace, events }.run(cancel)
+        SentinelTask {
+            id,
+            endpoint,
+            service,
+            credentials,
+            resolver,
+            address_map,
+            connect_timeout: SECOND,
+            pace,
+            events,
+        }
+        .run(cancel)
     });
     sender
 }

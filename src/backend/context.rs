@@ -1,6 +1,7 @@
 //! What all backend connections of one service on one worker have in common.
 
 use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
 use std::ops::Deref;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -72,6 +73,11 @@ pub struct Context {
 }
 
 impl Context {
+    /// Where a node is dialled.
+    pub(super) fn dialled(&self, node: SocketAddr) -> SocketAddr {
+        self.config.address_map.dial(node)
+    }
+
     /// The context of a service on a worker.
     pub fn new(
         config: Arc<ServiceConfig>,
@@ -104,7 +110,7 @@ impl Context {
     }
 
     /// Tells control what was seen. When the channel is full control has enough to look at: the hint is dropped.
-    pub fn hint(&self, node: std::net::SocketAddr, kind: HintKind) {
+    pub fn hint(&self, node: SocketAddr, kind: HintKind) {
         let _ = self.hints.try_send(Hint { node, kind });
     }
 

@@ -43,7 +43,8 @@ pub async fn connect(
     used: Use,
 ) -> Result<Rc<Connection>, DialError> {
     let (client, hello) =
-        handshake::dial(node, key, context.config.backend.as_ref(), context.config.connect_timeout).await?;
+        handshake::dial(context.dialled(node), key, context.config.backend.as_ref(), context.config.connect_timeout)
+            .await?;
     let (stream, rest) = client.into_parts();
     let unreachable = |e: std::io::Error| DialError::Unreachable(e.to_string());
     let duplicate = socket2::SockRef::from(&stream).try_clone().map_err(unreachable)?;
@@ -66,7 +67,8 @@ pub fn bring_scripts(context: &Rc<Context>, node: SocketAddr, outstanding: Optio
         }
         let user = context.config.backend.clone().map(Rc::new);
         let key = Key { database: 0, resp3: false, user };
-        let loaded = handshake::load_scripts(node, &key, &scripts, context.config.connect_timeout).await;
+        let loaded =
+            handshake::load_scripts(context.dialled(node), &key, &scripts, context.config.connect_timeout).await;
         loading.end(loaded.is_ok());
         match loaded {
             Ok(()) => context.stats.scripts_loaded.add(scripts.len() as u64),
@@ -91,7 +93,7 @@ pub async fn withdraw(context: Rc<Context>, node: SocketAddr, key: Key, blocked:
         asked.set(true);
         blocked.iter().filter(|c| c.withdrawn.get() == by && c.hello.id > 0).map(|c| c.hello.id).collect()
     };
-    let come_back = handshake::unblock(node, &key, ids, context.config.connect_timeout).await;
+    let come_back = handshake::unblock(context.dialled(node), &key, ids, context.config.connect_timeout).await;
     if let Err(error) = &come_back {
         tracing::debug!(service = %context.config.name, %node, %error, "cannot withdraw blocking commands");
     }

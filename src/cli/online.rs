@@ -44,6 +44,8 @@ pub(super) async fn ask_all(config: &Config) -> usize {
 struct SentinelAnswer {
     master: Endpoint,
     down_after: Duration,
+    /// Replicas and other Sentinels that it reaches, as they are announced.
+    reaches: Vec<(&'static str, Endpoint)>,
     text: String,
 }
 
@@ -56,6 +58,7 @@ async fn ask_sentinels(
     let mut masters: Vec<Endpoint> = Vec::new();
     let mut failed = 0;
     let mut down_after = Duration::ZERO;
+    let mut reached: Vec<(&str, Endpoint)> = Vec::new();
     for sentinel in endpoints {
         let answer = match connect(service, sentinel, credentials).await {
             Ok(mut client) => within_limit(ask_sentinel(&mut client, &service.name)).await,
@@ -68,8 +71,20 @@ async fn ask_sentinels(
                 if !masters.contains(&answer.master) {
                     masters.push(answer.master);
                 }
+                reached.extend(answer.reaches);
             }
             Err(_) => failed += 1,
+        }
+    }
+    reached.sort();
+    reached.dedup();
+    for (what, server) in reached.iter().filter(|(_, server)| !endpoints.contains(server)) {
+        if let Err(why) = reach(service, server).await {
+            eprintln!(
+                "warning: {}: {what} {server} is reached by a Sentinel, and not from here: {why}; if it is reached by \
+                 another address, see `address_map`",
+                service.name
+            );
         }
     }
     if masters.len() > 1 {
@@ -109,7 +124,20 @@ async fn ask_sentinel(client: &mut Client, name: &str) -> Result<SentinelAnswer,
         field("quorum"),
         quorum.as_str().unwrap_or_default()
     );
-    Ok(SentinelAnswer { master, down_after: Duration::from_millis(down_after), text })
+    let mut reaches = Vec::new();
+    for (what, question) in [("replica", "REPLICAS"), ("Sentinel", "SENTINELS")] {
+        let answer = call(client, &["SENTINEL", question, name]).await?;
+        reaches.extend(answer.as_array().unwrap_or_default().iter().filter_map(reachable).map(|server| (what, server)));
+    }
+    Ok(SentinelAnswer { master, down_after: Duration::from_millis(down_after), reaches, text })
+}
+
+/// The announced address of an entry of `SENTINEL REPLICAS` or `SENTINELS` that the Sentinel reaches.
+fn reachable(entry: &Value) -> Option<Endpoint> {
+    let field = |field: &str| entry.map_get(field).and_then(Value::as_str);
+    let down = field("flags")?.split(',').any(|flag| matches!(flag, "s_down" | "disconnected"));
+    let endpoint = Endpoint { host: field("ip")?.to_owned(), port: field("port")?.parse().ok()? };
+    (!down && endpoint.port != 0).then_some(endpoint)
 }
 
 /// The two strings of `GET-MASTER-ADDR-BY-NAME`.
@@ -147,16 +175,22 @@ async fn connect(
     server: &Endpoint,
     credentials: Option<&Credentials>,
 ) -> Result<Client, String> {
+    let mut client = reach(service, server).await?;
+    if let Some(credentials) = credentials {
+        within_limit(authenticate(&mut client, credentials)).await?;
+    }
+    Ok(client)
+}
+
+/// A connection to the first address of a server that takes one.
+async fn reach(service: &ServiceConfig, server: &Endpoint) -> Result<Client, String> {
     let mut why = "the name has no address".to_owned();
     for address in resolve(server).await? {
-        match Client::connect(address, service.connect_timeout).await {
-            Ok(mut client) => {
-                if let Some(credentials) = credentials {
-                    within_limit(authenticate(&mut client, credentials)).await?;
-                }
-                return Ok(client);
-            }
-            Err(e) => why = format!("cannot connect: {e}"),
+        let dialled = service.address_map.dial(address);
+        let mapped = if dialled == address { String::new() } else { format!(" to {dialled}") };
+        match Client::connect(dialled, service.connect_timeout).await {
+            Ok(client) => return Ok(client),
+            Err(e) => why = format!("cannot connect{mapped}: {e}"),
         }
     }
     Err(why)

@@ -15,6 +15,7 @@ use super::error::{Place, Problem, Problems};
 use super::keys::{self, KEYS, Table};
 use super::settings::{Given, GivenCredentials, GivenLimits, GivenService, Settings};
 use super::{Secret, values};
+use crate::addr::AddressMap;
 
 /// Largest file that is read: a mistaken path (a device, a dump) must not fill the memory.
 const MAX_FILE_BYTES: u64 = 1 << 20;
@@ -147,6 +148,12 @@ impl Reader<'_> {
             confirm_timeout: self.take(t, "confirm_timeout", duration),
             silence_threshold: self.take(t, "silence_threshold", duration),
             connect_timeout: self.take(t, "connect_timeout", duration),
+            address_map: self.take(t, "address_map", |v| {
+                let expected = || format!("expected a table of addresses, found {}", kind(v));
+                let pairs = v.as_table().ok_or_else(expected)?.iter();
+                let pairs = pairs.map(|(announced, to)| Ok((announced.get_ref().as_ref(), string(to.get_ref())?)));
+                AddressMap::new(pairs.collect::<Result<Vec<_>, String>>()?)
+            }),
             reissue_pops: self.take(t, "reissue_pops", boolean),
             fence_without_quorum: self.take(t, "fence_without_quorum", boolean),
             refuse: self.take(t, "refuse", |v| {

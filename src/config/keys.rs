@@ -76,6 +76,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Service, "confirm_timeout", Some("\"5s\"")),
     key(Table::Service, "silence_threshold", Some("\"300ms\"")),
     key(Table::Service, "connect_timeout", Some("\"2s\"")),
+    key(Table::Service, "address_map", Some("{}")),
     key(Table::Service, "reissue_pops", Some("true")),
     key(Table::Service, "fence_without_quorum", Some("false")),
     key(

@@ -25,7 +25,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::addr::{Endpoint, ListenAddr};
+use crate::addr::{AddressMap, Endpoint, ListenAddr};
 
 /// Everything pointsman was told, by file, flags and environment.
 #[derive(Clone, PartialEq, Debug)]
@@ -83,6 +83,8 @@ pub struct ServiceConfig {
     pub silence_threshold: Duration,
     /// Longest time for connect and handshake with a backend or Sentinel.
     pub connect_timeout: Duration,
+    /// Where servers are dialled that cannot be reached as they are announced.
+    pub address_map: AddressMap,
     /// Whether BLPOP, BRPOP, BZPOP* and XREAD are issued again after a failover without proof that nothing was popped.
     pub reissue_pops: bool,
     /// Whether writes are refused while no majority of the Sentinels is in hearing.
@@ -146,6 +148,7 @@ impl ServiceConfig {
             confirm_timeout: Duration::from_secs(5),
             silence_threshold: Duration::from_millis(300),
             connect_timeout: Duration::from_secs(2),
+            address_map: AddressMap::default(),
             reissue_pops: true,
             fence_without_quorum: false,
             state_file: None,

@@ -141,6 +141,7 @@ impl Resolver<'_> {
                 usual.silence_threshold,
             ),
             connect_timeout: self.duration("connect_timeout", s.connect_timeout.as_ref(), 10, usual.connect_timeout),
+            address_map: s.address_map.as_ref().map(|given| given.value.clone()).unwrap_or_default(),
             reissue_pops: value_or(s.reissue_pops.as_ref(), usual.reissue_pops),
             fence_without_quorum: value_or(s.fence_without_quorum.as_ref(), usual.fence_without_quorum),
             refuse: value_or(s.refuse.as_ref(), usual.refuse.clone()),

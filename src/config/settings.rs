@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::error::Place;
 use super::{ClientAuth, Commit, LogFormat, Secret};
-use crate::addr::{Endpoint, ListenAddr};
+use crate::addr::{AddressMap, Endpoint, ListenAddr};
 
 /// A value and the place that a complaint about it names.
 #[derive(Clone, Debug)]
@@ -72,6 +72,8 @@ pub struct GivenService {
     pub silence_threshold: Option<Given<Duration>>,
     /// `connect_timeout`
     pub connect_timeout: Option<Given<Duration>>,
+    /// `address_map`
+    pub address_map: Option<Given<AddressMap>>,
     /// `reissue_pops`
     pub reissue_pops: Option<Given<bool>>,
     /// `fence_without_quorum`
@@ -99,6 +101,7 @@ impl GivenService {
             confirm_timeout: None,
             silence_threshold: None,
             connect_timeout: None,
+            address_map: None,
             reissue_pops: None,
             fence_without_quorum: None,
             refuse: None,

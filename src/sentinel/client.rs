@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Peer, SentinelEvent, Trouble};
 use super::{auth, message, view};
-use crate::addr::Endpoint;
+use crate::addr::{AddressMap, Endpoint};
 use crate::config::Credentials;
 use crate::net::client::{Client, ClientError};
 use crate::net::{Backoff, Resolver};
@@ -50,6 +50,8 @@ pub struct SentinelTask {
     pub credentials: Option<Credentials>,
     /// Resolves its name, and those in its answers and messages.
     pub resolver: Resolver,
+    /// Where it is dialled.
+    pub address_map: AddressMap,
     /// Longest time for connect and handshake of one connection.
     pub connect_timeout: Duration,
     /// How often to poll. Whatever is sent here, the same again included, also means "poll now", or, when it is out of
@@ -64,8 +66,18 @@ impl SentinelTask {
     pub async fn run(self, cancel: CancellationToken) {
         let events = self.events.clone();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1, fastrand::u64(..));
-        let Self { id, endpoint, service, credentials, resolver, connect_timeout, mut pace, events: sender } = self;
-        let link = Link { id, endpoint, service, credentials, resolver, connect_timeout, events: sender };
+        let Self {
+            id,
+            endpoint,
+            service,
+            credentials,
+            resolver,
+            address_map,
+            connect_timeout,
+            mut pace,
+            events: sender,
+        } = self;
+        let link = Link { id, endpoint, service, credentials, resolver, address_map, connect_timeout, events: sender };
         tokio::select! {
             () = cancel.cancelled() => {}
             () = events.closed() => {}
@@ -81,6 +93,7 @@ struct Link {
     service: String,
     credentials: Option<Credentials>,
     resolver: Resolver,
+    address_map: AddressMap,
     connect_timeout: Duration,
     events: mpsc::Sender<SentinelEvent>,
 }
@@ -160,7 +173,7 @@ impl Link {
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<Client, Trouble> {
-        let mut client = Client::connect(address, self.connect_timeout).await?;
+        let mut client = Client::connect(self.address_map.dial(address), self.connect_timeout).await?;
         if let Some(credentials) = &self.credentials {
             client.send(&auth::command(credentials)).await?;
             let reply = client.receive().await?;

@@ -1,6 +1,5 @@
 //! The control thread: the watchers of all services on a runtime of their own, where nothing else can be in the way.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -56,7 +55,7 @@ pub fn spawn(
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(async move {
-            let resolver = Resolver::new(HashMap::new());
+            let resolver = Resolver::default();
             let mut watchers = JoinSet::new();
             for service in services {
                 watchers.spawn(watcher::run(service, resolver.clone(), shutdown.clone()));

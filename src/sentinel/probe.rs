@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::SentinelEvent;
 use super::{auth, role};
+use crate::addr::AddressMap;
 use crate::clock::Moment;
 use crate::config::Credentials;
 use crate::net::client::{Client, ClientError};
@@ -51,6 +52,8 @@ pub struct ProbeTask {
     pub credentials: Option<Credentials>,
     /// Resolves the names in its answers.
     pub resolver: Resolver,
+    /// Where the node is dialled.
+    pub address_map: AddressMap,
     /// Longest time for a connect.
     pub connect_timeout: Duration,
     /// How often to ask; none: not at all. Whatever is sent here, the same again included, also means "ask now" (when
@@ -112,7 +115,7 @@ impl Probe {
     /// One connection, from the attempt to its end, which it reports.
     async fn connection(&mut self) -> Retry {
         let asked = Moment::now();
-        let connect = Client::connect(self.task.node, self.task.connect_timeout);
+        let connect = Client::connect(self.task.address_map.dial(self.task.node), self.task.connect_timeout);
         let client = match self.patiently(asked, connect).await {
             Ok(client) => client,
             Err(error) => {

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use super::auth;
 use super::tasks::{Common, Sentinels};
-use crate::addr::Endpoint;
+use crate::addr::{AddressMap, Endpoint};
 use crate::clock::Moment;
 use crate::config::Credentials;
 use crate::net::Resolver;
@@ -165,6 +165,7 @@ struct ServerTask {
     service: String,
     credentials: Option<Credentials>,
     resolver: Resolver,
+    address_map: AddressMap,
     connect_timeout: Duration,
     client: Option<Client>,
 }
@@ -190,6 +191,7 @@ impl ServerTask {
             service: common.service.clone(),
             credentials,
             resolver: common.resolver.clone(),
+            address_map: common.address_map.clone(),
             connect_timeout: common.connect_timeout,
             client: None,
         };
@@ -240,7 +242,7 @@ impl ServerTask {
         };
         let mut failure = silent();
         for address in addresses {
-            match Client::connect(address, self.connect_timeout).await {
+            match Client::connect(self.address_map.dial(address), self.connect_timeout).await {
                 Ok(client) => return self.authenticate(client).await,
                 Err(e) => failure = Failure::Lost(e.to_string()),
             }

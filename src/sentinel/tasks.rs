@@ -10,7 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::client::SentinelTask;
 use super::event::{Peer, SentinelEvent};
 use super::probe::ProbeTask;
-use crate::addr::Endpoint;
+use crate::addr::{AddressMap, Endpoint};
 use crate::clock::Moment;
 use crate::config::{Credentials, ServiceConfig, Source};
 use crate::net::Resolver;
@@ -28,6 +28,7 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Common {
     pub(super) service: String,
     pub(super) resolver: Resolver,
+    pub(super) address_map: AddressMap,
     pub(super) connect_timeout: Duration,
     pub(super) backend: Option<Credentials>,
     pub(super) sentinel: Option<Credentials>,
@@ -43,6 +44,7 @@ impl Common {
         Self {
             service: config.name.clone(),
             resolver,
+            address_map: config.address_map.clone(),
             connect_timeout: config.connect_timeout,
             backend: config.backend.clone(),
             sentinel,
@@ -92,6 +94,7 @@ impl Sentinels {
             service: self.common.service.clone(),
             credentials: self.common.sentinel.clone(),
             resolver: self.common.resolver.clone(),
+            address_map: self.common.address_map.clone(),
             connect_timeout: self.common.connect_timeout,
             pace: self.pace.subscribe(),
             events: self.common.events.clone(),
@@ -248,6 +251,7 @@ impl Probes {
             node,
             credentials: self.common.backend.clone(),
             resolver: self.common.resolver.clone(),
+            address_map: self.common.address_map.clone(),
             connect_timeout: self.common.connect_timeout,
             pace: self.pace.subscribe(),
             events: self.common.events.clone(),

@@ -1,4 +1,4 @@
-//! Names to addresses: literals, the hosts file, DNS, and last a static map from announced to reachable addresses.
+//! Names to addresses: literals, the hosts file, DNS.
 
 mod system;
 
@@ -55,8 +55,6 @@ pub enum DnsError {
 pub struct Resolver(Arc<Shared>);
 
 struct Shared {
-    /// Announced → dial, for nodes behind NAT. Applied to the outcome, whichever way it was found.
-    map: HashMap<SocketAddr, SocketAddr>,
     system: Mutex<System>,
     known: Mutex<HashMap<Endpoint, Known>>,
 }
@@ -92,27 +90,29 @@ impl Known {
 
 impl fmt::Debug for Resolver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Resolver").field("map", &self.0.map).finish_non_exhaustive()
+        f.debug_struct("Resolver").finish_non_exhaustive()
+    }
+}
+
+impl Default for Resolver {
+    /// A resolver that follows the system's configuration.
+    fn default() -> Self {
+        Self::with_system(System::default())
     }
 }
 
 impl Resolver {
-    /// A resolver that follows the system's configuration, then `map` (announced → dial).
-    pub fn new(map: HashMap<SocketAddr, SocketAddr>) -> Self {
-        Self::with_system(map, System::default())
-    }
-
-    fn with_system(map: HashMap<SocketAddr, SocketAddr>, system: System) -> Self {
-        Self(Arc::new(Shared { map, system: Mutex::new(system), known: Mutex::default() }))
+    fn with_system(system: System) -> Self {
+        Self(Arc::new(Shared { system: Mutex::new(system), known: Mutex::default() }))
     }
 
     /// All addresses of an endpoint, IPv4 first, at least one. An IP literal never touches DNS. Waits three seconds at most.
     pub async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, DnsError> {
         if let Some(address) = endpoint.literal() {
-            return Ok(vec![self.mapped(address)]);
+            return Ok(vec![address]);
         }
         let ips = System::look_up(&self.0.system, &endpoint.host).await?;
-        Ok(ips.into_iter().map(|ip| self.mapped(SocketAddr::new(ip, endpoint.port))).collect())
+        Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, endpoint.port)).collect())
     }
 
     /// The one address by which a node is known, for names that a Sentinel or a backend uses for a node.
@@ -125,7 +125,7 @@ impl Resolver {
     /// Cancel safe: the look-up goes on, and its outcome is kept. Must be called within a tokio runtime.
     pub async fn locate(&self, endpoint: &Endpoint) -> Result<SocketAddr, DnsError> {
         if let Some(address) = endpoint.literal() {
-            return Ok(self.mapped(address));
+            return Ok(address);
         }
         let Known { last, mut latest, .. } = self.renewed(endpoint);
         let outcome = latest.wait_for(Option::is_some);
@@ -160,7 +160,7 @@ impl Resolver {
     /// What [`locate`](Self::locate) would say without waiting, however old; none for a name not yet located.
     pub fn known(&self, endpoint: &Endpoint) -> Option<SocketAddr> {
         match endpoint.literal() {
-            Some(address) => Some(self.mapped(address)),
+            Some(address) => Some(address),
             None => self.0.known.lock().unwrap_or_else(PoisonError::into_inner).get(endpoint)?.address(),
         }
     }
@@ -194,10 +194,6 @@ impl Resolver {
         });
         known
     }
-
-    fn mapped(&self, address: SocketAddr) -> SocketAddr {
-        self.0.map.get(&address).copied().unwrap_or(address)
-    }
 }
 
 #[cfg(test)]
@@ -213,7 +209,7 @@ mod tests {
     }
 
     fn resolver(system: System) -> Resolver {
-        Resolver::with_system(HashMap::new(), system)
+        Resolver::with_system(system)
     }
 
     fn address(text: &str) -> SocketAddr {
@@ -221,11 +217,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn literals_never_touch_dns_and_the_map_comes_last() {
-        let map = HashMap::from([(address("10.0.0.1:6379"), address("127.0.0.1:7001"))]);
-        let resolver = Resolver::with_system(map, System::default());
-        assert_eq!(resolver.resolve(&endpoint("10.0.0.1")).await, Ok(vec![address("127.0.0.1:7001")]));
-        assert_eq!(resolver.locate(&endpoint("10.0.0.1")).await, Ok(address("127.0.0.1:7001")));
+    async fn literals_never_touch_dns() {
+        let resolver = resolver(hosts_only());
+        assert_eq!(resolver.resolve(&endpoint("10.0.0.1")).await, Ok(vec![address("10.0.0.1:6379")]));
+        assert_eq!(resolver.locate(&endpoint("10.0.0.1")).await, Ok(address("10.0.0.1:6379")));
         assert_eq!(resolver.known(&endpoint("::1")), Some(address("[::1]:6379")));
     }
 

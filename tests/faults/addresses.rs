@@ -1,0 +1,56 @@
+//! Servers that are announced by other addresses than those at which they are reached from here.
+
+use std::path::PathBuf;
+
+use pointsman::demo::cluster::{Cluster, Member, Settings};
+use pointsman::demo::proxy::Proxy;
+use pointsman::demo::wire::text;
+
+use crate::outcome::{PLANNED, waiting};
+use crate::rig::{Rig, last_record};
+
+/// Replicas and Sentinels call each other 127.0.0.2. pointsman goes by these names and never dials one of them, through a
+/// planned failover, which nobody notices.
+#[tokio::test]
+async fn announced_addresses_are_compared_and_mapped_ones_are_dialled() {
+    let both = "bind 127.0.0.1 127.0.0.2".to_owned();
+    let settings = Settings {
+        redis_lines: vec![both.clone(), "replica-announce-ip 127.0.0.2".into()],
+        sentinel_lines: vec![both, "sentinel announce-ip 127.0.0.2".into()],
+        ..Settings::default()
+    };
+    let cluster = Cluster::start(settings).await.unwrap();
+    let binary = PathBuf::from(env!("CARGO_BIN_EXE_pointsman"));
+    let map = "address_map = { \"127.0.0.2\" = \"127.0.0.1\" }";
+    let proxy = Proxy::start_configured(&cluster, &binary, map).await.unwrap();
+    let rig = Rig::from(proxy, cluster);
+    let announced = |node| format!("127.0.0.2:{}", rig.cluster.addr(Member::Node(node)).port());
+    let service = rig
+        .until("heard", |s| s["replicas"].as_array().is_some_and(|r| r.iter().all(|r| r["link"] == "connected")))
+        .await;
+    let mut replicas: Vec<&str> =
+        service["replicas"].as_array().unwrap().iter().map(|r| r["node"].as_str().unwrap()).collect();
+    replicas.sort_unstable();
+    let mut expected = [announced(1), announced(2)];
+    expected.sort_unstable();
+    assert_eq!(replicas, expected, "{service:#}");
+
+    let ledger = rig.ledger().await;
+    rig.cluster.failover(0).await.unwrap();
+    let service = rig.until("flowing", |s| s["generation"] == 2 && s["writes"]["flow"] == "flowing").await;
+    let new = (1..3).find(|node| service["master"] == announced(*node)).unwrap_or_else(|| panic!("{service:#}"));
+    rig.settle(("A", "planned failover, mapped addresses"), &ledger, new, waiting(PLANNED)).await;
+    assert_eq!(last_record(&rig.service().await)["kind"], "planned");
+
+    let mut seen = 0;
+    for node in 0..3 {
+        let clients = text(&rig.cluster.ask(Member::Node(node), &["CLIENT", "LIST"]).await.unwrap());
+        for client in clients.lines() {
+            let of_ours =
+                !client.contains("name=sentinel-") && !client.contains("flags=S") && !client.contains("flags=M");
+            assert!(!of_ours || client.contains(" laddr=127.0.0.1:"), "dialled as announced: {client}");
+            seen += usize::from(client.contains(" laddr=127.0.0.2:"));
+        }
+    }
+    assert!(seen > 0, "Sentinels do dial what is announced");
+}
