@@ -156,6 +156,7 @@ impl Reader<'_> {
             }),
             reissue_pops: self.take(t, "reissue_pops", boolean),
             fence_without_quorum: self.take(t, "fence_without_quorum", boolean),
+            fence_old_master: self.take(t, "fence_old_master", boolean),
             refuse: self.take(t, "refuse", |v| {
                 let DeValue::Array(items) = v else {
                     return Err(format!("expected an array of commands, [\"…\", \"…\"], found {}", kind(v)));

@@ -79,6 +79,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Service, "address_map", Some("{}")),
     key(Table::Service, "reissue_pops", Some("true")),
     key(Table::Service, "fence_without_quorum", Some("false")),
+    key(Table::Service, "fence_old_master", Some("false")),
     key(
         Table::Service,
         "refuse",

@@ -89,6 +89,8 @@ pub struct ServiceConfig {
     pub reissue_pops: bool,
     /// Whether writes are refused while no majority of the Sentinels is in hearing.
     pub fence_without_quorum: bool,
+    /// Whether the old master is made a replica as soon as another one is confirmed.
+    pub fence_old_master: bool,
     /// Where the confirmed master is remembered for a start without Sentinels; none: it is not.
     pub state_file: Option<PathBuf>,
     /// Commands that are not forwarded, each with or without a subcommand, in upper case: `DEBUG`, `CLIENT PAUSE`.
@@ -151,6 +153,7 @@ impl ServiceConfig {
             address_map: AddressMap::default(),
             reissue_pops: true,
             fence_without_quorum: false,
+            fence_old_master: false,
             state_file: None,
             refuse: REFUSE.iter().map(|c| (*c).to_owned()).collect(),
             limits: Limits::default(),

@@ -144,6 +144,7 @@ impl Resolver<'_> {
             address_map: s.address_map.as_ref().map(|given| given.value.clone()).unwrap_or_default(),
             reissue_pops: value_or(s.reissue_pops.as_ref(), usual.reissue_pops),
             fence_without_quorum: value_or(s.fence_without_quorum.as_ref(), usual.fence_without_quorum),
+            fence_old_master: value_or(s.fence_old_master.as_ref(), usual.fence_old_master),
             refuse: value_or(s.refuse.as_ref(), usual.refuse.clone()),
             limits: self.limits(&s.limits, &usual.limits),
             ..usual
@@ -159,9 +160,12 @@ impl Resolver<'_> {
                 self.problems.push(Problem::new(&sentinel.place, message));
             }
         }
-        if let (Some(_), Some(fence)) = (&s.master, s.fence_without_quorum.as_ref().filter(|fence| fence.value)) {
-            let message = "`fence_without_quorum` is about Sentinels, and a service with a fixed `master` has none";
-            self.problems.push(Problem::new(&fence.place, message));
+        let fences = [("fence_without_quorum", &s.fence_without_quorum), ("fence_old_master", &s.fence_old_master)];
+        for (name, fence) in fences {
+            if let (Some(_), Some(fence)) = (&s.master, fence.as_ref().filter(|fence| fence.value)) {
+                let message = format!("`{name}` is about failovers, and a service with a fixed `master` has none");
+                self.problems.push(Problem::new(&fence.place, message));
+            }
         }
         let static_with = |given: &str| format!("a service with a fixed `master` asks no Sentinel: unexpected {given}");
         match (&s.master, s.sentinels.first()) {

@@ -78,6 +78,8 @@ pub struct GivenService {
     pub reissue_pops: Option<Given<bool>>,
     /// `fence_without_quorum`
     pub fence_without_quorum: Option<Given<bool>>,
+    /// `fence_old_master`
+    pub fence_old_master: Option<Given<bool>>,
     /// `refuse`
     pub refuse: Option<Given<Vec<String>>>,
     /// `limits.…`
@@ -104,6 +106,7 @@ impl GivenService {
             address_map: None,
             reissue_pops: None,
             fence_without_quorum: None,
+            fence_old_master: None,
             refuse: None,
             limits: GivenLimits::default(),
         }

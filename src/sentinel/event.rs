@@ -28,6 +28,13 @@ pub enum SentinelEvent {
         /// The others.
         peers: Vec<Peer>,
     },
+    /// Something for the record of the last failover.
+    Note {
+        /// Who says so.
+        source: String,
+        /// What happened.
+        text: String,
+    },
     /// What is wrong with a Sentinel from now on; sent when it changes, none: nothing any more.
     Trouble {
         /// The Sentinel.

@@ -3,6 +3,7 @@
 mod auth;
 mod client;
 mod control;
+mod demotion;
 mod event;
 mod links;
 mod message;

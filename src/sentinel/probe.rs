@@ -223,21 +223,21 @@ impl Probe {
 }
 
 /// Why a question got no answer.
-enum Failure {
+pub(super) enum Failure {
     /// The connection ended.
     Closed,
     /// The node refuses us, or what it says makes no sense.
     Denied(String),
 }
 
-struct Connection {
-    client: Client,
+pub(super) struct Connection {
+    pub(super) client: Client,
     /// What comes before the first question: AUTH, where there are credentials, and `INFO`. In the same write, since after
     /// a promotion the new connection is all that stands between us and the answer.
     greeting: Option<Greeting>,
-    run_id: Option<String>,
+    pub(super) run_id: Option<String>,
     /// As a master told it, unless it may not be asked.
-    history: Option<Arc<History>>,
+    pub(super) history: Option<Arc<History>>,
     /// Whether the last answer was that of a master, who was asked for its history.
     led: bool,
 }
@@ -247,7 +247,7 @@ struct Greeting {
 }
 
 impl Connection {
-    fn new(client: Client, credentials: Option<&Credentials>) -> Self {
+    pub(super) fn new(client: Client, credentials: Option<&Credentials>) -> Self {
         Self {
             client,
             greeting: Some(Greeting { auth: credentials.map(auth::command) }),
@@ -258,7 +258,7 @@ impl Connection {
     }
 
     /// Asks for the role, and whoever has become master for its history.
-    async fn ask(&mut self) -> Result<Value, Failure> {
+    pub(super) async fn ask(&mut self) -> Result<Value, Failure> {
         let reply = match self.greeting.take() {
             Some(greeting) => self.greet(greeting).await?,
             None => {

@@ -11,6 +11,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::control::ServiceControl;
+use super::demotion;
 use super::event::SentinelEvent;
 use super::links::{LEASE_VALIDITY, Links, RENEWAL_INTERVAL};
 use super::state_file;
@@ -45,6 +46,7 @@ pub(super) struct Watcher {
     sentinels: Sentinels,
     probes: Probes,
     switchovers: Switchovers,
+    common: Common,
     topology: watch::Sender<Arc<Topology>>,
     status: watch::Sender<Arc<ServiceStatus>>,
     stats: Stats,
@@ -78,6 +80,7 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         confirm_timeout: config.confirm_timeout,
         silence_threshold: config.silence_threshold,
         fence_without_quorum: config.fence_without_quorum,
+        fence_old_master: config.fence_old_master,
         managed: matches!(config.source, Source::Sentinels { .. }),
     };
     let mut watcher = Watcher {
@@ -86,7 +89,8 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         links: Links::new(links),
         sentinels: Sentinels::new(common.clone()),
         probes: Probes::new(common.clone()),
-        switchovers: Switchovers::new(common),
+        switchovers: Switchovers::new(common.clone()),
+        common,
         topology,
         status,
         stats,
@@ -268,6 +272,11 @@ impl Watcher {
                     }
                 }
             }
+            SentinelEvent::Note { source, text } => {
+                tracing::info!(service = self.service, "{source} {text}");
+                self.machine.recorder_mut().note(now, &source, &text);
+                self.publish_status(now);
+            }
             SentinelEvent::Identity { id, run_id } => {
                 let events = self.sentinels.note_identity(id, run_id);
                 events.into_iter().for_each(|e| self.handle(e));
@@ -308,6 +317,9 @@ impl Watcher {
                 Action::RecordClosed(number) => {
                     self.closed.push_back((now + COUNTS_AFTER, number, self.counts_before));
                     visible = true;
+                }
+                Action::Demote(demotion) => {
+                    tokio::spawn(demotion::run(self.common.clone(), demotion));
                 }
                 Action::Say(Level::Info, text) => tracing::info!(service = self.service, "{text}"),
                 Action::Say(Level::Warn, text) => tracing::warn!(service = self.service, "{text}"),

@@ -374,7 +374,7 @@ impl Recorder {
     }
 
     /// Adds to the open record, or to the one that was closed last.
-    pub(super) fn note(&mut self, now: Moment, source: &str, text: &str) {
+    pub fn note(&mut self, now: Moment, source: &str, text: &str) {
         if self.open.is_some() {
             self.event(now, source, text);
         } else {

@@ -1,9 +1,6 @@
 //! Servers that are announced by other addresses than those at which they are reached from here.
 
-use std::path::PathBuf;
-
-use pointsman::demo::cluster::{Cluster, Member, Settings};
-use pointsman::demo::proxy::Proxy;
+use pointsman::demo::cluster::{Member, Settings};
 use pointsman::demo::wire::text;
 
 use crate::outcome::{PLANNED, waiting};
@@ -19,11 +16,7 @@ async fn announced_addresses_are_compared_and_mapped_ones_are_dialled() {
         sentinel_lines: vec![both, "sentinel announce-ip 127.0.0.2".into()],
         ..Settings::default()
     };
-    let cluster = Cluster::start(settings).await.unwrap();
-    let binary = PathBuf::from(env!("CARGO_BIN_EXE_pointsman"));
-    let map = "address_map = { \"127.0.0.2\" = \"127.0.0.1\" }";
-    let proxy = Proxy::start_configured(&cluster, &binary, map).await.unwrap();
-    let rig = Rig::from(proxy, cluster);
+    let rig = Rig::start_configured(settings, "address_map = { \"127.0.0.2\" = \"127.0.0.1\" }").await;
     let announced = |node| format!("127.0.0.2:{}", rig.cluster.addr(Member::Node(node)).port());
     let service = rig
         .until("heard", |s| s["replicas"].as_array().is_some_and(|r| r.iter().all(|r| r["link"] == "connected")))

@@ -1,12 +1,13 @@
-//! The fence: without a majority of the Sentinels in hearing nothing is written.
+//! The fences: without a majority of the Sentinels in hearing nothing is written; and nothing is written to an old master.
 
 use std::time::Duration;
 
 use pointsman::demo::cluster::{Member, Settings};
-use pointsman::demo::wire::{Reply, text};
+use pointsman::demo::wire::{Connection, Reply, text};
 use tokio::time::{Instant, sleep};
 
-use crate::rig::{PATIENCE, Rig};
+use crate::outcome::{PLANNED, waiting};
+use crate::rig::{PATIENCE, Rig, last_record};
 
 /// From the cut to the refusal (scenario 7 of the faults that a proxy must stand).
 const FENCED_WITHIN: Duration = Duration::from_secs(3);
@@ -15,7 +16,7 @@ const FENCED_WITHIN: Duration = Duration::from_secs(3);
 #[tokio::test]
 #[ignore = "all of them take minutes: `make faults` runs it"]
 async fn writes_are_refused_without_a_majority_and_reads_are_not() {
-    let mut rig = Rig::start_fenced(Settings::default()).await;
+    let mut rig = Rig::start_configured(Settings::default(), "fence_without_quorum = true").await;
     let mut client = rig.client().await;
     assert_eq!(text(&client.call(&["SET", "k", "1"], PATIENCE).await.unwrap()), "OK");
     rig.cluster.pause(Member::Sentinel(2)).unwrap();
@@ -43,4 +44,36 @@ async fn writes_are_refused_without_a_majority_and_reads_are_not() {
     rig.cluster.resume(Member::Sentinel(1)).unwrap();
     rig.until("flowing", |s| s["writes"]["flow"] == "flowing").await;
     assert_eq!(text(&client.call(&["SET", "k", "4"], PATIENCE).await.unwrap()), "OK");
+}
+
+/// Sentinel leaves the old master writable for some ten seconds. A client that writes there past pointsman is cut off at
+/// the commit, and Sentinels are content with what they find.
+#[tokio::test]
+#[ignore = "all of them take minutes: `make faults` runs it"]
+async fn the_old_master_is_a_replica_as_soon_as_the_failover_is_confirmed() {
+    let rig = Rig::start_configured(Settings::default(), "fence_old_master = true").await;
+    let ledger = rig.ledger().await;
+    let mut direct = Connection::open(rig.cluster.addr(Member::Node(0)), PATIENCE).await.unwrap();
+    rig.cluster.failover(0).await.unwrap();
+    let new = rig.until_flowing(2).await;
+    let committed = Instant::now();
+    let end = loop {
+        match direct.call(&["SET", "past", "pointsman"], PATIENCE).await {
+            Ok(Reply::Error(refusal)) => break refusal,
+            Ok(reply) => assert_eq!(text(&reply), "OK"),
+            Err(lost) => break lost.to_string(),
+        }
+        assert!(committed.elapsed() < Duration::from_secs(3), "the old master takes writes\n{}", rig.evidence());
+    };
+    let took = committed.elapsed();
+    eprintln!("the old master took writes for {took:?} after the commit; the direct writer: {end}");
+    assert_eq!(rig.traffic(0).await.0, "slave");
+    let made = format!("was made a replica of {}", rig.addr(Member::Node(new)));
+    rig.until("on record", |s| {
+        last_record(s)["events"].as_array().unwrap().iter().any(|e| e["text"].as_str() == Some(&made))
+    })
+    .await;
+    rig.settle(("F", "planned failover, the old master fenced"), &ledger, new, waiting(PLANNED)).await;
+    rig.cluster.wait_settled(PATIENCE).await.unwrap();
+    assert_eq!(rig.service().await["generation"], 2, "nobody failed over again");
 }

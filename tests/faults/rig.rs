@@ -52,11 +52,11 @@ impl Rig {
         self.network.as_mut().expect("it was started in one")
     }
 
-    /// With `fence_without_quorum`.
-    pub(crate) async fn start_fenced(settings: Settings) -> Self {
+    /// With more keys of the service.
+    pub(crate) async fn start_configured(settings: Settings, keys: &str) -> Self {
         let cluster = Cluster::start(settings).await.unwrap();
         let binary = PathBuf::from(env!("CARGO_BIN_EXE_pointsman"));
-        let proxy = Proxy::start_configured(&cluster, &binary, "fence_without_quorum = true").await.unwrap();
+        let proxy = Proxy::start_configured(&cluster, &binary, keys).await.unwrap();
         Self { proxy, cluster, network: None }
     }
 

@@ -64,6 +64,7 @@ impl Proxy {
             confirm_timeout: Duration::from_secs(5),
             silence_threshold: Duration::from_millis(300),
             fence_without_quorum: false,
+            fence_old_master: false,
             managed: true,
         };
         let ear = Ear { up: false, queue: VecDeque::new(), stalled: false, late: None };
@@ -181,7 +182,11 @@ impl World {
                     self.disconnect(|at| at == place(node));
                     self.tell_machine(Event::Acknowledged(seq), rules);
                 }
-                Action::Publish(_) | Action::RecordOpened(_) | Action::RecordClosed(_) | Action::Say(..) => {}
+                Action::Publish(_)
+                | Action::RecordOpened(_)
+                | Action::RecordClosed(_)
+                | Action::Demote(_)
+                | Action::Say(..) => {}
             }
         }
         if let Some(remembered) = self.proxy.machine.worth_remembering() {

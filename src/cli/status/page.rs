@@ -227,7 +227,7 @@ fn story(service: &str, record: &FailoverRecord, look: Look) -> Vec<String> {
     );
     facts.row(["commands".into(), counts.into()]);
     if record.lasted_ms.is_some() {
-        facts.row(["loss".into(), record.offset_lost.to_string().into()]);
+        facts.row(["data".into(), record.offset_lost.to_string().into()]);
     }
     lines.extend(facts.lines(2, look));
     let mut events = Table::titled(["MS", "WHO", "WHAT"]);
@@ -364,7 +364,7 @@ failover 1 of orders (planned)
   master    10.0.0.1:6379 -> 10.0.0.2:6379, generation 2
   waited    writes 1123 ms, reads 0 ms
   commands  20 held, 6 parked, 0 sent again, 0 refused, 1 of unknown outcome
-  loss      nothing lost
+  data      nothing lost
   MS    WHO                WHAT
   0     Sentinel s1:26379  writes held: Sentinel s1:26379 announced a failover
   1123  pointsman          writes flow to 10.0.0.2:6379

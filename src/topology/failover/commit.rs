@@ -180,6 +180,7 @@ impl Failover {
 
     fn commit(&mut self, now: Moment, elect: Elect, out: &mut Vec<Action>) {
         let Elect { node, epoch, provisional, by } = elect;
+        let demotion = self.demotion_for(node);
         let (lost, open) = (self.offset_lost(node), self.open_loss(node));
         if let Some(words) = self.loss_in_words(node) {
             self.recorder.event(now, "pointsman", words);
@@ -221,6 +222,13 @@ impl Failover {
         } else {
             FailoverKind::Unannounced
         };
+        self.demotion = demotion.filter(|_| {
+            matches!(kind, FailoverKind::Planned | FailoverKind::Crash | FailoverKind::Unannounced)
+                && previous.is_some_and(|p| epoch > p.epoch)
+        });
+        if !provisional {
+            self.demote(out);
+        }
         if round.cause != Cause::Start {
             let number = self.recorder.close(now, kind, node, self.generation, outcome, lost);
             self.await_word(open, number);
@@ -240,5 +248,6 @@ impl Failover {
         let text: Arc<str> = format!("{node} is confirmed by Sentinels (epoch {})", master.epoch).into();
         self.recorder.late_event(now, "pointsman", &text);
         out.push(Action::Say(Level::Info, text.to_string()));
+        self.demote(out);
     }
 }

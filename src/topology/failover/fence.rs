@@ -1,7 +1,12 @@
-//! The fence: without a majority of the Sentinels in hearing another master may be elected unheard, and what is written to
-//! this one would be lost. An option, since the Sentinels' outage then stops the writes of a healthy master.
+//! The fences, both of them options.
+//!
+//! Without a majority of the Sentinels in hearing another master may be elected unheard, and what is written to this one
+//! would be lost; but then the Sentinels' outage stops the writes of a healthy master. And an old master takes writes past
+//! pointsman until Sentinel demotes it; but demoting it is Sentinel's business.
 
-use super::{Action, FENCE_PATIENCE, Failover, Level};
+use std::net::SocketAddr;
+
+use super::{Action, Demotion, FENCE_PATIENCE, Failover, Level};
 use crate::clock::Moment;
 
 impl Failover {
@@ -30,5 +35,24 @@ impl Failover {
         self.minority_since.filter(|since| now.since(*since) >= FENCE_PATIENCE)?;
         let (heard, known) = (self.known.voices().count(), self.known.sentinels.len());
         Some(format!("only {heard} of {known} Sentinels are in hearing, and fence_without_quorum is on"))
+    }
+
+    /// What is to be done with the present master when `node` takes its place. Only a node that by its own account followed
+    /// this one is its successor: a service may have been moved to servers that have nothing to do with it.
+    pub(super) fn demotion_for(&self, node: SocketAddr) -> Option<Demotion> {
+        let master = self.master.as_ref().filter(|_| self.settings.fence_old_master)?;
+        self.shared_offset(master.node, node)?;
+        let stream = self.history(master.node)?.id.clone();
+        Some(Demotion { old: master.node, new: node, run_id: master.run_id.clone()?, stream })
+    }
+
+    /// Has the old master made a replica, if its successor can not be undone: two Sentinels name it, or the only one there
+    /// is. Otherwise that is left to Sentinel.
+    pub(super) fn demote(&mut self, out: &mut Vec<Action>) {
+        let Some(demotion) = self.demotion.take() else { return };
+        let namers = self.known.voices().filter(|(_, v)| v.master == demotion.new).count();
+        if namers >= 2 || namers == self.known.sentinels.len() {
+            out.push(Action::Demote(demotion));
+        }
     }
 }

@@ -121,12 +121,12 @@ impl Failover {
 
     /// The offset up to which `new` had the stream of `old` when it was promoted, by its own account. None unless both
     /// told their histories and they meet: a number alone proves nothing.
-    fn shared_offset(&self, old: SocketAddr, new: SocketAddr) -> Option<u64> {
+    pub(super) fn shared_offset(&self, old: SocketAddr, new: SocketAddr) -> Option<u64> {
         let (followed, end) = self.history(new)?.followed.as_ref()?;
         (*followed == self.history(old)?.id).then_some(*end)
     }
 
-    fn history(&self, node: SocketAddr) -> Option<&History> {
+    pub(super) fn history(&self, node: SocketAddr) -> Option<&History> {
         self.known.nodes.get(&node)?.history.as_deref()
     }
 

@@ -105,6 +105,8 @@ pub struct Settings {
     pub silence_threshold: Duration,
     /// Whether writes are refused while no majority of the Sentinels is in hearing.
     pub fence_without_quorum: bool,
+    /// Whether the old master is to be made a replica as soon as another one is confirmed.
+    pub fence_old_master: bool,
     /// Whether Sentinels name the master; otherwise `Event::StaticMaster` does.
     pub managed: bool,
 }
@@ -154,8 +156,23 @@ pub enum Action {
     RecordOpened(u64),
     /// A record was closed: give it the difference of the workers' counts soon, and log its line.
     RecordClosed(u64),
+    /// Make this old master a replica, if it is still what it was.
+    Demote(Demotion),
     /// A line for the log.
     Say(Level, String),
+}
+
+/// An old master that is to follow its successor.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Demotion {
+    /// The old master.
+    pub old: SocketAddr,
+    /// Its successor.
+    pub new: SocketAddr,
+    /// The process that it was (`run_id`): another one under its address is left alone.
+    pub run_id: String,
+    /// The stream that it wrote (`master_replid`): a node that began another one is left alone.
+    pub stream: String,
 }
 
 /// The confirmed master.
@@ -201,6 +218,8 @@ pub struct Failover {
     dwell: (Duration, Moment),
     /// Claims of Sentinels (address, epoch) that most others contradicted for long: no reason to hold again.
     disbelieved: BTreeMap<SocketAddr, u64>,
+    /// What is to be done with the old master once the provisional one is confirmed.
+    demotion: Option<Demotion>,
     /// Since when no majority of the Sentinels has been in hearing.
     minority_since: Option<Moment>,
     /// The one other address that every Sentinel in hearing, a majority of all, names, and since when.
@@ -237,6 +256,7 @@ impl Failover {
             exonerated_until: now,
             dwell: (DWELL_MIN, Moment(0)),
             disbelieved: BTreeMap::new(),
+            demotion: None,
             minority_since: None,
             agreement: None,
             first_voice: None,

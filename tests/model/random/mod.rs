@@ -35,6 +35,7 @@ fn settings(rng: &mut Rng) -> Settings {
         confirm_timeout: Duration::from_secs(5),
         silence_threshold: Duration::from_millis(300),
         fence_without_quorum: false,
+        fence_old_master: false,
         managed: rng.u8(0..16) > 0,
     }
 }

@@ -1,7 +1,8 @@
-//! The fence (`fence_without_quorum`): which Sentinels must be in hearing for writes to flow.
+//! The fences: which Sentinels must be in hearing for writes to flow (`fence_without_quorum`), and when the old master is
+//! made a replica (`fence_old_master`).
 
 use super::*;
-use crate::topology::failover::FENCE_PATIENCE;
+use crate::topology::failover::{Demotion, FENCE_PATIENCE};
 use crate::topology::status::Phase;
 
 fn fenced() -> Scene {
@@ -112,4 +113,110 @@ fn a_hold_behind_the_fence_is_refused_until_the_majority_is_back() {
     scene.event(Event::SentinelUp(SentinelId(1)));
     scene.view(1, A, 1);
     scene.assert_held("somebody could");
+}
+
+/// Held by an announcement; A told its history, and B, selected, says master with this one.
+fn promoted(commit: Commit, followed: Option<(&str, u64)>) -> Scene {
+    let mut scene = Scene::stable_with(Settings { fence_old_master: true, ..settings(commit) }, 3);
+    scene.role(A, master_with(100, "a", None));
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(5);
+    scene.role(A, master_with(100, "a", None));
+    scene.role(B, replica(A, 100));
+    scene.pass(5);
+    scene.role(B, master_with(109, "b", followed));
+    scene
+}
+
+fn demotions(scene: &Scene) -> Vec<Demotion> {
+    let demotion = |action: &Action| match action {
+        Action::Demote(demotion) => Some(demotion.clone()),
+        _ => None,
+    };
+    scene.actions.iter().filter_map(demotion).collect()
+}
+
+fn a_follows_b() -> Demotion {
+    Demotion { old: node(A), new: node(B), run_id: "run-1".into(), stream: "a".into() }
+}
+
+#[test]
+fn a_confirmed_failover_demotes_the_old_master_once() {
+    let mut scene = promoted(Commit::Confirmed, Some(("a", 100)));
+    scene.view(0, B, 2);
+    assert_eq!(demotions(&scene), [], "one Sentinel's word is not enough");
+    scene.view(1, B, 2);
+    scene.assert_flows_to(B, "committed");
+    scene.view(2, B, 2);
+    scene.pass(20_000);
+    assert_eq!(demotions(&scene), [a_follows_b()]);
+}
+
+#[test]
+fn an_eager_commit_demotes_when_it_is_confirmed() {
+    let mut scene = promoted(Commit::Eager, Some(("a", 100)));
+    scene.assert_flows_to(B, "committed eagerly");
+    scene.view(0, B, 2);
+    assert_eq!(demotions(&scene), [], "it may be undone yet");
+    scene.view(1, B, 2);
+    assert_eq!(demotions(&scene), [a_follows_b()]);
+}
+
+#[test]
+fn one_sentinel_of_several_does_not_suffice_to_demote() {
+    let mut scene = promoted(Commit::Confirmed, Some(("a", 100)));
+    scene.event(Event::SentinelDown(SentinelId(1)));
+    scene.event(Event::SentinelDown(SentinelId(2)));
+    scene.view(0, B, 2);
+    scene.role(A, CLOSED);
+    scene.role(A, RoleAnswer::Refused);
+    scene.pass(5000);
+    scene.role(B, master_with(109, "b", Some(("a", 100))));
+    scene.assert_flows_to(B, "one suffices for traffic after confirm_timeout");
+    assert_eq!(demotions(&scene), []);
+}
+
+/// `SENTINEL MONITOR` of other servers: these have nothing to do with each other's data.
+#[test]
+fn a_service_that_was_moved_demotes_nobody() {
+    for stranger in [None, Some(("z", 100))] {
+        let mut scene = promoted(Commit::Confirmed, stranger);
+        scene.view(0, B, 2);
+        scene.view(1, B, 2);
+        scene.assert_flows_to(B, "committed");
+        assert_eq!(demotions(&scene), [], "{stranger:?}");
+    }
+}
+
+#[test]
+fn a_failover_that_is_undone_or_aborted_demotes_nobody() {
+    let mut scene = promoted(Commit::Eager, Some(("a", 100)));
+    scene.assert_flows_to(B, "committed eagerly");
+    scene.pass(5);
+    scene.role(B, replica(A, 100));
+    scene.pass(5);
+    scene.role(B, replica(A, 100));
+    scene.role(A, master_with(120, "a", None));
+    for id in 0..3 {
+        scene.view(id, A, 1);
+        scene.view(id, A, 1);
+    }
+    scene.role(A, master_with(120, "a", None));
+    scene.assert_flows_to(A, "undone");
+    scene.pass(20_000);
+    assert_eq!(demotions(&scene), []);
+}
+
+#[test]
+fn without_the_option_nobody_is_demoted() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.role(A, master_with(100, "a", None));
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(5);
+    scene.role(A, master_with(100, "a", None));
+    scene.role(B, master_with(109, "b", Some(("a", 100))));
+    scene.view(0, B, 2);
+    scene.view(1, B, 2);
+    scene.assert_flows_to(B, "committed");
+    assert_eq!(demotions(&scene), []);
 }

@@ -39,6 +39,7 @@ pub(super) fn settings(commit: Commit) -> Settings {
         confirm_timeout: Duration::from_secs(5),
         silence_threshold: Duration::from_millis(300),
         fence_without_quorum: false,
+        fence_old_master: false,
         managed: true,
     }
 }
