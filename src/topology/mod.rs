@@ -8,6 +8,7 @@ mod access;
 mod event;
 pub mod failover;
 mod lease;
+mod loss;
 pub mod record;
 pub mod status;
 pub mod switchover;
