@@ -109,7 +109,8 @@ async fn status_tells_how_a_service_stands() {
     assert_eq!(code, 75, "{page}");
     let (code, page) = until(&proxy, "mymaster: REFUSED").await;
     assert_eq!(code, 75, "{page}");
-    assert!(page.contains("why          the master refuses connections"), "{page}");
+    // Whether it was found dead by a connect or by a connection that ended is chance.
+    assert!(page.lines().any(|l| l.trim_start().starts_with("why ") && l.ends_with("refuses connections")), "{page}");
     assert!(page.contains("reads are refused, writes are refused"), "{page}");
 }
 
