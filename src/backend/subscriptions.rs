@@ -52,6 +52,11 @@ impl Subscriptions {
         self.sets[kind as usize].is_empty()
     }
 
+    /// The connection is told to speak RESP2, and nothing else is owed on it: from the answer on, messages are arrays.
+    pub fn expect_arrays(&mut self) {
+        self.pushes = false;
+    }
+
     /// Tells what a frame is and takes note of confirmations.
     ///
     /// `expected`: a subscribe command is the oldest unanswered one. In RESP2 a message is told from a reply by its
@@ -117,6 +122,17 @@ fn first_word(frame: &[u8]) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_subscriber_that_goes_back_to_resp2_is_told_in_arrays() {
+        let mut s = Subscriptions::default();
+        s.note(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", true);
+        let message = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n";
+        assert_eq!(s.note(message, false), Frame::Reply, "a list with such a beginning");
+        s.expect_arrays();
+        assert_eq!(s.note(b"*2\r\n$6\r\nserver\r\n$5\r\nredis\r\n", false), Frame::Reply, "to HELLO");
+        assert_eq!(s.note(message, false), Frame::Push);
+    }
 
     #[test]
     fn follows_confirmations_and_renews_what_is_left() {

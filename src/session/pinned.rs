@@ -346,6 +346,9 @@ impl Session {
         self.down.take_silent_error();
         let frame = without_name(&self.buf[..command.len]);
         conn.queue(self.entry(frame, Effect::Deferred, Answer::Replies, Audience::Ours));
+        if !self.state.key.resp3 {
+            conn.subscriptions.borrow_mut().expect_arrays();
+        }
         self.becoming = true;
     }
 
