@@ -5,7 +5,7 @@ CARGO ?= cargo
 FAST := --locked --profile fast
 SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 # What the tests have beside them: networks whose cables can be cut, and threads that are stopped.
-FAULTS := ip perl
+FAULTS := ip perl dnsmasq
 
 .PHONY: help build demo test test-all faults soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench bench-growth \
 	conformance conformance-valkey conformance-resp3 conformance-ready clean

@@ -172,10 +172,11 @@ impl App {
             workers.push(worker.spawn().map_err(system("cannot start a worker thread"))?);
         }
         let control_stop = CancellationToken::new();
+        let resolver = net::Resolver::new(config.resolvers.clone());
         let beats = Arc::clone(&heartbeats);
         let beat = move || beats[beats.len() - 1].store(Moment::now().0, Ordering::Relaxed);
-        let control =
-            sentinel::spawn(controls, beat, control_stop.clone()).map_err(system("cannot start the control thread"))?;
+        let control = sentinel::spawn(controls, resolver, beat, control_stop.clone())
+            .map_err(system("cannot start the control thread"))?;
         Ok(Self { config, listeners, admin, admin_state, targets, draining, workers, control, control_stop, signals })
     }
 

@@ -1,38 +1,35 @@
 //! `check --online`: what the Sentinels and the masters say when asked as pointsman would ask them.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::net::lookup_host;
 use tokio::time::timeout;
 
 use super::check::say;
 use crate::addr::Endpoint;
 use crate::config::{Config, Credentials, FAILOVER_AFTER_DETECTION, ServiceConfig, Source};
+use crate::net::Resolver;
 use crate::net::client::{Client, ClientError};
 use crate::resp::{Value, without_arguments};
-
-/// Longest wait for the name server.
-const RESOLVE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Longest wait for all answers of one server, once connected. Each is asked less than ten short questions.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
 
 /// Asks all servers of all services and prints what each said. Returns how many do not answer as they should.
 pub(super) async fn ask_all(config: &Config) -> usize {
+    let resolver = Resolver::new(config.resolvers.clone());
     let mut failed = 0;
     for service in &config.services {
         let masters = match &service.source {
             Source::Sentinels { endpoints, credentials } => {
-                let (masters, silent) = ask_sentinels(service, endpoints, credentials.as_ref()).await;
+                let (masters, silent) = ask_sentinels(&resolver, service, endpoints, credentials.as_ref()).await;
                 failed += silent;
                 masters
             }
             Source::Static(master) => vec![master.clone()],
         };
         for master in masters {
-            let answer = ask_master(service, &master).await;
+            let answer = ask_master(&resolver, service, &master).await;
             failed += usize::from(answer.is_err());
             report(service, "master", &master, &answer);
         }
@@ -51,6 +48,7 @@ struct SentinelAnswer {
 
 /// Every master that a Sentinel names, each once, and how many Sentinels failed.
 async fn ask_sentinels(
+    resolver: &Resolver,
     service: &ServiceConfig,
     endpoints: &[Endpoint],
     credentials: Option<&Credentials>,
@@ -60,7 +58,7 @@ async fn ask_sentinels(
     let mut down_after = Duration::ZERO;
     let mut reached: Vec<(&str, Endpoint)> = Vec::new();
     for sentinel in endpoints {
-        let answer = match connect(service, sentinel, credentials).await {
+        let answer = match connect(resolver, service, sentinel, credentials).await {
             Ok(mut client) => within_limit(ask_sentinel(&mut client, &service.name)).await,
             Err(why) => Err(why),
         };
@@ -79,7 +77,7 @@ async fn ask_sentinels(
     reached.sort();
     reached.dedup();
     for (what, server) in reached.iter().filter(|(_, server)| !endpoints.contains(server)) {
-        if let Err(why) = reach(service, server).await {
+        if let Err(why) = reach(resolver, service, server).await {
             eprintln!(
                 "warning: {}: {what} {server} is reached by a Sentinel, and not from here: {why}; if it is reached by \
                  another address, see `address_map`",
@@ -154,8 +152,8 @@ async fn known_names(client: &mut Client) -> String {
     if names.is_empty() { ", nor any other".to_owned() } else { format!(", but {}", names.join(", ")) }
 }
 
-async fn ask_master(service: &ServiceConfig, master: &Endpoint) -> Result<String, String> {
-    let mut client = connect(service, master, service.backend.as_ref()).await?;
+async fn ask_master(resolver: &Resolver, service: &ServiceConfig, master: &Endpoint) -> Result<String, String> {
+    let mut client = connect(resolver, service, master, service.backend.as_ref()).await?;
     let role = within_limit(call(&mut client, &["ROLE"])).await;
     let role = role.map_err(|why| match &service.backend {
         None if why.starts_with("NOAUTH") => format!("{why} (backend_password is not configured)"),
@@ -171,11 +169,12 @@ async fn ask_master(service: &ServiceConfig, master: &Endpoint) -> Result<String
 
 /// A connection that has said AUTH, if there is something to say.
 async fn connect(
+    resolver: &Resolver,
     service: &ServiceConfig,
     server: &Endpoint,
     credentials: Option<&Credentials>,
 ) -> Result<Client, String> {
-    let mut client = reach(service, server).await?;
+    let mut client = reach(resolver, service, server).await?;
     if let Some(credentials) = credentials {
         within_limit(authenticate(&mut client, credentials)).await?;
     }
@@ -183,9 +182,9 @@ async fn connect(
 }
 
 /// A connection to the first address of a server that takes one.
-async fn reach(service: &ServiceConfig, server: &Endpoint) -> Result<Client, String> {
+async fn reach(resolver: &Resolver, service: &ServiceConfig, server: &Endpoint) -> Result<Client, String> {
     let mut why = "the name has no address".to_owned();
-    for address in resolve(server).await? {
+    for address in resolver.resolve(server).await.map_err(|e| e.to_string())? {
         let dialled = service.address_map.dial(address);
         let mapped = if dialled == address { String::new() } else { format!(" to {dialled}") };
         match Client::connect(dialled, service.connect_timeout).await {
@@ -194,17 +193,6 @@ async fn reach(service: &ServiceConfig, server: &Endpoint) -> Result<Client, Str
         }
     }
     Err(why)
-}
-
-async fn resolve(server: &Endpoint) -> Result<Vec<SocketAddr>, String> {
-    if let Some(address) = server.literal() {
-        return Ok(vec![address]);
-    }
-    match timeout(RESOLVE_LIMIT, lookup_host((server.host.as_str(), server.port))).await {
-        Ok(Ok(addresses)) => Ok(addresses.collect()),
-        Ok(Err(e)) => Err(format!("the name cannot be resolved: {e}")),
-        Err(_) => Err(format!("the name server does not answer within {RESOLVE_LIMIT:?}")),
-    }
 }
 
 async fn authenticate(client: &mut Client, credentials: &Credentials) -> Result<(), String> {

@@ -58,6 +58,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Root, "admin", None),
     key(Table::Root, "drain_timeout", Some("\"30s\"")),
     key(Table::Root, "state_dir", None),
+    key(Table::Root, "resolvers", None),
     key(Table::Log, "level", Some("\"info\"")),
     key(Table::Log, "format", Some("\"text\"")),
     key(Table::Service, "name", None),

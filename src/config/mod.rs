@@ -38,6 +38,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How long a drain may take before what is left is closed.
     pub drain_timeout: Duration,
+    /// Name servers to ask; none: those of the system.
+    pub resolvers: Vec<SocketAddr>,
     /// The services, at least one, names unique.
     pub services: Vec<ServiceConfig>,
 }

@@ -54,6 +54,7 @@ impl Settings {
                 level: value_or(self.log_level.as_ref(), log.level),
                 format: value_or(self.log_format.as_ref(), log.format),
             },
+            resolvers: self.resolvers.iter().map(|r| r.value).collect(),
             drain_timeout: r.duration("drain_timeout", self.drain_timeout.as_ref(), 0, Duration::from_secs(30)),
             services: self
                 .services

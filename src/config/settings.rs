@@ -35,6 +35,8 @@ pub struct Settings {
     pub drain_timeout: Option<Given<Duration>>,
     /// `state_dir`
     pub state_dir: Option<Given<PathBuf>>,
+    /// `resolvers`
+    pub resolvers: Vec<Given<SocketAddr>>,
     /// `log.level`
     pub log_level: Option<Given<String>>,
     /// `log.format`

@@ -1,5 +1,6 @@
 //! From text to value, alike for flags and files. Errors say what was expected; the caller adds where.
 
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::keys::nearest;
@@ -27,6 +28,13 @@ pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, Stri
         let hint = nearest(text, &names).map_or(String::new(), |near| format!(", did you mean \"{near}\"?"));
         format!("expected {}, found \"{text}\"{hint}", known.join(" or "))
     })
+}
+
+/// A name server: an IP address, with a port unless that is 53.
+pub(super) fn name_server(text: &str) -> Result<SocketAddr, String> {
+    let address = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| SocketAddr::new(ip, 53)));
+    let address = address.ok().filter(|address| address.port() != 0);
+    address.ok_or_else(|| format!("expected IP or IP:PORT, found `{text}`"))
 }
 
 /// A duration: a whole number with its unit, `ms`, `s`, `m` or `h`.

@@ -43,19 +43,19 @@ impl fmt::Debug for ServiceControl {
     }
 }
 
-/// Starts the control thread. It ends after `shutdown`; `heartbeat` is called once a second while it lives.
+/// Starts the control thread, which alone uses `resolver`. It ends after `shutdown`; `heartbeat` is called once a second while it lives.
 ///
 /// Should a watcher panic, the thread panics too, after it has cancelled `shutdown`: its leases run out, and a process
 /// that lets nothing through any more is better restarted.
 pub fn spawn(
     services: Vec<ServiceControl>,
+    resolver: Resolver,
     heartbeat: impl Fn() + Send + 'static,
     shutdown: CancellationToken,
 ) -> std::io::Result<JoinHandle<()>> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(async move {
-            let resolver = Resolver::default();
             let mut watchers = JoinSet::new();
             for service in services {
                 watchers.spawn(watcher::run(service, resolver.clone(), shutdown.clone()));

@@ -8,6 +8,7 @@ use pointsman::addr::Endpoint;
 use pointsman::clock::Moment;
 use pointsman::config::{Commit, ServiceConfig, Source};
 use pointsman::demo::cluster::Cluster;
+use pointsman::net::Resolver;
 use pointsman::sentinel::{ServiceControl, spawn};
 use pointsman::topology::record::{FailoverRecord, RecordCounts};
 use pointsman::topology::status::ServiceStatus;
@@ -78,7 +79,7 @@ impl Control {
             }
         });
         let shutdown = CancellationToken::new();
-        let thread = Some(spawn(vec![control], || {}, shutdown.clone()).unwrap());
+        let thread = Some(spawn(vec![control], Resolver::default(), || {}, shutdown.clone()).unwrap());
         Self { link, hints, topology, status, diary, shutdown, thread }
     }
 

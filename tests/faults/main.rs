@@ -56,6 +56,7 @@ mod ipv6;
 mod leaders;
 mod loss;
 mod masters;
+mod names;
 mod network;
 mod operators;
 mod outcome;

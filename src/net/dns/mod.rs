@@ -4,7 +4,7 @@ mod system;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -40,7 +40,7 @@ pub enum DnsError {
         name: String,
     },
     /// Not in the hosts file, and there is no name server to ask.
-    #[error("cannot resolve `{name}`: not in {HOSTS}, and {RESOLV_CONF} names no server")]
+    #[error("cannot resolve `{name}`: not in {HOSTS}, and neither `resolvers` nor {RESOLV_CONF} names a server")]
     NoServers {
         /// The host name.
         name: String,
@@ -57,6 +57,8 @@ pub struct Resolver(Arc<Shared>);
 struct Shared {
     system: Mutex<System>,
     known: Mutex<HashMap<Endpoint, Known>>,
+    /// What each name was last found to be: a name server that dies takes nobody's addresses with it.
+    answers: Mutex<HashMap<String, Vec<IpAddr>>>,
 }
 
 type Located = Result<SocketAddr, DnsError>;
@@ -97,22 +99,47 @@ impl fmt::Debug for Resolver {
 impl Default for Resolver {
     /// A resolver that follows the system's configuration.
     fn default() -> Self {
-        Self::with_system(System::default())
+        Self::new(Vec::new())
     }
 }
 
 impl Resolver {
-    fn with_system(system: System) -> Self {
-        Self(Arc::new(Shared { system: Mutex::new(system), known: Mutex::default() }))
+    /// A resolver that asks these name servers, or without any those that the system's configuration names. The hosts
+    /// file comes first in either case.
+    pub fn new(servers: Vec<SocketAddr>) -> Self {
+        Self::with_system(System::asking(servers))
     }
 
-    /// All addresses of an endpoint, IPv4 first, at least one. An IP literal never touches DNS. Waits three seconds at most.
+    fn with_system(system: System) -> Self {
+        Self(Arc::new(Shared { system: Mutex::new(system), known: Mutex::default(), answers: Mutex::default() }))
+    }
+
+    /// All addresses of an endpoint, IPv4 first, at least one. An IP literal never touches DNS. Waits three seconds at most,
+    /// and then, or if the look-up fails, falls back on what it found last.
     pub async fn resolve(&self, endpoint: &Endpoint) -> Result<Vec<SocketAddr>, DnsError> {
         if let Some(address) = endpoint.literal() {
             return Ok(vec![address]);
         }
-        let ips = System::look_up(&self.0.system, &endpoint.host).await?;
+        let found = System::look_up(&self.0.system, &endpoint.host).await;
+        let ips = self.or_last(&endpoint.host, found)?;
         Ok(ips.into_iter().map(|ip| SocketAddr::new(ip, endpoint.port)).collect())
+    }
+
+    /// What was found, or else what was found before.
+    fn or_last(&self, host: &str, found: Result<Vec<IpAddr>, DnsError>) -> Result<Vec<IpAddr>, DnsError> {
+        let mut answers = self.0.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        match found {
+            Ok(ips) => {
+                // Which one goes does not matter: nobody has that many names but by mistake.
+                if answers.len() >= KNOWN_MAX && !answers.contains_key(host) {
+                    let any = answers.keys().next().cloned();
+                    any.and_then(|name| answers.remove(&name));
+                }
+                answers.insert(host.to_owned(), ips.clone());
+                Ok(ips)
+            }
+            Err(error) => answers.get(host).cloned().ok_or(error),
+        }
     }
 
     /// The one address by which a node is known, for names that a Sentinel or a backend uses for a node.
@@ -246,6 +273,23 @@ mod tests {
         assert_eq!(kept, Ok(address("10.0.0.50:6379")), "a silent name server does not lose it");
         assert!(asked.elapsed() < QUERY_TIMEOUT, "nor hold it up: {:?}", asked.elapsed());
         assert_eq!(resolver.known(&name), Some(address("10.0.0.50:6379")));
+    }
+
+    #[tokio::test]
+    async fn a_name_server_that_dies_takes_no_address_with_it() {
+        let last = Arc::new(AtomicU8::new(7));
+        let resolver = resolver(asking(name_server(last.clone()).await));
+        let name = endpoint("redis.example.");
+        let mut found = resolver.resolve(&name).await.unwrap();
+        found.sort_unstable();
+        assert_eq!(found, [address("10.0.0.7:6379"), address("10.0.0.99:6379")]);
+        last.store(0, Ordering::Relaxed);
+        let mut kept = resolver.resolve(&name).await.unwrap();
+        kept.sort_unstable();
+        assert_eq!(kept, found, "TTL 0: it was asked, and did not answer");
+        assert!(resolver.resolve(&endpoint("other.example.")).await.is_err());
+        last.store(8, Ordering::Relaxed);
+        assert!(resolver.resolve(&name).await.unwrap().contains(&address("10.0.0.8:6379")), "it is back");
     }
 
     #[tokio::test]

@@ -1,11 +1,12 @@
 //! Names to addresses as the system has them configured: the hosts file, else DNS.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use hickory_resolver::config::{LookupIpStrategy, ResolverOpts};
+use hickory_resolver::config::{LookupIpStrategy, NameServerConfig, ResolverConfig, ResolverOpts};
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::op::Query;
 use hickory_resolver::proto::rr::{Name, RecordType};
 use hickory_resolver::{Hosts, TokioResolver};
@@ -32,11 +33,18 @@ pub(super) struct System {
     /// Modification times of the two files; a change means reading them again.
     stamps: Option<[Option<SystemTime>; 2]>,
     hosts: Arc<Hosts>,
+    /// The name servers to ask; none: those of resolv.conf.
+    servers: Vec<SocketAddr>,
     /// None without a usable resolv.conf, in which case names come from the hosts file alone.
     dns: Option<TokioResolver>,
 }
 
 impl System {
+    /// One that asks these name servers rather than those of resolv.conf, unless there are none.
+    pub(super) fn asking(servers: Vec<SocketAddr>) -> Self {
+        Self { servers, ..Self::default() }
+    }
+
     /// All addresses of a name, IPv4 first, at least one.
     pub(super) async fn look_up(this: &Mutex<Self>, host: &str) -> Result<Vec<IpAddr>, DnsError> {
         let name = Name::from_utf8(host).map_err(|e| failed(host, &e.to_string()))?;
@@ -75,7 +83,11 @@ impl System {
         self.stamps = Some(stamps);
         self.hosts = Arc::new(Hosts::from_system().unwrap_or_default());
         // Fails without resolv.conf or without a server in it; pointsman must start all the same.
-        self.dns = TokioResolver::builder_tokio()
+        let builder = match self.servers.as_slice() {
+            [] => TokioResolver::builder_tokio(),
+            servers => Ok(TokioResolver::builder_with_config(config(servers), TokioRuntimeProvider::default())),
+        };
+        self.dns = builder
             .and_then(|mut builder| {
                 tune(builder.options_mut());
                 builder.build()
@@ -83,6 +95,16 @@ impl System {
             .inspect_err(|error| tracing::warn!(%error, "no DNS: names are resolved through {HOSTS} only"))
             .ok();
     }
+}
+
+/// The servers are asked in this order, first by UDP; no domain is searched.
+fn config(servers: &[SocketAddr]) -> ResolverConfig {
+    let server = |address: &SocketAddr| {
+        let mut server = NameServerConfig::udp_and_tcp(address.ip());
+        server.connections.iter_mut().for_each(|connection| connection.port = address.port());
+        server
+    };
+    ResolverConfig::from_name_servers(servers.iter().map(server).collect())
 }
 
 fn modified(path: &str) -> Option<SystemTime> {
@@ -104,11 +126,9 @@ fn failed(name: &str, reason: &str) -> DnsError {
 
 #[cfg(test)]
 pub(super) mod tests {
-    use std::net::{Ipv4Addr, SocketAddr};
+    use std::net::Ipv4Addr;
     use std::sync::atomic::{AtomicU8, Ordering};
 
-    use hickory_resolver::config::{NameServerConfig, ResolverConfig};
-    use hickory_resolver::net::runtime::TokioRuntimeProvider;
     use tokio::net::UdpSocket;
 
     use super::*;
@@ -120,16 +140,9 @@ pub(super) mod tests {
 
     /// A system whose only name server is `server`, with no hosts file.
     pub(in crate::net::dns) fn asking(server: SocketAddr) -> System {
-        let mut config = NameServerConfig::udp(server.ip());
-        config.connections[0].port = server.port();
-        let config = ResolverConfig::from_name_servers(vec![config]);
-        let mut builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default());
-        tune(builder.options_mut());
-        System {
-            stamps: Some([RESOLV_CONF, HOSTS].map(modified)),
-            hosts: Arc::default(),
-            dns: Some(builder.build().unwrap()),
-        }
+        let mut system = System::asking(vec![server]);
+        system.refresh();
+        System { hosts: Arc::default(), ..system }
     }
 
     /// A name server that answers each A query with 10.0.0.`last` and 10.0.0.99 (TTL 0), and any other with nothing;

@@ -1,0 +1,185 @@
+//! Sentinels and masters by names whose addresses change while pointsman runs; the name server is dnsmasq.
+
+use std::fs;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pointsman::demo::cluster::{Cluster, Member, Settings, free_port};
+use pointsman::demo::process::{Process, Supervisor};
+use pointsman::demo::proxy::fetch_status;
+use pointsman::demo::wire::{Connection, text};
+use rustix::process::Signal;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use crate::rig::PATIENCE;
+
+/// A name server for names below `test`, all with TTL 0.
+struct Names {
+    address: SocketAddr,
+    hosts: PathBuf,
+    process: Process,
+}
+
+impl Names {
+    async fn start(supervisor: &Supervisor, dir: &Path) -> Self {
+        let address = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        let hosts = dir.join("names");
+        fs::write(&hosts, "127.0.0.1 is.there.test\n").unwrap();
+        let args = [
+            "--keep-in-foreground",
+            "--conf-file=/dev/null",
+            "--no-resolv",
+            "--no-hosts",
+            "--local=/test/",
+            "--local-ttl=0",
+            "--pid-file",
+            "--user=root",
+            "--bind-interfaces",
+            "--listen-address=127.0.0.1",
+            &format!("--port={}", address.port()),
+            &format!("--addn-hosts={}", hosts.display()),
+        ];
+        let args = args.map(str::to_owned).to_vec();
+        let process = supervisor.spawn(Path::new("/usr/sbin/dnsmasq"), args, None).unwrap();
+        let names = Self { address, hosts, process };
+        names.until("is.there.test", Ipv4Addr::LOCALHOST).await;
+        names
+    }
+
+    /// The names are these from now on; returns once `name`, one of them, is answered so.
+    async fn set(&self, hosts: &str, name: &str, ip: Ipv4Addr) {
+        fs::write(&self.hosts, hosts).unwrap();
+        self.process.signal(Signal::HUP).unwrap();
+        self.until(name, ip).await;
+    }
+
+    /// Waits until the server gives this address for a name.
+    async fn until(&self, name: &str, ip: Ipv4Addr) {
+        let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        // RFC 1035: one question for an A record of class IN.
+        let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        for label in name.split('.') {
+            query.push(u8::try_from(label.len()).unwrap());
+            query.extend(label.as_bytes());
+        }
+        query.extend([0, 0, 1, 0, 1]);
+        let end = Instant::now() + PATIENCE;
+        let mut answer = [0; 512];
+        loop {
+            // A server that does not listen yet makes the send or the receive fail.
+            let asked = socket.send_to(&query, self.address).await.is_ok();
+            let received = tokio::time::timeout(Duration::from_millis(100), socket.recv(&mut answer)).await;
+            if let (true, Ok(Ok(n))) = (asked, received)
+                && answer[..n].windows(4).any(|bytes| bytes == ip.octets())
+            {
+                return;
+            }
+            assert!(Instant::now() < end, "{name} is never {ip}");
+        }
+    }
+}
+
+/// pointsman with this source of the master, and that name server.
+struct Front {
+    listen: SocketAddr,
+    admin: SocketAddr,
+    log: PathBuf,
+    _process: Process,
+}
+
+impl Front {
+    fn start(cluster: &Cluster, names: &Names, source: &str) -> Self {
+        let local = || SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
+        let (listen, admin, resolver) = (local(), local(), names.address);
+        let (path, log) = (cluster.dir().join("pointsman.toml"), cluster.dir().join("pointsman.log"));
+        let config = format!(
+            "admin = \"{admin}\"\nresolvers = [\"{resolver}\"]\n[[service]]\nname = \"mymaster\"\nlisten = [\"{listen}\"]\n\
+             {source}\n"
+        );
+        fs::write(&path, config).unwrap();
+        let args = ["run".to_owned(), "--config".to_owned(), path.display().to_string()];
+        let output = fs::File::create(&log).unwrap();
+        let binary = Path::new(env!("CARGO_BIN_EXE_pointsman"));
+        let process = cluster.supervisor().spawn(binary, args.to_vec(), Some(output)).unwrap();
+        Self { listen, admin, log, _process: process }
+    }
+
+    async fn until(&self, what: &str, fits: impl Fn(&Value) -> bool) -> Value {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let service = fetch_status(self.admin).await.map(|s| s["services"][0].clone()).unwrap_or_default();
+            if fits(&service) {
+                return service;
+            }
+            let log = || fs::read_to_string(&self.log).unwrap_or_default();
+            assert!(Instant::now() < end, "never {what}: {service:#}\n{}", log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn set(&self, value: &str) {
+        let mut client = Connection::open(self.listen, PATIENCE).await.unwrap();
+        assert_eq!(text(&client.call(&["SET", "k", value], PATIENCE).await.unwrap()), "OK");
+    }
+}
+
+fn all_up(service: &Value, up: bool) -> bool {
+    service["sentinels"].as_array().is_some_and(|s| s.len() >= 3 && s.iter().take(3).all(|s| s["up"] == up))
+}
+
+/// The names of the Sentinels do not exist when pointsman starts; then one of them has two addresses, the first of them
+/// dead; then the name server dies, and the connections to the Sentinels are lost.
+#[tokio::test]
+async fn sentinels_by_names_that_come_and_a_name_server_that_goes() {
+    let cluster = Cluster::start(Settings::default()).await.unwrap();
+    let mut names = Names::start(cluster.supervisor(), cluster.dir()).await;
+    let sentinels: Vec<String> =
+        cluster.sentinels().iter().enumerate().map(|(i, s)| format!("s{i}.test:{}", s.port())).collect();
+    let front = Front::start(&cluster, &names, &format!("sentinels = {sentinels:?}"));
+    let service = front
+        .until("told that there are no such names", |s| {
+            s["sentinels"].as_array().is_some_and(|s| s.iter().all(|s| !s["error"].is_null()))
+        })
+        .await;
+    assert!(service["sentinels"][0]["error"].as_str().unwrap().contains("cannot resolve `s0.test`"), "{service:#}");
+    assert_eq!(service["phase"], "starting");
+
+    let hosts = "127.0.0.9 s0.test\n127.0.0.1 s0.test\n127.0.0.1 s1.test\n127.0.0.1 s2.test\n";
+    names.set(hosts, "s2.test", Ipv4Addr::LOCALHOST).await;
+    front.until("in hearing", |s| all_up(s, true) && s["writes"]["flow"] == "flowing").await;
+    front.set("by names").await;
+
+    names.process.kill().unwrap();
+    for sentinel in 0..3 {
+        cluster.ask(Member::Sentinel(sentinel), &["CLIENT", "KILL", "TYPE", "normal"]).await.unwrap();
+        cluster.ask(Member::Sentinel(sentinel), &["CLIENT", "KILL", "TYPE", "pubsub"]).await.unwrap();
+    }
+    // They may be back before anybody looks: the failover is heard only over new connections.
+    front.until("in hearing again", |s| all_up(s, true)).await;
+    cluster.failover(0).await.unwrap();
+    front.until("failed over", |s| s["generation"] == 2 && s["writes"]["flow"] == "flowing").await;
+    front.set("without names").await;
+}
+
+/// The name of a fixed master moves to another address, where the same server is; the old address is dead.
+#[tokio::test]
+async fn a_master_whose_name_moves_is_followed() {
+    let settings = Settings { redis_lines: vec!["bind 127.0.0.1 127.0.0.2".into()], ..Settings::single() };
+    let cluster = Cluster::start(settings).await.unwrap();
+    let names = Names::start(cluster.supervisor(), cluster.dir()).await;
+    names.set("127.0.0.1 m.test\n", "m.test", Ipv4Addr::LOCALHOST).await;
+    let node = Member::Node(0);
+    let port = cluster.addr(node).port();
+    let front = Front::start(&cluster, &names, &format!("master = \"m.test:{port}\""));
+    front.until("flowing", |s| s["writes"]["flow"] == "flowing").await;
+    front.set("here").await;
+
+    let moved = Ipv4Addr::new(127, 0, 0, 2);
+    names.set("127.0.0.2 m.test\n", "m.test", moved).await;
+    cluster.ask(node, &["CONFIG", "SET", "bind", "127.0.0.2"]).await.unwrap();
+    let address = SocketAddr::from((moved, port)).to_string();
+    front.until("moved", |s| s["master"] == address && s["writes"]["flow"] == "flowing").await;
+    front.set("there").await;
+}
