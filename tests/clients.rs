@@ -99,10 +99,9 @@ async fn a_pause_from_within_a_transaction_is_one_and_a_shorter_one_does_not_end
     let mut direct = Raw::connect(front.redis).await;
     let (mut pauser, mut one, mut two) =
         (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
-    assert_eq!(pauser.ask(&["MULTI"]).await, "+OK\r\n");
-    assert_eq!(pauser.ask(&["CLIENT", "PAUSE", "60000", "WRITE"]).await, "+QUEUED\r\n");
-    pauser.send(&command(&["EXEC"])).await;
-    pauser.until(b"*1\r\n+OK\r\n").await;
+    // No marker in between, which would be queued.
+    pauser.send(&[&["MULTI"][..], &["CLIENT", "PAUSE", "60000", "WRITE"], &["EXEC"]].map(command).concat()).await;
+    assert_eq!(support::text(&pauser.until(b"*1\r\n+OK\r\n").await), "+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n");
     assert_eq!(pauser.ask(&["CLIENT", "PAUSE", "1", "WRITE"]).await, "+OK\r\n");
     one.send(&command(&["SET", "a", "1"])).await;
     two.send(&command(&["SET", "b", "2"])).await;
