@@ -200,12 +200,17 @@ async fn carried(kill: bool) {
     local.send(&command(&["GET", "k"])).await;
     assert!(text(&local.rest().await).starts_with("-WRONGPASS"), "nobody knows it here");
     assert_eq!(second.ask(&["EXISTS", "cached"]).await, ":0\r\n", "{log}");
+    // Once for each switch: a busy Sentinel may take the new master for dead at once, and fail over again.
     const ALL: &str = ">2\r\n$10\r\ninvalidate\r\n_\r\n";
-    assert_eq!(tracking.ask(&["GET", "cached"]).await, format!("{ALL}_\r\n"), "{log}");
+    let without_all = |text: &str| {
+        assert!(text.starts_with(ALL), "{text}\n{log}");
+        text.replace(ALL, "")
+    };
+    assert_eq!(without_all(&tracking.ask(&["GET", "cached"]).await), "_\r\n", "{log}");
     assert_eq!(other.ask(&["SET", "cached", "new"]).await, "+OK\r\n");
     assert_eq!(text(&tracking.until(b"cached\r\n").await), ">2\r\n$10\r\ninvalidate\r\n*1\r\n$6\r\ncached\r\n");
     prefixed.send(&command(&["EXEC"])).await;
-    assert_eq!(text(&prefixed.until(b"*1\r\n:1\r\n").await), format!("{ALL}*1\r\n:1\r\n"), "{log}");
+    assert_eq!(without_all(&text(&prefixed.until(b"*1\r\n:1\r\n").await)), "*1\r\n:1\r\n", "{log}");
     assert_eq!(other.ask(&["SET", "b:other", "new"]).await, "+OK\r\n");
     let told = ">2\r\n$10\r\ninvalidate\r\n*1\r\n$7\r\nb:other\r\n";
     assert!(text(&prefixed.until(b"b:other\r\n").await).ends_with(told), "its own change is not told");

@@ -21,6 +21,9 @@ pub struct Supervisor {
     requests: SyncSender<Request>,
 }
 
+/// Whoever dies between the fork and the request to the kernel has a child that is never told.
+const IF_PARENT_LIVES: &str = r#"[ "$PPID" = "$0" ] || exit 1; exec "$@""#;
+
 type Request = (Command, SyncSender<io::Result<Child>>);
 
 impl Supervisor {
@@ -50,7 +53,8 @@ impl Supervisor {
         let mut command = match find_program(Path::new("setpriv")) {
             Some(setpriv) => {
                 let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+                command.args(["--pdeathsig", "KILL", "--", "sh", "-c", IF_PARENT_LIVES]);
+                command.arg(std::process::id().to_string()).arg(program);
                 command
             }
             None => Command::new(program),
@@ -75,7 +79,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Its process id, also across the `exec` of `setpriv`.
+    /// Its process id, also across what `setpriv` executes.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
