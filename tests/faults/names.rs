@@ -1,7 +1,7 @@
 //! Sentinels and masters by names whose addresses change while pointsman runs; the name server is dnsmasq.
 
 use std::fs;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use pointsman::demo::proxy::fetch_status;
 use pointsman::demo::wire::{Connection, text};
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep};
 
 use crate::rig::PATIENCE;
@@ -24,7 +25,8 @@ struct Names {
 
 impl Names {
     async fn start(supervisor: &Supervisor, dir: &Path) -> Self {
-        let address = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap();
+        // Not one of those that the kernel gives to whoever asks for any: our own questions come from such a port.
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port().unwrap()));
         let hosts = dir.join("names");
         fs::write(&hosts, "127.0.0.1 is.there.test\n").unwrap();
         let args = [
@@ -57,7 +59,7 @@ impl Names {
 
     /// Waits until the server gives this address for a name.
     async fn until(&self, name: &str, ip: Ipv4Addr) {
-        let socket = tokio::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         // RFC 1035: one question for an A record of class IN.
         let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
         for label in name.split('.') {
