@@ -254,5 +254,6 @@ fn version_of(program: &Path, flag: &str) -> String {
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said).into_owned();
     let line = said.lines().find(|line| line.contains(|c: char| c.is_ascii_digit())).unwrap_or_default();
-    line.split_whitespace().take(5).collect::<Vec<_>>().join(" ")
+    // Some say where they are, too.
+    line.split_whitespace().filter(|word| !word.starts_with('/')).take(3).collect::<Vec<_>>().join(" ")
 }
