@@ -19,7 +19,7 @@ use crate::clock::Moment;
 use crate::metrics::CloseReason;
 use crate::net::{Signal, WriteHalf};
 use crate::resp::OwnError;
-use crate::topology::HintKind;
+use crate::topology::{FAST_PATIENCE, HintKind};
 
 /// Slices in one vectored write.
 const MAX_SLICES: usize = 64;
@@ -31,8 +31,6 @@ const FLUSH_AT: usize = 128 * 1024;
 /// A shared connection whose oldest command is older takes nothing new. Behind a script that runs for too long everybody
 /// else would wait for its end, where Redis tells them `-BUSY`.
 const STALLED: Duration = Duration::from_millis(50);
-/// How long control's own probe takes to find that a backend does not answer: `sentinel::FAST_PATIENCE`.
-const PROBE_TAKES: Duration = Duration::from_millis(250);
 
 /// What a connection is for.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -460,7 +458,7 @@ impl Connection {
         let oldest = inflight.oldest_written().filter(|_| self.used != Use::Pinned).map(|e| e.queued_at);
         self.stalled.set(oldest.is_some_and(|since| now.saturating_duration_since(since) > STALLED));
         let threshold = self.context.config.silence_threshold;
-        let suspicious = threshold.saturating_sub(PROBE_TAKES).max(threshold / 3);
+        let suspicious = threshold.saturating_sub(FAST_PATIENCE).max(threshold / 3);
         let long_ago = |then: Instant, time| now.saturating_duration_since(then) > time;
         if oldest.is_some_and(|since| long_ago(since, suspicious))
             && self.told_silent.get().is_none_or(|told| long_ago(told, threshold))

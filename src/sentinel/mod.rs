@@ -20,6 +20,6 @@ pub use control::{ServiceControl, spawn};
 pub use event::{Peer, SentinelEvent, Trouble};
 pub use links::{LEASE_VALIDITY, RENEWAL_INTERVAL};
 pub use message::{ParsedMessage, parse as parse_message};
-pub use probe::{FAST_PACE, FAST_PATIENCE, ProbeTask, SLOW_PATIENCE};
+pub use probe::{FAST_PACE, ProbeTask, SLOW_PATIENCE};
 pub use role::{endpoints as role_endpoints, parse as parse_role};
 pub use view::{Answer, Poll, peers as parse_peers};

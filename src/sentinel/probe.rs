@@ -21,15 +21,12 @@ use crate::config::Credentials;
 use crate::net::client::{Client, ClientError};
 use crate::net::{Backoff, Resolver};
 use crate::resp::{Value, encode_command};
-use crate::topology::{Event, History, RoleAnswer};
+use crate::topology::{Event, FAST_PATIENCE, History, RoleAnswer};
 
 /// A pace of this or faster means that somebody is waiting: silence is reported soon, connections are tried again at
 /// the pace of the questions.
 pub const FAST_PACE: Duration = Duration::from_millis(100);
-/// After so long without an answer a node is reported as silent (and again each time as much has passed), at a fast
-/// pace. Redis answers ROLE within a millisecond unless a command occupies it.
-pub const FAST_PATIENCE: Duration = Duration::from_millis(250);
-/// The same at a slow pace, when a command that takes half a second is nobody's concern.
+/// As [`FAST_PATIENCE`] at a slow pace, when a command that takes half a second is nobody's concern.
 pub const SLOW_PATIENCE: Duration = Duration::from_secs(1);
 /// A connection that has been silent for so long is replaced, since its packets may be in a long retransmission pause
 /// when the node is back. Not sooner: a hung process accepts nothing, and connections would pile up in its backlog.

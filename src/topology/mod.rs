@@ -19,8 +19,13 @@ pub use lease::{Flow, Grant, Lease, Link};
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Moment;
+
+/// After so long without an answer control takes a node for silent (and again each time as much has passed), when it asks
+/// at a fast pace. Redis answers ROLE within a millisecond unless a command occupies it.
+pub const FAST_PATIENCE: Duration = Duration::from_millis(250);
 
 /// Where one kind of traffic goes, and whether it may.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
