@@ -16,7 +16,7 @@ use crate::admin::{self, AdminState};
 use crate::backend::Scripts;
 use crate::clients::Clients;
 use crate::clock::Moment;
-use crate::config::Config;
+use crate::config::{Config, ListenerConfig};
 use crate::listener::{self, Target, Targets};
 use crate::metrics::WorkerStats;
 use crate::net::{self, BindError, Listener};
@@ -94,7 +94,7 @@ fn raise_descriptor_limit() {
 
 struct App {
     config: Config,
-    listeners: Vec<(usize, Listener)>,
+    listeners: Vec<(usize, Arc<ListenerConfig>, Listener)>,
     admin: Option<tokio::net::TcpListener>,
     admin_state: Arc<AdminState>,
     targets: Vec<Target>,
@@ -112,8 +112,8 @@ impl App {
         let signals = Signals::new().map_err(system("cannot handle signals"))?;
         let mut listeners = Vec::new();
         for (number, service) in config.services.iter().enumerate() {
-            for addr in &service.listen {
-                listeners.push((number, net::bind(addr)?));
+            for listen in &service.listen {
+                listeners.push((number, Arc::new(listen.clone()), net::bind(listen)?));
             }
         }
         let admin = config.admin.map(bind_admin).transpose()?;
@@ -187,11 +187,12 @@ impl App {
         let stop_admin = CancellationToken::new();
         let tasks = TaskTracker::new();
         let targets = Arc::new(Targets::new(std::mem::take(&mut self.targets)));
-        for (service, listener) in self.listeners.drain(..) {
+        for (service, settings, listener) in self.listeners.drain(..) {
             let config = &self.config.services[service];
             tracing::info!(service = %config.name, address = %listener.local_addr(), "listening");
             let serve = listener::serve(
                 listener,
+                settings,
                 service,
                 config.limits.max_clients,
                 Arc::clone(&targets),
@@ -238,7 +239,7 @@ impl App {
 }
 
 fn bind_admin(addr: std::net::SocketAddr) -> Result<tokio::net::TcpListener, Error> {
-    match net::bind(&ListenAddr::Tcp(addr))? {
+    match net::bind(&ListenerConfig::new(ListenAddr::Tcp(addr)))? {
         Listener::Tcp(listener, _) => Ok(listener),
         Listener::Unix(..) => unreachable!("a TCP address was bound"),
     }

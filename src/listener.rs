@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::ListenerConfig;
 use crate::metrics::{Limit, WorkerStats};
 use crate::net::{ClientSocket, Listener};
 use crate::resp::OwnError;
@@ -67,6 +68,7 @@ impl Targets {
 /// that a worker is gone.
 pub async fn serve(
     listener: Listener,
+    settings: Arc<ListenerConfig>,
     service: usize,
     max_clients: usize,
     targets: Arc<Targets>,
@@ -91,7 +93,8 @@ pub async fn serve(
                 let worker = targets.choose();
                 let id = targets.next_id.fetch_add(1, Ordering::Relaxed);
                 targets.handed[worker].fetch_add(1, Ordering::Relaxed);
-                if targets.workers[worker].inbox.send(NewClient { accepted, service, id }).await.is_err() {
+                let client = NewClient { accepted, listener: Arc::clone(&settings), service, id };
+                if targets.workers[worker].inbox.send(client).await.is_err() {
                     failed.cancel();
                     return;
                 }

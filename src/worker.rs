@@ -18,7 +18,7 @@ use tokio::task::{JoinError, JoinSet};
 use crate::backend::{Context, Downstream, Scripts, Stats};
 use crate::clients::{Clients, Presence};
 use crate::clock::Moment;
-use crate::config::ServiceConfig;
+use crate::config::{ListenerConfig, ServiceConfig};
 use crate::metrics::{CloseReason, WorkerStats};
 use crate::net::{Accepted, ClientSocket, Stream};
 use crate::pool::Pool;
@@ -58,6 +58,8 @@ pub struct WorkerService {
 pub struct NewClient {
     /// Its socket, not registered with any runtime, and its addresses.
     pub accepted: Accepted,
+    /// What is said of the listening socket that it came to.
+    pub listener: Arc<ListenerConfig>,
     /// Number of the service.
     pub service: usize,
     /// Unique among the clients of this process.

@@ -14,7 +14,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("clients", &["addr", "clock"]),
     ("config", &["addr"]),
     ("metrics", &["resp"]),
-    ("net", &["addr", "resp"]),
+    ("net", &["addr", "config", "resp"]),
     ("topology", &["addr", "clock", "config"]),
     ("backend", &["clock", "config", "metrics", "net", "resp", "topology"]),
     ("pool", &["backend", "clock", "net", "topology"]),
@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     ("worker", &["backend", "clients", "clock", "config", "metrics", "net", "pool", "session", "topology"]),
     ("admin", &["clock", "metrics", "topology"]),
-    ("listener", &["metrics", "net", "resp", "worker"]),
+    ("listener", &["config", "metrics", "net", "resp", "worker"]),
     (
         "app",
         &[

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use config_support::{Dir, SERVICE, complaints, resolve, shorten};
 use pointsman::config::{
-    ClientAuth, Commit, Environment, Given, GivenCredentials, LogFormat, Place, Problem, Resolved, Secret, Source, load,
+    ClientAuth, Commit, Environment, FileAccess, Given, GivenCredentials, LogFormat, Place, Problem, Resolved, Secret,
+    Source, load,
 };
 
 #[test]
@@ -25,7 +26,7 @@ fn several_services_with_all_they_can_say() {
             log.format = "json"
             [[service]]
             name = "cache"
-            listen = ["127.0.0.1:6379", "unix:/run/cache.sock"]
+            listen = ["127.0.0.1:6379", { address = "unix:/run/cache.sock", mode = "0660", owner = "root", group = "12", backlog = 5 }]
             sentinels = ["s1:26379", "[::1]:26379"]
             backend_user = "app"
             backend_password_file = "secret"
@@ -47,8 +48,10 @@ fn several_services_with_all_they_can_say() {
     assert_eq!((config.workers, config.log.format), (3, LogFormat::Json));
     assert_eq!(config.admin, Some("[::1]:9600".parse().unwrap()));
     let [cache, fixed] = &config.services[..] else { panic!("two services") };
-    let listen: Vec<String> = cache.listen.iter().map(ToString::to_string).collect();
+    let listen: Vec<String> = cache.listen.iter().map(|l| l.address.to_string()).collect();
     assert_eq!(listen, ["127.0.0.1:6379", "unix:/run/cache.sock"]);
+    let access = FileAccess { mode: Some(0o660), owner: Some(0), group: Some(12) };
+    assert_eq!((cache.listen[1].access, cache.listen[1].backlog, cache.listen[0].backlog), (access, 5, 4096));
     let backend = cache.backend.as_ref().unwrap();
     assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some("app"), &b"s3cret"[..]));
     let Source::Sentinels { endpoints, credentials: Some(sentinel) } = &cache.source else { panic!("{cache:?}") };
@@ -78,12 +81,20 @@ reissue_pops = "yes"
 client_auth = "injekt"
   hold_timout = "1s"
 limits = { pined = 3, output_bytes = "64KB", bulk_bytes = -1 }
+[[service]]
+listen = ["x", { address = "y", mod = "0660", mode = "660x" }, { mode = 660, listen = 1, backlog = 0 }, 3]
+[[service]]
+[[service.listen]]
+adress = "127.0.0.1:1"
+[[service.listen]]
+address = "127.0.0.1:1"
+backlog = "many"
 "#;
     let expected = r#"p.toml:1:1: unknown key `wokers`, did you mean `workers`?
 p.toml:2:11: `workers`: expected a number of threads or "auto", found "x"
 p.toml:3:1: unknown key `commit`, it belongs to [[service]]
 p.toml:5:9: `level`: expected one of off, error, warn, info, debug, trace, found "inof", did you mean "info"?
-p.toml:8:10: `listen`: expected an array of strings, ["…", "…"], found a string
+p.toml:8:10: `listen`: expected an array of addresses, ["…", "…"], found a string
 p.toml:9:21: `sentinels`: expected HOST:PORT, found a URL; user and password have places of their own: backend_user and backend_password_file, or sentinel_user and sentinel_password_file
 p.toml:9:46: `sentinels`: expected a string in quotes, found a number
 p.toml:10:20: `backend_password`: expected a string in quotes, found a number
@@ -93,7 +104,19 @@ p.toml:13:15: `client_auth`: expected "passthrough" or "inject", found "injekt",
 p.toml:14:3: unknown key `hold_timout`, did you mean `hold_timeout`?
 p.toml:15:12: unknown key `pined`, did you mean `pinned`?
 p.toml:15:38: `output_bytes`: expected bytes, such as 65536, "64KiB" or "1MiB", found "64KB": write KiB for 1024
-p.toml:15:59: `bulk_bytes`: expected a whole number, found -1"#;
+p.toml:15:59: `bulk_bytes`: expected a whole number, found -1
+p.toml:17:11: `listen`: expected IP:PORT or unix:/path, found `x`
+p.toml:17:28: `address`: expected IP:PORT or unix:/path, found `y`
+p.toml:17:33: unknown key `mod`, did you mean `mode`?
+p.toml:17:54: `mode`: expected three octal digits such as "0660", found "660x"
+p.toml:17:64: incomplete listener: expected `address`, an IP:PORT or unix:/path
+p.toml:17:73: `mode`: expected a string in quotes, found a number
+p.toml:17:78: unknown key `listen`, it belongs to [[service]]
+p.toml:17:100: `backlog`: expected 1 to 65535, found 0
+p.toml:17:105: `listen`: expected a string in quotes, found a number
+p.toml:19:1: incomplete listener: expected `address`, an IP:PORT or unix:/path
+p.toml:20:1: unknown key `adress`, did you mean `address`?
+p.toml:23:11: `backlog`: expected a whole number, found a string"#;
     assert_eq!(complaints("shape", text), expected);
 }
 
@@ -125,6 +148,10 @@ limits.max_clients = 0
 [[service]]
 name = "d"
 listen = ["127.0.0.1:4"]
+[[service]]
+name = "e"
+listen = [{ address = "127.0.0.1:5", mode = "0600" }, { address = "unix:/t", owner = "nobody at all", group = "-1" }]
+master = "h:2"
 "#;
     let expected = r#"p.toml:1:9: listener 127.0.0.1:2 overlaps with 0.0.0.0:2 given at p.toml:5:26: expected an address apart from it
 p.toml:2:11: `workers`: expected at least 1, found 0
@@ -142,7 +169,10 @@ p.toml:20:1: incomplete service: expected `name`, the master name that the Senti
 p.toml:20:1: incomplete service: expected `listen`, at least one IP:PORT or unix:/path
 p.toml:22:21: `sentinel_password`: expected a password, found an empty string
 p.toml:23:22: `max_clients`: expected at least 1, found 0
-p.toml:24:1: incomplete service: expected `sentinels` (at least one HOST:PORT) or a fixed `master`"#;
+p.toml:24:1: incomplete service: expected `sentinels` (at least one HOST:PORT) or a fixed `master`
+p.toml:29:45: `mode` is of Unix sockets, and 127.0.0.1:5 is none
+p.toml:29:86: `owner`: this machine knows no such name as `nobody at all`
+p.toml:29:111: `group`: this machine knows no such name as `-1`"#;
     assert_eq!(complaints("contradictions", text), expected);
 }
 

@@ -21,11 +21,14 @@ fn read(path: &str) -> String {
 /// A file that gives every key that has a default, and the required ones.
 fn every_default() -> String {
     let mut text = String::new();
-    for table in [Table::Root, Table::Log, Table::Service, Table::Limits] {
+    for table in [Table::Root, Table::Log, Table::Service, Table::Limits, Table::Listen] {
         match table {
             Table::Root | Table::Limits => {}
             Table::Log => text.push_str("[log]\n"),
-            Table::Service => text.push_str(SERVICE),
+            Table::Service => {
+                text.extend(SERVICE.lines().filter(|l| !l.starts_with("listen")).map(|l| format!("{l}\n")))
+            }
+            Table::Listen => text.push_str("[[service.listen]]\naddress = \"127.0.0.1:1\"\n"),
         }
         for Key { name, default, .. } in KEYS.iter().filter(|k| k.table == table) {
             let prefix = if table == Table::Limits { "limits." } else { "" };
@@ -60,9 +63,16 @@ fn commented_key(line: &str) -> Option<(&str, &str)> {
     rest.split_once(" = ")
 }
 
+/// A line of the tables in `listen`, which are comments as a whole: `    #   key = value,`.
+fn listener_key(line: &str) -> Option<(&str, &str)> {
+    let line = line.strip_prefix("    #")?.trim_start_matches(['{', ' ']);
+    line.strip_suffix(',').filter(|l| l.starts_with(|c: char| c.is_ascii_lowercase()))?.split_once(" = ")
+}
+
 /// A line that is a key, commented or not.
 fn any_key(line: &str) -> Option<(&str, &str)> {
-    commented_key(line).or_else(|| line.split_once(" = ").filter(|_| !line.starts_with('#')))
+    commented_key(line)
+        .or_else(|| line.split_once(" = ").filter(|_| line.starts_with(|c: char| c.is_ascii_lowercase())))
 }
 
 /// The path of a key given the header it stands under.
@@ -80,8 +90,14 @@ fn the_full_example_has_every_key_at_its_default() {
         if line.starts_with('[') {
             header = line;
         }
-        let Some((name, value)) = any_key(line) else { continue };
-        let key = key_of(header, name);
+        let (key, value) = match (any_key(line), listener_key(line)) {
+            (Some((name, value)), _) => (key_of(header, name), value),
+            (None, Some((name, value))) => (key_of(header, &format!("listen.{name}")), value),
+            (None, None) => continue,
+        };
+        if key.path() == "listen.address" && seen.contains(&key.path()) {
+            continue;
+        }
         if let Some(default) = key.default {
             assert_eq!(value, default, "default of {}", key.path());
         }
@@ -89,6 +105,7 @@ fn the_full_example_has_every_key_at_its_default() {
     }
     let all: Vec<String> = KEYS.iter().map(Key::path).collect();
     assert_eq!(seen, all, "every key, once, in the order of the documentation");
+    assert!(text.contains("    \"127.0.0.1:6379\",\n    #"), "the tables in `listen` are commented");
 }
 
 /// The full example with those of its commented keys uncommented that `which` wants.
@@ -100,7 +117,9 @@ fn uncommented(which: impl Fn(&Key) -> bool) -> String {
             header = line.to_owned();
         }
         let wanted = commented_key(line).is_some_and(|(name, _)| which(key_of(&header, name)));
-        writeln!(text, "{}", if wanted { &line[1..] } else { line }).unwrap();
+        let in_table = line.starts_with("    #") && which(key_of(&header, "listen.address"));
+        let line = if in_table { line.replacen('#', "", 1) } else { line[usize::from(wanted)..].to_owned() };
+        writeln!(text, "{line}").unwrap();
     }
     text
 }

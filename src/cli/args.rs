@@ -9,8 +9,8 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use crate::addr::{Endpoint, ListenAddr};
 use crate::config::{
-    CLIENT_AUTH, COMMIT, ClientAuth, Commit, Given, GivenCredentials, GivenService, LOG_FORMAT, LogFormat, Place,
-    Settings, duration, endpoint, listen_addr, log_level, workers,
+    CLIENT_AUTH, COMMIT, ClientAuth, Commit, Given, GivenCredentials, GivenListener, GivenService, LOG_FORMAT,
+    LogFormat, Place, Settings, duration, endpoint, listen_addr, log_level, workers,
 };
 use crate::demo::DemoArgs;
 
@@ -223,7 +223,7 @@ impl ServiceArguments {
     fn service(&self) -> GivenService {
         GivenService {
             name: given(&self.service, "--service"),
-            listen: all(&self.listen, "--listen"),
+            listen: all(&self.listen, "--listen").into_iter().map(GivenListener::from).collect(),
             sentinels: all(&self.sentinel, "--sentinel"),
             master: given(&self.master, "--master"),
             backend: GivenCredentials {

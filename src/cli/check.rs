@@ -2,13 +2,14 @@
 
 use std::io::{self, ErrorKind, Write};
 use std::net::TcpListener;
-use std::path::Path;
+
 use std::process::ExitCode;
 
 use super::args::CheckArguments;
 use super::{exit, online};
 use crate::addr::ListenAddr;
 use crate::config::{Config, Resolved, Source};
+use crate::net;
 
 /// Checks what can only be seen on this machine, and with `--online` on the others; the configuration itself is right.
 pub(super) fn run(arguments: &CheckArguments, resolved: &Resolved) -> ExitCode {
@@ -58,7 +59,7 @@ fn ask_servers(config: &Config) -> io::Result<usize> {
 }
 
 fn addresses(config: &Config) -> Vec<ListenAddr> {
-    let services = config.services.iter().flat_map(|s| s.listen.iter().cloned());
+    let services = config.services.iter().flat_map(|s| s.listen.iter().map(|l| l.address.clone()));
     services.chain(config.admin.map(ListenAddr::Tcp)).collect()
 }
 
@@ -68,7 +69,7 @@ fn try_listen(address: &ListenAddr) -> io::Result<()> {
     match address {
         ListenAddr::Tcp(address) => TcpListener::bind(address).map(drop),
         ListenAddr::Unix(path) => {
-            let directory = path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let directory = net::directory(path);
             if directory.metadata()?.is_dir() { Ok(()) } else { Err(ErrorKind::NotADirectory.into()) }
         }
     }
@@ -80,7 +81,7 @@ fn summary(config: &Config) -> String {
         .services
         .iter()
         .map(|s| {
-            let listen: Vec<String> = s.listen.iter().map(ToString::to_string).collect();
+            let listen: Vec<String> = s.listen.iter().map(|l| l.address.to_string()).collect();
             let source = match &s.source {
                 Source::Sentinels { endpoints, .. } => format!("{} Sentinels", endpoints.len()),
                 Source::Static(master) => format!("the fixed master {master}"),

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::credentials::is_world_readable;
 use super::error::{Place, Problem, Problems};
 use super::keys::{self, KEYS, Table};
-use super::settings::{Given, GivenCredentials, GivenLimits, GivenService, Settings};
+use super::settings::{Given, GivenCredentials, GivenLimits, GivenListener, GivenService, Settings};
 use super::{Secret, values};
 use crate::addr::AddressMap;
 
@@ -138,7 +138,7 @@ impl Reader<'_> {
         GivenService {
             place,
             name: self.take(t, "name", |v| string(v).map(str::to_owned)),
-            listen: self.list(t, "listen", values::listen_addr),
+            listen: self.listeners(t),
             sentinels: self.list(t, "sentinels", values::endpoint),
             master: self.take(t, "master", |v| values::endpoint(string(v)?)),
             backend: self.credentials(t, ["backend_user", "backend_password", "backend_password_file"]),
@@ -166,6 +166,37 @@ impl Reader<'_> {
             }),
             limits: self.limits(t),
         }
+    }
+
+    /// `listen`: an array of addresses, and of tables where there is more to say than that.
+    fn listeners(&mut self, service: &DeTable<'_>) -> Vec<GivenListener> {
+        let items = self.array(service, "listen", "addresses");
+        items.into_iter().filter_map(|item| self.listener(item)).collect()
+    }
+
+    fn listener(&mut self, item: &Value<'_>) -> Option<GivenListener> {
+        let at = item.span().start;
+        let DeValue::Table(t) = item.get_ref() else {
+            let address = self.read("listen", item, |v| values::listen_addr(string(v)?));
+            return address.map(GivenListener::from);
+        };
+        self.refuse_unknown(t, Table::Listen, &[]);
+        if !t.contains_key("address") {
+            self.complain(at, "incomplete listener: expected `address`, an IP:PORT or unix:/path".into());
+        }
+        let address = self.take(t, "address", |v| values::listen_addr(string(v)?));
+        let given = GivenListener {
+            backlog: self.take(t, "backlog", |v| {
+                let within = |n: usize| u16::try_from(n).ok().filter(|n| *n > 0);
+                count(v).and_then(|n| within(n).ok_or_else(|| format!("expected 1 to {}, found {n}", u16::MAX)))
+            }),
+            mode: self.take(t, "mode", |v| values::mode(string(v)?)),
+            owner: self.take(t, "owner", |v| string(v).map(str::to_owned)),
+            group: self.take(t, "group", |v| string(v).map(str::to_owned)),
+            // One that is wrong has been complained of, so that no configuration comes of it.
+            address: address?,
+        };
+        Some(given)
     }
 
     fn limits(&mut self, service: &DeTable<'_>) -> GivenLimits {
@@ -199,7 +230,15 @@ impl Reader<'_> {
         name: &str,
         read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
     ) -> Option<Given<T>> {
-        let value: &Value<'_> = table.get(name)?;
+        self.read(name, table.get(name)?, read)
+    }
+
+    fn read<T>(
+        &mut self,
+        name: &str,
+        value: &Value<'_>,
+        read: impl FnOnce(&DeValue<'_>) -> Result<T, String>,
+    ) -> Option<Given<T>> {
         let at = value.span().start;
         match read(value.get_ref()) {
             Ok(value) => Some(Given::new(value, self.place(at))),
@@ -212,24 +251,23 @@ impl Reader<'_> {
 
     /// The strings of an array, each with its place.
     fn list<T>(&mut self, table: &DeTable<'_>, name: &str, read: impl Fn(&str) -> Result<T, String>) -> Vec<Given<T>> {
+        let items = self.array(table, name, "strings");
+        items.into_iter().filter_map(|item| self.read(name, item, |v| string(v).and_then(&read))).collect()
+    }
+
+    /// The items of an array, which has some if it is there; `what` they are is for a message.
+    fn array<'t, 'i>(&mut self, table: &'t DeTable<'i>, name: &str, what: &str) -> Vec<&'t Value<'i>> {
         let Some(value) = table.get(name) else { return Vec::new() };
         let at = value.span().start;
         let DeValue::Array(items) = value.get_ref() else {
             let found = kind(value.get_ref());
-            self.complain(at, format!("`{name}`: expected an array of strings, [\"…\", \"…\"], found {found}"));
+            self.complain(at, format!("`{name}`: expected an array of {what}, [\"…\", \"…\"], found {found}"));
             return Vec::new();
         };
         if items.is_empty() {
             self.complain(at, format!("`{name}`: expected at least one address, found none"));
         }
-        let mut list = Vec::new();
-        for item in items {
-            match string(item.get_ref()).and_then(&read) {
-                Ok(value) => list.push(Given::new(value, self.place(item.span().start))),
-                Err(message) => self.complain(item.span().start, format!("`{name}`: {message}")),
-            }
-        }
-        list
+        items.iter().collect()
     }
 
     fn table<'t, 'i>(&mut self, parent: &'t DeTable<'i>, name: &str) -> Option<&'t DeTable<'i>> {

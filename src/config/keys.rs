@@ -9,6 +9,8 @@ pub enum Table {
     Log,
     /// `[[service]]`
     Service,
+    /// An entry of `listen` of a `[[service]]`
+    Listen,
     /// `limits` of a `[[service]]`
     Limits,
 }
@@ -20,6 +22,7 @@ impl Table {
             Self::Root => "the top of the file",
             Self::Log => "[log]",
             Self::Service => "[[service]]",
+            Self::Listen => "a table in `listen`",
             Self::Limits => "`limits` of a [[service]]",
         }
     }
@@ -37,11 +40,12 @@ pub struct Key {
 }
 
 impl Key {
-    /// The name with its table: `workers`, `log.level`, `hold_timeout`, `limits.pinned`.
+    /// The name with its table: `workers`, `log.level`, `hold_timeout`, `listen.mode`, `limits.pinned`.
     pub fn path(&self) -> String {
         match self.table {
             Table::Root | Table::Service => self.name.to_owned(),
             Table::Log => format!("log.{}", self.name),
+            Table::Listen => format!("listen.{}", self.name),
             Table::Limits => format!("limits.{}", self.name),
         }
     }
@@ -63,6 +67,11 @@ pub const KEYS: &[Key] = &[
     key(Table::Log, "format", Some("\"text\"")),
     key(Table::Service, "name", None),
     key(Table::Service, "listen", None),
+    key(Table::Listen, "address", None),
+    key(Table::Listen, "backlog", Some("4096")),
+    key(Table::Listen, "mode", None),
+    key(Table::Listen, "owner", None),
+    key(Table::Listen, "group", None),
     key(Table::Service, "sentinels", None),
     key(Table::Service, "master", None),
     key(Table::Service, "backend_user", None),
@@ -104,7 +113,7 @@ pub(super) fn unknown(table: Table, name: &str) -> String {
     let subtables: &[&str] = match table {
         Table::Root => &["log", "service"],
         Table::Service => &["limits"],
-        Table::Log | Table::Limits => &[],
+        Table::Log | Table::Listen | Table::Limits => &[],
     };
     let here: Vec<&str> =
         KEYS.iter().filter(|k| k.table == table).map(|k| k.name).chain(subtables.iter().copied()).collect();

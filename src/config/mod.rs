@@ -7,6 +7,7 @@ mod credentials;
 mod error;
 mod file;
 mod keys;
+mod listener;
 mod resolve;
 mod settings;
 mod values;
@@ -15,9 +16,10 @@ pub use credentials::Environment;
 pub use error::{Place, Problem, Problems};
 pub use file::load;
 pub use keys::{KEYS, Key, Table};
+pub use listener::{FileAccess, ListenerConfig};
 pub(crate) use resolve::FAILOVER_AFTER_DETECTION;
 pub use resolve::Resolved;
-pub use settings::{Given, GivenCredentials, GivenLimits, GivenService, Settings};
+pub use settings::{Given, GivenCredentials, GivenLimits, GivenListener, GivenService, Settings};
 pub use values::{AUTO_WORKERS, CLIENT_AUTH, COMMIT, LOG_FORMAT, duration, endpoint, listen_addr, log_level, workers};
 
 use std::fmt;
@@ -25,7 +27,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::addr::{AddressMap, Endpoint, ListenAddr};
+use crate::addr::{AddressMap, Endpoint};
 
 /// Everything pointsman was told, by file, flags and environment.
 #[derive(Clone, PartialEq, Debug)]
@@ -68,7 +70,7 @@ pub struct ServiceConfig {
     /// The master name as the Sentinels know it; for a static service any name.
     pub name: String,
     /// Where clients connect.
-    pub listen: Vec<ListenAddr>,
+    pub listen: Vec<ListenerConfig>,
     /// How the master is found.
     pub source: Source,
     /// pointsman's own user at the backends: role probes, and with [`ClientAuth::Inject`] the clients' commands.
@@ -140,7 +142,7 @@ const REFUSE: &[&str] = &[
 
 impl ServiceConfig {
     /// A service with every other key at its default.
-    pub fn new(name: impl Into<String>, listen: Vec<ListenAddr>, source: Source) -> Self {
+    pub fn new(name: impl Into<String>, listen: Vec<ListenerConfig>, source: Source) -> Self {
         Self {
             name: name.into(),
             listen,

@@ -2,7 +2,6 @@
 
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use super::credentials::{self, Environment};
 use super::error::{Place, Problem, Problems};
 use super::settings::{Given, GivenLimits, GivenService, Settings};
-use super::{ClientAuth, Config, Limits, LogConfig, ServiceConfig, Source};
+use super::{ClientAuth, Config, Limits, LogConfig, ServiceConfig, Source, listener};
 use crate::addr::ListenAddr;
 
 /// More worker threads than this are a mistyped number, not a machine.
@@ -18,9 +17,6 @@ const MAX_WORKERS: usize = 1024;
 
 /// Longest duration that is accepted, so that a mistyped unit is noticed.
 const MAX_DURATION: Duration = Duration::from_secs(3600);
-
-/// Longest path that fits into the kernel's `sockaddr_un` with its final zero.
-const MAX_UNIX_PATH: usize = 107;
 
 /// What a failover takes after the master was found dead (election, promotion, its spread to the other Sentinels).
 pub(crate) const FAILOVER_AFTER_DETECTION: Duration = Duration::from_secs(5);
@@ -109,14 +105,6 @@ impl Resolver<'_> {
         if s.listen.is_empty() {
             self.missing(s, "`listen`, at least one IP:PORT or unix:/path");
         }
-        for listen in &s.listen {
-            if let ListenAddr::Unix(path) = &listen.value
-                && path.as_os_str().as_bytes().len() > MAX_UNIX_PATH
-            {
-                let expected = format!("expected a socket path of at most {MAX_UNIX_PATH} bytes, found a longer one");
-                self.problems.push(Problem::new(&listen.place, expected));
-            }
-        }
         if let (Some(given), None) = (&s.client_auth, &backend)
             && given.value == ClientAuth::Inject
             && !backend_is_wrong
@@ -127,7 +115,7 @@ impl Resolver<'_> {
         }
         // What is missing has been complained of, so that no configuration comes of it: the rest is checked all the same.
         let source = source.unwrap_or(Source::Sentinels { endpoints: Vec::new(), credentials: None });
-        let listen = s.listen.iter().map(|l| l.value.clone()).collect();
+        let listen = s.listen.iter().map(|l| listener::resolve(l, &mut self.problems)).collect();
         let usual = ServiceConfig::new(name.unwrap_or_default(), listen, source);
         let service = ServiceConfig {
             backend,
@@ -287,7 +275,7 @@ impl Resolver<'_> {
     }
 
     fn refuse_equal_addresses(&mut self, settings: &Settings) {
-        let listeners = settings.services.iter().flat_map(|s| &s.listen).cloned();
+        let listeners = settings.services.iter().flat_map(|s| &s.listen).map(|l| l.address.clone());
         let admin = settings.admin.as_ref().map(|a| Given::new(ListenAddr::Tcp(a.value), a.place.clone()));
         // The admin address last: it is the one to move if a service wants it.
         let all: Vec<Given<ListenAddr>> = listeners.chain(admin).collect();

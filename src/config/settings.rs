@@ -53,7 +53,7 @@ pub struct GivenService {
     /// `name`
     pub name: Option<Given<String>>,
     /// `listen`
-    pub listen: Vec<Given<ListenAddr>>,
+    pub listen: Vec<GivenListener>,
     /// `sentinels`
     pub sentinels: Vec<Given<Endpoint>>,
     /// `master`
@@ -112,6 +112,23 @@ impl GivenService {
             refuse: None,
             limits: GivenLimits::default(),
         }
+    }
+}
+
+/// One entry of `listen`, which is a table or its address alone.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the fields of ListenerConfig and FileAccess, documented there")]
+pub struct GivenListener {
+    pub address: Given<ListenAddr>,
+    pub backlog: Option<Given<u16>>,
+    pub mode: Option<Given<u32>>,
+    pub owner: Option<Given<String>>,
+    pub group: Option<Given<String>>,
+}
+
+impl From<Given<ListenAddr>> for GivenListener {
+    fn from(address: Given<ListenAddr>) -> Self {
+        Self { address, backlog: None, mode: None, owner: None, group: None }
     }
 }
 

@@ -101,6 +101,13 @@ pub(super) fn command(text: &str) -> Result<String, String> {
     }
 }
 
+/// Permission bits of a file: octal digits, as `chmod` takes them.
+pub(super) fn mode(text: &str) -> Result<u32, String> {
+    let digits = (3..=4).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'7'));
+    let bits = u32::from_str_radix(text, 8).ok().filter(|bits| digits && *bits <= 0o777);
+    bits.ok_or_else(|| format!("expected three octal digits such as \"0660\", found \"{text}\""))
+}
+
 /// `HOST:PORT`.
 pub fn endpoint(text: &str) -> Result<Endpoint, String> {
     text.parse().map_err(|e| address_error(&e))
@@ -172,6 +179,14 @@ mod tests {
         assert!(size("64KB").unwrap_err().ends_with(": write KiB for 1024"));
         for bad in ["", "KiB", "-1", "1.5MiB", "99999999999999999999", "99999999999GiB"] {
             assert!(size(bad).unwrap_err().starts_with("expected bytes"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn modes() {
+        assert_eq!((mode("0660"), mode("600"), mode("0777")), (Ok(0o660), Ok(0o600), Ok(0o777)));
+        for bad in ["", "0", "66", "1660", "00660", "0689", "+660", "rw-"] {
+            assert!(mode(bad).unwrap_err().starts_with("expected three octal digits"), "{bad}");
         }
     }
 

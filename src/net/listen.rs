@@ -1,22 +1,27 @@
 //! Listening sockets, TCP and Unix.
 
 use std::fmt;
+use std::fs::File;
 use std::io;
 use std::net::{self, SocketAddr};
 use std::os::unix;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
+use rustix::fs::{FlockOperation, flock};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::net::{TcpListener, UnixListener};
 
 use super::client::set_options;
 use crate::addr::{ClientAddr, ListenAddr};
+use crate::config::{FileAccess, ListenerConfig};
 
-/// Connections the kernel completes ahead of us. PHP opens one per request, and a full Unix backlog is an immediate
-/// error for the client; the kernel caps it at `net.core.somaxconn` (4096 by default).
-const BACKLOG: i32 = 4096;
+/// How often, and how far apart, it is tried to have a directory to oneself while a socket is put into it.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why an address could not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -32,8 +37,9 @@ pub struct BindError {
 pub enum Listener {
     /// TCP, and the address with the port that the kernel chose.
     Tcp(TcpListener, SocketAddr),
-    /// Unix; the path is removed when this is dropped, if it is still ours.
-    Unix(UnixListener, SocketFile),
+    /// Unix. The file is removed when this is dropped, if it is still ours, and while we still listen: once nobody did,
+    /// another process could take it for stale and put its own in its place, between our look and our removal.
+    Unix(SocketFile, UnixListener),
 }
 
 /// A client as accepted.
@@ -78,7 +84,7 @@ impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(l, _) => l.fmt(f),
-            Self::Unix(_, file) => file.fmt(f),
+            Self::Unix(file, _) => file.fmt(f),
         }
     }
 }
@@ -87,20 +93,20 @@ impl fmt::Debug for Listener {
 ///
 /// # Errors
 /// [`BindError`] naming the address and the reason.
-pub fn bind(addr: &ListenAddr) -> Result<Listener, BindError> {
-    let bound = match addr {
-        ListenAddr::Tcp(a) => bind_tcp(*a).and_then(|l| {
+pub fn bind(listener: &ListenerConfig) -> Result<Listener, BindError> {
+    let backlog = listener.backlog.into();
+    let bound = match &listener.address {
+        ListenAddr::Tcp(a) => bind_tcp(*a, backlog).and_then(|l| {
             let addr = l.local_addr()?;
             Ok(Listener::Tcp(TcpListener::from_std(l)?, addr))
         }),
-        ListenAddr::Unix(path) => {
-            bind_unix(path).and_then(|(l, file)| UnixListener::from_std(l).map(|l| Listener::Unix(l, file)))
-        }
+        ListenAddr::Unix(path) => bind_unix(path, listener.access, backlog)
+            .and_then(|(file, l)| UnixListener::from_std(l).map(|l| Listener::Unix(file, l))),
     };
-    bound.map_err(|e| BindError { addr: addr.clone(), reason: explain(&e) })
+    bound.map_err(|e| BindError { addr: listener.address.clone(), reason: explain(&listener.address, &e) })
 }
 
-fn bind_tcp(addr: SocketAddr) -> io::Result<net::TcpListener> {
+fn bind_tcp(addr: SocketAddr, backlog: i32) -> io::Result<net::TcpListener> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
     // Without it a restart would fail for as long as old connections are in TIME_WAIT.
     socket.set_reuse_address(true)?;
@@ -109,20 +115,59 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<net::TcpListener> {
     }
     set_options(&socket)?;
     socket.bind(&addr.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(backlog)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
-fn bind_unix(path: &Path) -> io::Result<(unix::net::UnixListener, SocketFile)> {
+fn bind_unix(path: &Path, access: FileAccess, backlog: i32) -> io::Result<(SocketFile, unix::net::UnixListener)> {
+    // Two that start at once would each take the other's socket, bound and not yet listening, for a stale one.
+    let _alone = lock(directory(path))?;
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    socket.listen(BACKLOG)?;
-    socket.set_nonblocking(true)?;
     let m = std::fs::symlink_metadata(path)?;
     let name = path.display().to_string().into();
-    Ok((socket.into(), SocketFile { path: path.to_owned(), name, inode: (m.dev(), m.ino()) }))
+    let file = SocketFile { path: path.to_owned(), name, inode: (m.dev(), m.ino()) };
+    // Until we listen nobody can connect, whatever the permissions are.
+    if access.owner.is_some() || access.group.is_some() {
+        unix::fs::lchown(path, access.owner, access.group).map_err(|e| refused("give the socket away", &e))?;
+    }
+    if let Some(mode) = access.mode {
+        let mode = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(path, mode).map_err(|e| refused("set the socket's mode", &e))?;
+    }
+    socket.listen(backlog)?;
+    socket.set_nonblocking(true)?;
+    Ok((file, socket.into()))
+}
+
+fn refused(what: &str, e: &io::Error) -> io::Error {
+    io::Error::other(format!("cannot {what}: {e} (only root may give it to other users, or to groups it is not in)"))
+}
+
+/// The directory that a path is in.
+pub fn directory(path: &Path) -> &Path {
+    path.parent().filter(|d| !d.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Keeps other instances of pointsman from putting sockets into a directory, until the value is dropped. Where that
+/// cannot be (whoever may read the directory can hold the lock for as long as he likes), it does without.
+fn lock(directory: &Path) -> io::Result<Option<File>> {
+    let file = match File::open(directory) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            return Err(io::Error::new(e.kind(), format!("there is no directory {}", directory.display())));
+        }
+        Err(_) => return Ok(None),
+        Ok(file) => file,
+    };
+    for _ in 0..LOCK_TRIES {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => thread::sleep(LOCK_PAUSE),
+            _ => break,
+        }
+    }
+    Ok(Some(file))
 }
 
 /// A socket file that nobody listens behind is what a killed process leaves; anything else at the path is not ours to remove.
@@ -138,11 +183,16 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-fn explain(e: &io::Error) -> String {
-    match e.kind() {
-        io::ErrorKind::AddrInUse => "the address is in use by another process".to_owned(),
-        io::ErrorKind::PermissionDenied => "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "this machine does not have the address".to_owned(),
+fn explain(addr: &ListenAddr, e: &io::Error) -> String {
+    match (e.kind(), addr) {
+        (io::ErrorKind::AddrInUse, _) => "the address is in use by another process".to_owned(),
+        (io::ErrorKind::PermissionDenied, ListenAddr::Tcp(_)) => {
+            "permission denied (ports below 1024 need CAP_NET_BIND_SERVICE)".to_owned()
+        }
+        (io::ErrorKind::PermissionDenied, ListenAddr::Unix(path)) => {
+            format!("permission denied in {}", directory(path).display())
+        }
+        (io::ErrorKind::AddrNotAvailable, _) => "this machine does not have the address".to_owned(),
         _ => e.to_string(),
     }
 }
@@ -152,7 +202,7 @@ impl Listener {
     pub fn local_addr(&self) -> ListenAddr {
         match self {
             Self::Tcp(_, addr) => ListenAddr::Tcp(*addr),
-            Self::Unix(_, file) => ListenAddr::Unix(file.path.clone()),
+            Self::Unix(file, _) => ListenAddr::Unix(file.path.clone()),
         }
     }
 
@@ -172,7 +222,7 @@ impl Listener {
                     laddr: ClientAddr::Tcp(laddr),
                 })
             }
-            Self::Unix(listener, file) => {
+            Self::Unix(file, listener) => {
                 let (socket, _) = listener.accept().await?;
                 // Redis too gives the path of its own side for both.
                 let addr = ClientAddr::Unix(Arc::clone(&file.name));
@@ -186,26 +236,99 @@ impl Listener {
 mod tests {
     use super::*;
 
+    fn at(text: &str) -> ListenerConfig {
+        ListenerConfig::new(text.parse().unwrap())
+    }
+
+    /// A directory of one test, removed at its end.
+    struct Dir(PathBuf);
+
+    impl Dir {
+        fn new(test: &str) -> Self {
+            let dir = std::env::temp_dir().join(format!("pointsman-listen-{test}-{}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            Self(dir)
+        }
+
+        fn socket(&self) -> (PathBuf, ListenerConfig) {
+            let path = self.0.join("s.sock");
+            (path.clone(), ListenerConfig::new(ListenAddr::Unix(path)))
+        }
+    }
+
+    impl Drop for Dir {
+        fn drop(&mut self) {
+            let _ = std::fs::remove_dir_all(&self.0);
+        }
+    }
+
     #[tokio::test]
     async fn a_stale_socket_is_replaced_a_live_one_and_a_file_are_not() {
-        let dir = std::env::temp_dir().join(format!("pointsman-listen-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        let path = dir.join("s.sock");
+        let dir = Dir::new("stale");
+        let (path, config) = dir.socket();
         drop(unix::net::UnixListener::bind(&path).unwrap());
-        let addr = ListenAddr::Unix(path.clone());
-        let listener = bind(&addr).expect("nobody listens behind the stale file");
-        assert!(bind(&addr).unwrap_err().reason.contains("in use"));
+        let listener = bind(&config).expect("nobody listens behind the stale file");
+        assert!(bind(&config).unwrap_err().reason.contains("in use"));
         drop(listener);
         assert!(!path.exists(), "our own file goes with us");
         std::fs::write(&path, "x").unwrap();
-        assert!(bind(&addr).unwrap_err().reason.contains("not a socket"));
-        std::fs::remove_dir_all(&dir).unwrap();
+        assert!(bind(&config).unwrap_err().reason.contains("not a socket"));
+        std::fs::remove_file(&path).unwrap();
+        let listener = bind(&config).unwrap();
+        std::fs::rename(&path, path.with_extension("old")).unwrap();
+        let successor = bind(&config).unwrap();
+        drop(listener);
+        assert!(path.exists(), "what lies there is another's by now");
+        drop(successor);
+    }
+
+    #[tokio::test]
+    async fn a_socket_has_the_permissions_that_it_is_to_have() {
+        let dir = Dir::new("mode");
+        let (path, mut config) = dir.socket();
+        let own = std::fs::metadata(&dir.0).unwrap();
+        config.access = FileAccess { mode: Some(0o666), owner: Some(own.uid()), group: Some(own.gid()) };
+        let listener = bind(&config).unwrap();
+        let m = std::fs::metadata(&path).unwrap();
+        assert_eq!((m.mode() & 0o777, m.uid(), m.gid()), (0o666, own.uid(), own.gid()), "whatever the umask");
+        drop(listener);
+        if own.uid() != 0 {
+            config.access.owner = Some(0);
+            assert!(bind(&config).unwrap_err().reason.contains("cannot give the socket away"));
+            assert!(!path.exists(), "what cannot be as it is to be is not there");
+        }
+    }
+
+    #[tokio::test]
+    async fn of_two_that_start_at_once_one_listens() {
+        let dir = Dir::new("race");
+        let (_, config) = dir.socket();
+        let runtime = tokio::runtime::Handle::current();
+        let racers: Vec<_> = (0..8)
+            .map(|_| {
+                let (config, runtime) = (config.clone(), runtime.clone());
+                thread::spawn(move || {
+                    let _inside = runtime.enter();
+                    bind(&config)
+                })
+            })
+            .collect();
+        let bound: Vec<_> = racers.into_iter().map(|r| r.join().unwrap()).collect();
+        assert_eq!(bound.iter().filter(|b| b.is_ok()).count(), 1, "{bound:?}");
+        let ListenAddr::Unix(path) = &config.address else { unreachable!() };
+        unix::net::UnixStream::connect(path).expect("it is the one whose file is there");
+    }
+
+    #[tokio::test]
+    async fn a_directory_that_is_not_there_is_named() {
+        let e = bind(&at("unix:/nonexistent/s.sock")).unwrap_err();
+        assert_eq!(e.to_string(), "cannot listen on unix:/nonexistent/s.sock: there is no directory /nonexistent");
     }
 
     #[tokio::test]
     async fn what_is_accepted_has_the_options_and_addresses_of_a_client() {
         for listen in ["127.0.0.1:0", "0.0.0.0:0"] {
-            let listener = bind(&listen.parse().unwrap()).unwrap();
+            let listener = bind(&at(listen)).unwrap();
             let ListenAddr::Tcp(at) = listener.local_addr() else { unreachable!() };
             let to = SocketAddr::from(([127, 0, 0, 1], at.port()));
             let client = net::TcpStream::connect(to).unwrap();
@@ -221,8 +344,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_port_in_use_says_so() {
-        let listener = bind(&"127.0.0.1:0".parse().unwrap()).unwrap();
-        let e = bind(&listener.local_addr()).unwrap_err();
+        let listener = bind(&at("127.0.0.1:0")).unwrap();
+        let e = bind(&ListenerConfig::new(listener.local_addr())).unwrap_err();
         assert_eq!(
             e.to_string(),
             format!("cannot listen on {}: the address is in use by another process", listener.local_addr())

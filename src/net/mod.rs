@@ -11,7 +11,7 @@ mod transport;
 
 pub use backoff::Backoff;
 pub use dns::{DnsError, Resolver};
-pub use listen::{Accepted, BindError, ClientSocket, Listener, bind};
+pub use listen::{Accepted, BindError, ClientSocket, Listener, bind, directory};
 pub use outbox::Outbox;
 pub use signal::Signal;
 pub use transport::{ReadHalf, Stream, WriteHalf};
