@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::ListenerConfig;
-use crate::metrics::{Limit, WorkerStats};
+use crate::config::{ListenerConfig, ServiceConfig};
+use crate::metrics::{ByWorker, Limit};
 use crate::net::{ClientSocket, Listener};
 use crate::resp::OwnError;
-use crate::worker::NewClient;
+use crate::worker::{Load, Message, NewClient, WorkerService};
 
 /// Pause after the kernel could not accept (no descriptors, no memory): trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -22,14 +22,36 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Where new clients go.
-    pub inbox: mpsc::Sender<NewClient>,
-    /// How many it has is read here.
-    pub stats: Arc<WorkerStats>,
+    pub inbox: mpsc::Sender<Message>,
+    /// How many it has.
+    pub load: Arc<Load>,
 }
 
-impl Target {
-    fn clients(&self) -> u64 {
-        self.stats.services.iter().map(|s| s.clients.value()).sum()
+/// Where the clients of a listener belong.
+#[derive(Clone, Debug)]
+pub struct Destination {
+    /// What is said of the listening socket.
+    pub listener: Arc<ListenerConfig>,
+    /// Id of the service.
+    pub service: u64,
+    /// What is configured for it.
+    pub config: watch::Receiver<Arc<ServiceConfig>>,
+    /// What is counted.
+    pub stats: ByWorker,
+}
+
+impl Destination {
+    /// Name of the service.
+    pub fn name(&self) -> String {
+        self.config.borrow().name.clone()
+    }
+
+    fn max_clients(&self) -> usize {
+        self.config.borrow().limits.max_clients
+    }
+
+    fn is_full(&self) -> bool {
+        self.stats.sum(|s| &s.clients) >= self.max_clients() as u64
     }
 }
 
@@ -49,28 +71,36 @@ impl Targets {
         Self { workers, next_id: AtomicU64::new(1), handed }
     }
 
+    /// How many workers there are.
+    pub fn count(&self) -> usize {
+        self.workers.len()
+    }
+
     /// The worker with the fewest clients, those on their way included.
     fn choose(&self) -> usize {
         let load = |i: usize| {
-            let worker = &self.workers[i];
-            let accepted: u64 = worker.stats.services.iter().map(|s| s.clients_accepted.value()).sum();
-            worker.clients() + self.handed[i].load(Ordering::Relaxed).saturating_sub(accepted)
+            let load = &self.workers[i].load;
+            load.clients.value() + self.handed[i].load(Ordering::Relaxed).saturating_sub(load.accepted.value())
         };
         (0..self.workers.len()).min_by_key(|i| load(*i)).unwrap_or(0)
     }
 
-    fn clients_of(&self, service: usize) -> u64 {
-        self.workers.iter().map(|w| w.stats.services[service].clients.value()).sum()
+    /// Tells every worker of another service, before any client of it comes. Returns whether all are there.
+    pub async fn serve_also(&self, services: Vec<WorkerService>) -> bool {
+        for (worker, service) in self.workers.iter().zip(services) {
+            if worker.inbox.send(Message::Service(Box::new(service))).await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 }
 
-/// Accepts the clients of one listener until `stop`; the listening socket is closed on return. `failed` is for saying
-/// that a worker is gone.
+/// Accepts the clients of one listener until `stop`, each for where `aim` says by then; the listening socket is closed on
+/// return. `failed` is for saying that a worker is gone.
 pub async fn serve(
     listener: Listener,
-    settings: Arc<ListenerConfig>,
-    service: usize,
-    max_clients: usize,
+    aim: watch::Receiver<Arc<Destination>>,
     targets: Arc<Targets>,
     stop: CancellationToken,
     failed: CancellationToken,
@@ -81,20 +111,22 @@ pub async fn serve(
             () = stop.cancelled() => return,
             accepted = listener.accept() => accepted,
         };
+        let destination = Arc::clone(&aim.borrow());
         match accepted {
-            Ok(accepted) if targets.clients_of(service) >= max_clients as u64 => {
+            Ok(accepted) if destination.is_full() => {
                 // The accepting thread is the only one that writes these counters, whichever worker's they are.
-                let stats = &targets.workers[0].stats.services[service];
+                let stats = &destination.stats[0];
                 stats.clients_rejected.add(1);
                 stats.reached(Limit::MaxClients);
-                refuse(accepted.socket, max_clients);
+                refuse(accepted.socket, destination.max_clients());
             }
             Ok(accepted) => {
                 let worker = targets.choose();
                 let id = targets.next_id.fetch_add(1, Ordering::Relaxed);
                 targets.handed[worker].fetch_add(1, Ordering::Relaxed);
-                let client = NewClient { accepted, listener: Arc::clone(&settings), service, id };
-                if targets.workers[worker].inbox.send(client).await.is_err() {
+                let listener = Arc::clone(&destination.listener);
+                let client = NewClient { accepted, listener, service: destination.service, id };
+                if targets.workers[worker].inbox.send(Message::Client(client)).await.is_err() {
                     failed.cancel();
                     return;
                 }

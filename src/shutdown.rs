@@ -1,14 +1,24 @@
-//! Ending in order: a first SIGTERM or SIGINT drains, a second one ends at once.
+//! What signals ask for: SIGTERM and SIGINT drain, and a second one ends at once; SIGHUP has the configuration read again.
 
 use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// The signals that end the process.
+/// The signals that the process obeys.
 #[derive(Debug)]
 pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
+    hangup: Signal,
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Asked {
+    /// To end; the signal's name.
+    End(&'static str),
+    /// To read the configuration again.
+    Reload,
 }
 
 impl Signals {
@@ -17,14 +27,19 @@ impl Signals {
     /// # Errors
     /// The kernel's.
     pub fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
     }
 
-    /// The next one, by name. Cancel safe.
-    pub async fn next(&mut self) -> &'static str {
+    /// What the next one asks for. Cancel safe.
+    pub async fn next(&mut self) -> Asked {
         tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => Asked::End("SIGTERM"),
+            _ = self.interrupt.recv() => Asked::End("SIGINT"),
+            _ = self.hangup.recv() => Asked::Reload,
         }
     }
 }

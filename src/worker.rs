@@ -14,12 +14,15 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use crate::backend::{Context, Downstream, Scripts, Stats};
-use crate::clients::{Clients, Presence};
+use crate::backend::{Context, Downstream, Scripts};
+use crate::clients::Clients;
 use crate::clock::Moment;
 use crate::config::{ListenerConfig, ServiceConfig};
-use crate::metrics::{CloseReason, WorkerStats};
+use crate::metrics::{CloseReason, Counter, ServiceStats};
 use crate::net::{Accepted, ClientSocket, Stream};
 use crate::pool::Pool;
 use crate::session::Session;
@@ -39,8 +42,12 @@ pub const INBOX: usize = 1024;
 /// One service as a worker is given it.
 #[derive(Debug)]
 pub struct WorkerService {
-    /// What was configured.
-    pub config: Arc<ServiceConfig>,
+    /// Unique among the services of this process, also of those that are gone.
+    pub id: u64,
+    /// What is configured.
+    pub config: watch::Receiver<Arc<ServiceConfig>>,
+    /// Where the worker counts.
+    pub stats: Arc<ServiceStats>,
     /// Its clients on all workers.
     pub clients: Arc<Clients>,
     /// The scripts that they have the servers keep.
@@ -51,6 +58,38 @@ pub struct WorkerService {
     pub topology: watch::Receiver<Arc<Topology>>,
     /// What the worker tells control.
     pub hints: mpsc::Sender<Hint>,
+    /// When it ends here.
+    pub end: ServiceEnd,
+}
+
+/// How a service ends while the process goes on.
+#[derive(Clone, Debug)]
+pub struct ServiceEnd {
+    /// Its clients leave at their next command boundary.
+    pub drain: CancellationToken,
+    /// Those still there are closed.
+    pub close: CancellationToken,
+    /// Held by each worker that has it, until its last client there has left.
+    pub served: TaskTracker,
+}
+
+/// What a worker is told.
+#[derive(Debug)]
+pub enum Message {
+    /// Another service; before its first client.
+    Service(Box<WorkerService>),
+    /// Another client.
+    Client(NewClient),
+}
+
+/// How busy a worker is, for whoever hands out clients.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Load {
+    /// Clients it has.
+    pub clients: Counter,
+    /// Clients it has taken.
+    pub accepted: Counter,
 }
 
 /// An accepted client on its way to a worker.
@@ -60,8 +99,8 @@ pub struct NewClient {
     pub accepted: Accepted,
     /// What is said of the listening socket that it came to.
     pub listener: Arc<ListenerConfig>,
-    /// Number of the service.
-    pub service: usize,
+    /// Id of the service.
+    pub service: u64,
     /// Unique among the clients of this process.
     pub id: u64,
 }
@@ -71,14 +110,12 @@ pub struct NewClient {
 pub struct Worker {
     /// Its number.
     pub number: usize,
-    /// The services, in the order of the configuration.
-    pub services: Vec<WorkerService>,
-    /// Where it counts.
-    pub stats: Arc<WorkerStats>,
+    /// How many clients it has.
+    pub load: Arc<Load>,
     /// The time of its last tick, as [`Moment`].
     pub heartbeats: Arc<Vec<AtomicU64>>,
-    /// New clients; the worker drains when it is closed, and ends when its last client has left.
-    pub inbox: mpsc::Receiver<NewClient>,
+    /// Services and clients; the worker drains when it is closed, and ends when its last client has left.
+    pub inbox: mpsc::Receiver<Message>,
 }
 
 impl Worker {
@@ -97,66 +134,104 @@ impl Worker {
     }
 
     async fn run(mut self) {
+        let services = Services::default();
         // Without one of these tasks the worker would go on as if nothing had changed: clients that wait for ever are
         // worse off than those that are closed.
         let mut essential = JoinSet::new();
-        let services = std::mem::take(&mut self.services);
-        let clients: Vec<Arc<Clients>> = services.iter().map(|s| Arc::clone(&s.clients)).collect();
-        let pools: Vec<Rc<Pool>> =
-            services.into_iter().enumerate().map(|(number, s)| self.pool(number, s, &mut essential)).collect();
-        essential.spawn_local(tick(pools.clone(), Arc::clone(&self.heartbeats), self.number));
-        let sessions = Sessions::default();
-        for clients in &clients {
-            essential.spawn_local(close_killed(Arc::clone(clients), self.number, Rc::clone(&sessions.open)));
-        }
-        let serve = async {
-            while let Some(client) = self.inbox.recv().await {
-                let pool = Rc::clone(&pools[client.service]);
-                let Accepted { socket, addr, laddr } = client.accepted;
-                match register(socket) {
-                    Ok(stream) => {
-                        let presence = clients[client.service].join(client.id, self.number, addr, laddr);
-                        sessions.start(pool, stream, presence);
+        essential.spawn_local(tick(Rc::clone(&services), Arc::clone(&self.heartbeats), self.number));
+        loop {
+            tokio::select! {
+                message = self.inbox.recv() => match message {
+                    Some(Message::Service(service)) => self.add(*service, &services, &mut essential),
+                    Some(Message::Client(client)) => {
+                        let service = services.borrow().get(&client.service).cloned();
+                        // One that is gone: so is its client, then.
+                        if let Some(service) = service {
+                            service.start(self.number, client);
+                        }
                     }
-                    // Gone before it was looked at.
-                    Err(error) => tracing::debug!(%error, "a client left before it was served"),
-                }
+                    None => break,
+                },
+                failure = failure(&mut essential) => self.give_up(failure),
             }
-            sessions.drain().await;
+        }
+        let drain = async {
+            let all: Vec<Rc<Serving>> = services.borrow().values().cloned().collect();
+            all.iter().for_each(|service| service.draining.set(true));
+            for service in all {
+                service.drained(&CancellationToken::new()).await;
+            }
         };
         tokio::select! {
-            () = serve => {}
-            failure = failure(&mut essential) => {
-                tracing::error!(worker = self.number, "a task of a worker has failed: its clients are closed");
-                std::panic::resume_unwind(failure.into_panic());
-            }
+            () = drain => {}
+            failure = failure(&mut essential) => self.give_up(failure),
         }
     }
 
-    fn pool(&self, number: usize, service: WorkerService, essential: &mut JoinSet<()>) -> Rc<Pool> {
-        let WorkerService { config, scripts, link, mut topology, hints, .. } = service;
-        let stats = Stats::new(Arc::clone(&self.stats), number);
-        let context = Context::new(config, Access::new(link), stats, hints, scripts);
-        let pool = Rc::new(Pool::new(Rc::new(context)));
-        let follower = Rc::clone(&pool);
-        essential.spawn_local(async move {
-            loop {
-                let current = Arc::clone(&topology.borrow_and_update());
-                follower.apply(current);
-                let changed = loop {
-                    let told = follower.note_quiet();
-                    tokio::select! {
-                        changed = topology.changed() => break changed,
-                        () = tokio::time::sleep(QUIET_CHECK), if !told => {}
-                    }
-                };
-                if changed.is_err() {
-                    return;
-                }
-            }
-        });
-        pool
+    fn give_up(&self, failure: JoinError) -> ! {
+        tracing::error!(worker = self.number, "a task of a worker has failed: its clients are closed");
+        std::panic::resume_unwind(failure.into_panic());
     }
+
+    /// Serves another service, until it ends.
+    fn add(&self, service: WorkerService, services: &Services, essential: &mut JoinSet<()>) {
+        let WorkerService { id, mut config, stats, clients, scripts, link, topology, hints, end } = service;
+        let current = Arc::clone(&config.borrow_and_update());
+        let context = Context::new(current, Access::new(link), stats, hints, scripts);
+        let serving = Rc::new(Serving {
+            pool: Rc::new(Pool::new(Rc::new(context))),
+            clients,
+            load: Arc::clone(&self.load),
+            open: Rc::default(),
+            draining: Rc::default(),
+            _served: end.served.token(),
+        });
+        services.borrow_mut().insert(id, Rc::clone(&serving));
+        let (services, worker) = (Rc::clone(services), self.number);
+        essential.spawn_local(async move {
+            let drain = async {
+                end.drain.cancelled().await;
+                serving.draining.set(true);
+                serving.drained(&end.close).await;
+            };
+            tokio::select! {
+                () = follow(&serving.pool, topology) => {}
+                () = obey(&serving.pool, config) => {}
+                () = serving.close_killed(worker) => {}
+                () = drain => {}
+            }
+            services.borrow_mut().remove(&id);
+            serving.pool.close();
+        });
+    }
+}
+
+/// Carries out what control publishes, until control is gone.
+async fn follow(pool: &Pool, mut topology: watch::Receiver<Arc<Topology>>) {
+    loop {
+        let current = Arc::clone(&topology.borrow_and_update());
+        pool.apply(current);
+        let changed = loop {
+            let told = pool.note_quiet();
+            tokio::select! {
+                changed = topology.changed() => break changed,
+                () = tokio::time::sleep(QUIET_CHECK), if !told => {}
+            }
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
+/// Goes by each new configuration.
+async fn obey(pool: &Pool, mut config: watch::Receiver<Arc<ServiceConfig>>) {
+    while config.changed().await.is_ok() {
+        let current = Arc::clone(&config.borrow_and_update());
+        pool.context.configure(current);
+    }
+    // That the configuration changes no more does not end the service.
+    std::future::pending().await
 }
 
 /// The first panic among the tasks. One that ends otherwise has nothing more to do: control has ended.
@@ -177,56 +252,82 @@ fn register(socket: ClientSocket) -> io::Result<Stream> {
     }
 }
 
-/// Closes the clients that others have killed.
-async fn close_killed(clients: Arc<Clients>, number: usize, open: Rc<RefCell<HashMap<u64, Rc<Downstream>>>>) {
+async fn tick(services: Services, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
     loop {
-        for id in clients.killed(number).await {
-            if let Some(downstream) = open.borrow().get(&id) {
-                downstream.close(CloseReason::Killed);
-            }
-        }
-    }
-}
-
-async fn tick(pools: Vec<Rc<Pool>>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
-    loop {
-        let held = pools.iter().any(|p| p.has_held());
+        let held = services.borrow().values().any(|s| s.pool.has_held());
         tokio::time::sleep(if held { TICK_HELD } else { TICK }).await;
-        for pool in &pools {
-            pool.tick();
+        for service in services.borrow().values() {
+            service.pool.tick();
         }
         heartbeats[number].store(Moment::now().0, Ordering::Relaxed);
     }
 }
 
-/// The sessions of one worker.
-#[derive(Default)]
-struct Sessions {
-    open: Rc<RefCell<HashMap<u64, Rc<Downstream>>>>,
+/// The services of one worker, by id.
+type Services = Rc<RefCell<HashMap<u64, Rc<Serving>>>>;
+
+/// One service on one worker: its backend connections and its sessions.
+struct Serving {
+    pool: Rc<Pool>,
+    clients: Arc<Clients>,
+    load: Arc<Load>,
+    open: Open,
+    /// Sessions leave at their next command boundary.
     draining: Rc<Cell<bool>>,
+    _served: TaskTrackerToken,
 }
 
-impl Sessions {
-    fn start(&self, pool: Rc<Pool>, stream: Stream, presence: Presence) {
-        let id = presence.client.id;
+/// Where the replies of each open session go, by client.
+type Open = Rc<RefCell<HashMap<u64, Rc<Downstream>>>>;
+
+impl Serving {
+    fn start(&self, worker: usize, client: NewClient) {
+        let NewClient { accepted: Accepted { socket, addr, laddr }, id, .. } = client;
+        let stream = match register(socket) {
+            Ok(stream) => stream,
+            // Gone before it was looked at.
+            Err(error) => {
+                tracing::debug!(%error, "a client left before it was served");
+                return;
+            }
+        };
+        let presence = self.clients.join(id, worker, addr, laddr);
+        let pool = Rc::clone(&self.pool);
         // A future keeps what it is given beside what it makes of it: in a box the session is there once.
         let mut session = Box::new(Session::new(Rc::clone(&pool), stream, presence, Rc::clone(&self.draining)));
         self.open.borrow_mut().insert(id, session.downstream());
-        let open = Rc::clone(&self.open);
         pool.context.stats.clients_accepted.add(1);
         pool.context.stats.clients.add(1);
+        self.load.accepted.add(1);
+        self.load.clients.add(1);
+        let (open, load) = (Rc::clone(&self.open), Arc::clone(&self.load));
         tokio::task::spawn_local(async move {
-            let left = Left { pool, open, id, reason: Cell::new(CloseReason::Internal) };
+            let left = Left { pool, load, open, id, reason: Cell::new(CloseReason::Internal) };
             left.reason.set(session.run().await);
         });
     }
 
-    /// Asks every session to leave at its next command boundary, and waits until all have.
-    async fn drain(&self) {
-        self.draining.set(true);
+    /// Closes the clients that others have killed.
+    async fn close_killed(&self, worker: usize) {
+        loop {
+            for id in self.clients.killed(worker).await {
+                if let Some(downstream) = self.open.borrow().get(&id) {
+                    downstream.close(CloseReason::Killed);
+                }
+            }
+        }
+    }
+
+    /// Asks every session to leave at its next command boundary, and waits until all have; from `close` on they are
+    /// closed wherever they are.
+    async fn drained(&self, close: &CancellationToken) {
         while !self.open.borrow().is_empty() {
             for downstream in self.open.borrow().values() {
-                downstream.wake.raise();
+                if close.is_cancelled() {
+                    downstream.close(CloseReason::Drain);
+                } else {
+                    downstream.wake.raise();
+                }
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -236,7 +337,8 @@ impl Sessions {
 /// Counts a session out, also when its task panicked.
 struct Left {
     pool: Rc<Pool>,
-    open: Rc<RefCell<HashMap<u64, Rc<Downstream>>>>,
+    load: Arc<Load>,
+    open: Open,
     id: u64,
     reason: Cell<CloseReason>,
 }
@@ -246,6 +348,7 @@ impl Drop for Left {
         let stats = &self.pool.context.stats;
         stats.clients.sub(1);
         stats.clients_closed[self.reason.get() as usize].add(1);
+        self.load.clients.sub(1);
         self.open.borrow_mut().remove(&self.id);
     }
 }

@@ -6,7 +6,6 @@ mod admin_support;
 
 use std::collections::BTreeSet;
 use std::process::Stdio;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pointsman::admin::Limits;
@@ -16,7 +15,7 @@ use pointsman::topology::switchover::{Order, Outcome, Report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
-use admin_support::{Admin, PATIENCE, failing_over, stable, without_master};
+use admin_support::{Admin, PATIENCE, failing_over, send, stable, without_master};
 
 #[tokio::test]
 async fn promtool_has_nothing_to_say_about_a_scrape() {
@@ -87,8 +86,7 @@ async fn every_series_of_every_service_is_there_from_the_start() {
 #[tokio::test]
 async fn counts_are_summed_over_the_workers_and_kept_apart_by_service() {
     let admin = Admin::start(&["one", "two"]).await;
-    for (worker, n) in admin.stats.iter().zip([3, 4]) {
-        let stats = &worker.services[1];
+    for (stats, n) in admin.stats[1].iter().zip([3, 4]) {
         stats.clients.add(n);
         stats.clients.sub(1);
         stats.clients_closed[CloseReason::OutputLimit as usize].add(n);
@@ -153,7 +151,7 @@ async fn a_draining_instance_is_alive_but_not_ready() {
     let admin = Admin::start(&["one"]).await;
     admin.set(stable("one"));
     assert_eq!(admin.get("/readyz").await.status, 200);
-    admin.draining.store(true, Ordering::Relaxed);
+    admin.state.drain();
     let ready = admin.get("/readyz").await;
     assert_eq!(ready.status, 503);
     assert!(ready.body.starts_with("not ready: draining\n"), "{}", ready.body);
@@ -172,8 +170,8 @@ async fn livez_is_well_from_the_start() {
 async fn status_is_json_with_every_service() {
     let admin = Admin::start(&["one", "two"]).await;
     admin.set(stable("two"));
-    admin.stats[0].services[1].clients.add(3);
-    admin.stats[1].services[1].clients.add(4);
+    admin.stats[1][0].clients.add(3);
+    admin.stats[1][1].clients.add(4);
     let status = admin.get("/status").await;
     assert_eq!(status.status, 200);
     assert_eq!(status.header("content-type"), Some("application/json"));
@@ -363,5 +361,26 @@ async fn what_happens_in_a_switchover_is_told_line_by_line() {
         [r#"{"ms":1,"ok":true,"text":"to 10.0.0.1:6379"}"#, r#"{"ms":2,"outcome":"possible","why":"","stall_ms":0}"#]
     {
         assert!(answer.body.contains(line), "{line}: {}", answer.body);
+    }
+}
+
+#[tokio::test]
+async fn a_reload_is_ordered_and_its_outcome_told() {
+    let mut admin = Admin::start(&["one"]).await;
+    let by_get = admin.get("/reload").await;
+    assert_eq!((by_get.status, by_get.header("allow")), (405, Some("POST")));
+    assert_eq!(admin.send("POST", "/reload", "Origin: http://example.com\r\n", "").await.status, 403);
+    assert!(admin.reloads.try_recv().is_err(), "neither was passed on");
+    for (outcome, status, body) in [
+        (
+            Ok(vec!["service a begins".to_owned(), "changed: workers".to_owned()]),
+            200,
+            "service a begins\nchanged: workers\n",
+        ),
+        (Err("p.toml:1:1: unknown key `x`".to_owned()), 422, "p.toml:1:1: unknown key `x`\n"),
+    ] {
+        let answered = async { admin.reloads.recv().await.unwrap().send(outcome).unwrap() };
+        let (answer, ()) = tokio::join!(send(admin.address, "POST", "/reload", "", ""), answered);
+        assert_eq!((answer.status, answer.body.as_str()), (status, body));
     }
 }

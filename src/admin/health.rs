@@ -32,7 +32,7 @@ pub(super) fn live(state: &AdminState) -> Verdict {
         let last = Moment(heartbeat.load(Ordering::Relaxed)).max(state.started);
         let age = now.since(last);
         if age > HEARTBEAT_STALE {
-            let thread = if i < state.stats.len() { format!("worker {i}") } else { "control".to_owned() };
+            let thread = if i < state.workers() { format!("worker {i}") } else { "control".to_owned() };
             stale += &format!("{thread}: no heartbeat for {:.1} s\n", age.as_secs_f64());
         }
     }
@@ -48,7 +48,7 @@ pub(super) fn live(state: &AdminState) -> Verdict {
 /// That there is no master does not make it unready, since every other instance has the same fault: taking them all
 /// away would turn a short wait into refused connections.
 pub(super) fn ready(state: &AdminState) -> Verdict {
-    let statuses: Vec<_> = state.statuses().collect();
+    let statuses: Vec<_> = state.services().into_iter().map(|s| (s.name, s.status.borrow().clone())).collect();
     let cut_off = is_cut_off(statuses.iter().map(|(_, status)| status.as_ref()), WallTime::now());
     let (well, mut body) = if state.is_draining() {
         (false, "not ready: draining\n".to_owned())
@@ -127,14 +127,14 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::AtomicU64;
 
+    use tokio::sync::{mpsc, watch};
+
     use super::*;
-    use crate::metrics::WorkerStats;
 
     #[test]
     fn a_thread_that_stops_is_named() {
-        let stats = (0..2).map(|_| Arc::new(WorkerStats::new(0))).collect();
         let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..3).map(|_| AtomicU64::new(0)).collect());
-        let mut state = AdminState::new(stats, Vec::new(), Arc::default(), heartbeats.clone());
+        let mut state = AdminState::new(watch::channel(Vec::new()).1, heartbeats.clone(), mpsc::channel(1).0);
         assert!(live(&state).well, "nobody has written anything yet");
 
         let now = Moment::now();

@@ -5,12 +5,14 @@
 //! answered however busy or stuck they are.
 
 mod health;
+mod reload;
 mod routes;
 mod scrape;
 mod server;
 mod status;
 mod switchover;
 
+pub use reload::{ReloadOrder, Reloaded};
 pub use server::{Limits, serve, serve_with};
 pub use status::{BackendConnections, Service, Status, record_counts};
 
@@ -21,64 +23,103 @@ use std::time::SystemTime;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Moment;
-use crate::metrics::WorkerStats;
-use crate::topology::status::ServiceStatus;
+use crate::metrics::ByWorker;
+use crate::topology::status::{ServiceStatus, WallTime};
 use crate::topology::switchover::Order;
+
+/// One service, as the admin server sees it.
+#[derive(Clone, Debug)]
+pub struct Watched {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What the workers count of it.
+    pub stats: ByWorker,
+    /// What control says of it.
+    pub status: watch::Receiver<Arc<ServiceStatus>>,
+    /// Where it takes orders for switchovers.
+    pub orders: mpsc::Sender<Order>,
+}
 
 /// All that the admin server looks at.
 #[derive(Debug)]
 pub struct AdminState {
-    /// Counters, by worker.
-    stats: Vec<Arc<WorkerStats>>,
-    /// Name and latest status of each service, in the order of the configuration.
-    services: Vec<(String, watch::Receiver<Arc<ServiceStatus>>)>,
+    /// The services that run, in the order of the configuration.
+    services: watch::Receiver<Vec<Watched>>,
     /// Set once, when pointsman begins to drain.
-    draining: Arc<AtomicBool>,
+    draining: AtomicBool,
+    reloads: Reloads,
     /// When each thread last did its rounds, as the milliseconds of a [`Moment`]: the workers in their order, then
     /// control. Each thread writes its own once a second.
     heartbeats: Arc<Vec<AtomicU64>>,
     started: Moment,
     started_at: SystemTime,
-    /// Where each service takes orders for switchovers.
-    orders: Vec<mpsc::Sender<Order>>,
+}
+
+/// How reloads are asked for, and how they ended.
+#[derive(Debug)]
+struct Reloads {
+    orders: mpsc::Sender<ReloadOrder>,
+    succeeded: AtomicU64,
+    failed: AtomicU64,
+    last_failed: AtomicBool,
+    /// When the configuration in force was read, in milliseconds of Unix time.
+    last_success: AtomicU64,
 }
 
 impl AdminState {
     /// The state of a process that starts now.
     ///
-    /// `heartbeats` has one entry for each of `stats` and a last one for control. A thread that has not written
-    /// anything yet is taken to have been well until now.
+    /// `heartbeats` has one entry for each worker and a last one for control. A thread that has not written anything
+    /// yet is taken to have been well until now.
     pub fn new(
-        stats: Vec<Arc<WorkerStats>>,
-        services: Vec<(String, watch::Receiver<Arc<ServiceStatus>>)>,
-        draining: Arc<AtomicBool>,
+        services: watch::Receiver<Vec<Watched>>,
         heartbeats: Arc<Vec<AtomicU64>>,
+        reload_orders: mpsc::Sender<ReloadOrder>,
     ) -> Self {
-        assert_eq!(heartbeats.len(), stats.len() + 1, "a heartbeat for each worker and one for control");
-        assert!(stats.iter().all(|worker| worker.services.len() == services.len()), "counters for each service");
+        let reloads = Reloads {
+            orders: reload_orders,
+            succeeded: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            last_failed: AtomicBool::new(false),
+            last_success: AtomicU64::new(WallTime::now().0),
+        };
         Self {
-            stats,
             services,
-            draining,
+            draining: AtomicBool::new(false),
+            reloads,
             heartbeats,
             started: Moment::now(),
             started_at: SystemTime::now(),
-            orders: Vec::new(),
         }
     }
 
-    /// Lets switchovers be ordered, of the services in their order.
-    pub fn taking_orders(mut self, orders: Vec<mpsc::Sender<Order>>) -> Self {
-        self.orders = orders;
-        self
+    /// pointsman takes no new clients from now on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// The configuration was read again, and is in force or was refused.
+    pub fn note_reload(&self, in_force: bool) {
+        let reloads = &self.reloads;
+        if in_force {
+            reloads.succeeded.fetch_add(1, Ordering::Relaxed);
+            reloads.last_success.store(WallTime::now().0, Ordering::Relaxed);
+        } else {
+            reloads.failed.fetch_add(1, Ordering::Relaxed);
+        }
+        reloads.last_failed.store(!in_force, Ordering::Relaxed);
+    }
+
+    fn workers(&self) -> usize {
+        self.heartbeats.len() - 1
     }
 
     fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Relaxed)
     }
 
-    /// The latest status of each service, in the order of the configuration.
-    fn statuses(&self) -> impl Iterator<Item = (&str, Arc<ServiceStatus>)> {
-        self.services.iter().map(|(name, status)| (name.as_str(), status.borrow().clone()))
+    /// The services that run now, in the order of the configuration.
+    fn services(&self) -> Vec<Watched> {
+        self.services.borrow().clone()
     }
 }

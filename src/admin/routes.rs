@@ -1,15 +1,15 @@
-//! What the admin server answers: one table of paths to read, and one to order a switchover.
+//! What the admin server answers: one table of paths to read, and two to order a switchover or a reload.
 
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::switchover::{self, Lines};
-use super::{AdminState, health, scrape, status};
+use super::{AdminState, health, reload, scrape, status};
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
@@ -59,10 +59,13 @@ const ROUTES: [Route; 5] = [
 /// Answers one request of `peer`. The server cuts the body off for HEAD.
 pub(super) async fn respond(state: &AdminState, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    if (path == switchover::PATH || path == reload::PATH) && method != Method::POST {
+        return not_allowed(&path, "POST");
+    }
+    if path == reload::PATH {
+        return response(reload::order(state, peer, request.headers()).await);
+    }
     if path == switchover::PATH {
-        if method != Method::POST {
-            return not_allowed(&path, "POST");
-        }
         return match switchover::order(state, peer, request).await {
             Ok(lines) => with_headers(StatusCode::OK, switchover::CONTENT_TYPE, Either::Right(lines)),
             Err(answer) => response(answer),
@@ -75,6 +78,19 @@ pub(super) async fn respond(state: &AdminState, peer: SocketAddr, request: Reque
         return not_allowed(&path, "GET, HEAD");
     }
     response((route.answer)(state))
+}
+
+/// Refuses what changes something to whoever may not order it. There are no credentials here yet, so it is taken from
+/// this host alone; and not from a browser, which any page may make send requests: those carry `Origin`.
+pub(super) fn refuse_strangers(what: &str, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Answer> {
+    let refusal = |why: &str| Err(Answer(StatusCode::FORBIDDEN, TEXT, format!("{what} is {why}\n")));
+    if !peer.ip().to_canonical().is_loopback() {
+        return refusal("ordered from this host only, by a loopback address");
+    }
+    if headers.contains_key(ORIGIN) {
+        return refusal("not ordered by a browser");
+    }
+    Ok(())
 }
 
 fn not_allowed(path: &str, methods: &'static str) -> Response<Body> {
@@ -90,7 +106,10 @@ fn verdict(verdict: health::Verdict) -> Answer {
 }
 
 fn index() -> String {
-    let pages = ROUTES.iter().map(|r| (r.path, r.about)).chain([(switchover::PATH, switchover::ABOUT)]);
+    let pages = ROUTES
+        .iter()
+        .map(|r| (r.path, r.about))
+        .chain([(switchover::PATH, switchover::ABOUT), (reload::PATH, reload::ABOUT)]);
     pages.map(|(path, about)| format!("{path:<13}{about}\n")).collect()
 }
 

@@ -1,10 +1,11 @@
 //! `/metrics`: the workers' counters, what control says of each service, and the process.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use prometheus::TextEncoder;
 
-use super::AdminState;
+use super::{AdminState, Reloads, Watched};
 use crate::metrics::export::worker_families;
 use crate::metrics::{Family, names, process};
 use crate::topology::record::OffsetLost;
@@ -15,20 +16,35 @@ pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8"
 
 /// Everything in the Prometheus text format 0.0.4.
 pub(super) fn scrape(state: &AdminState) -> Result<String, prometheus::Error> {
-    let services: Vec<&str> = state.services.iter().map(|(name, _)| name.as_str()).collect();
+    let services = state.services();
     let mut build = Family::new(names::BUILD_INFO);
     build.add(&[env!("CARGO_PKG_VERSION")], 1.0);
 
     let mut families = vec![build, Family::single(names::DRAINING, flag(state.is_draining()))];
-    families.extend(worker_families(&services, &state.stats));
-    families.extend(status_families(state));
+    families.extend(reload_families(&state.reloads));
+    families.extend(worker_families(services.iter().map(|s| (&*s.name, &s.stats))));
+    families.extend(status_families(&services));
     families.extend(process::families(state.started_at));
     let families: Vec<_> = families.into_iter().filter_map(Family::build).collect();
     TextEncoder::new().encode_to_string(&families)
 }
 
+/// How the configuration was read again.
+fn reload_families(reloads: &Reloads) -> Vec<Family> {
+    let count = |n: &AtomicU64| n.load(Ordering::Relaxed) as f64;
+    let mut total = Family::new(names::RELOADS);
+    total.add(&["success"], count(&reloads.succeeded));
+    total.add(&["failure"], count(&reloads.failed));
+    let successful = flag(!reloads.last_failed.load(Ordering::Relaxed));
+    vec![
+        total,
+        Family::single(names::LAST_RELOAD_SUCCESSFUL, successful),
+        Family::single(names::LAST_RELOAD_SUCCESS_TIMESTAMP, count(&reloads.last_success) / 1e3),
+    ]
+}
+
 /// What control says of each service.
-fn status_families(state: &AdminState) -> Vec<Family> {
+fn status_families(services: &[Watched]) -> Vec<Family> {
     let mut master = Family::new(names::MASTER_INFO);
     let mut generation = Family::new(names::GENERATION);
     let mut epoch = Family::new(names::CONFIG_EPOCH);
@@ -40,7 +56,8 @@ fn status_families(state: &AdminState) -> Vec<Family> {
     let mut last_lost = Family::new(names::LAST_LOST_BYTES);
     let mut restarts = Family::new(names::MASTER_RESTARTS);
     let mut holds = Family::new(names::HOLD_SECONDS);
-    for (name, status) in state.statuses() {
+    for service in services {
+        let (name, status) = (&*service.name, service.status.borrow().clone());
         if let Some(address) = status.master {
             master.add(&[name, &address.to_string()], 1.0);
         }

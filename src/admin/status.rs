@@ -1,13 +1,12 @@
 //! `/status`: everything about every service, as JSON for people and scripts.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::AdminState;
+use super::{AdminState, Watched};
 use crate::clock::Moment;
-use crate::metrics::{Counter, ServiceStats, WorkerStats};
+use crate::metrics::ByWorker;
 use crate::topology::record::RecordCounts;
 use crate::topology::status::ServiceStatus;
 
@@ -58,41 +57,34 @@ pub struct BackendConnections {
 }
 
 /// What holds did to commands of a service since the start, over all workers.
-pub fn record_counts(stats: &[Arc<WorkerStats>], service: usize) -> RecordCounts {
-    let mut counts = RecordCounts::default();
-    for s in stats.iter().map(|w| &w.services[service]) {
-        counts.held += s.commands_held.value();
-        counts.parked += s.replies_parked.value();
-        counts.resent += s.commands_resent.value();
-        counts.refused += s.commands_refused.value();
-        counts.unknown += s.commands_unknown.value();
+pub fn record_counts(stats: &ByWorker) -> RecordCounts {
+    RecordCounts {
+        held: stats.sum(|s| &s.commands_held),
+        parked: stats.sum(|s| &s.replies_parked),
+        resent: stats.sum(|s| &s.commands_resent),
+        refused: stats.sum(|s| &s.commands_refused),
+        unknown: stats.sum(|s| &s.commands_unknown),
     }
-    counts
 }
 
 /// The document, ending in a newline.
 pub(super) fn json(state: &AdminState) -> Result<String, serde_json::Error> {
     let uptime: Duration = Moment::now().since(state.started);
-    let services = state.statuses().enumerate().map(|(i, (_, status))| {
-        let sum = |counter: fn(&ServiceStats) -> &Counter| -> u64 {
-            state.stats.iter().map(|worker| counter(&worker.services[i]).value()).sum()
-        };
-        Service {
-            clients: sum(|s| &s.clients),
-            commands_waiting: sum(|s| &s.commands_waiting),
-            counts: record_counts(&state.stats, i),
-            backend_connections: BackendConnections {
-                master: sum(|s| &s.backend_shared_master),
-                replica: sum(|s| &s.backend_shared_replica),
-                pinned: sum(|s| &s.backend_pinned),
-            },
-            status: status.as_ref().clone(),
-        }
+    let services = state.services().into_iter().map(|Watched { stats, status, .. }| Service {
+        clients: stats.sum(|s| &s.clients),
+        commands_waiting: stats.sum(|s| &s.commands_waiting),
+        counts: record_counts(&stats),
+        backend_connections: BackendConnections {
+            master: stats.sum(|s| &s.backend_shared_master),
+            replica: stats.sum(|s| &s.backend_shared_replica),
+            pinned: stats.sum(|s| &s.backend_pinned),
+        },
+        status: status.borrow().as_ref().clone(),
     });
     let status = Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: uptime.as_secs_f64(),
-        workers: state.stats.len(),
+        workers: state.workers(),
         draining: state.is_draining(),
         services: services.collect(),
     };

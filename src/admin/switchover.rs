@@ -9,14 +9,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Body, Frame, Incoming};
-use hyper::header::{CONTENT_TYPE as CONTENT_TYPE_HEADER, ORIGIN};
+use hyper::header::CONTENT_TYPE as CONTENT_TYPE_HEADER;
 use hyper::{Request, StatusCode};
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use super::AdminState;
-use super::routes::{Answer, TEXT};
+use super::routes::{self, Answer, TEXT};
 use crate::topology::switchover::{Order, REPORTS, Report};
 
 pub(super) const PATH: &str = "/switchover";
@@ -39,19 +39,10 @@ struct Wanted {
 
 /// Passes an order on to control.
 ///
-/// There are no credentials here yet, so it is taken from this host alone; and not from a browser, which any page may
-/// make send requests: those carry `Origin`, and may not say that they send JSON without having asked first.
+/// A browser may not say that it sends JSON without having asked first.
 pub(super) async fn order(state: &AdminState, peer: SocketAddr, request: Request<Incoming>) -> Result<Lines, Answer> {
-    if !peer.ip().to_canonical().is_loopback() {
-        return Err(refusal(
-            StatusCode::FORBIDDEN,
-            "a switchover is ordered from this host only, by a loopback address",
-        ));
-    }
     let headers = request.headers();
-    if headers.contains_key(ORIGIN) {
-        return Err(refusal(StatusCode::FORBIDDEN, "a switchover is not ordered by a browser"));
-    }
+    routes::refuse_strangers("a switchover", peer, headers)?;
     let is_json = |value: &str| value.split(';').next().is_some_and(|t| t.trim() == "application/json");
     if !headers.get(CONTENT_TYPE_HEADER).and_then(|value| value.to_str().ok()).is_some_and(is_json) {
         return Err(refusal(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Content-Type must be application/json"));
@@ -62,9 +53,9 @@ pub(super) async fn order(state: &AdminState, peer: SocketAddr, request: Request
     let wanted: Wanted = serde_json::from_slice(&body.to_bytes()).map_err(|e| bad(&e.to_string()))?;
     let to = wanted.to.map(|to| to.parse().map_err(|e| bad(&format!("`to`: {e}")))).transpose()?;
 
-    let place = state.services.iter().position(|(name, _)| *name == wanted.service);
+    let service = state.services().into_iter().find(|s| *s.name == wanted.service);
     let unknown = || refusal(StatusCode::NOT_FOUND, &format!("there is no service `{}`", wanted.service));
-    let orders = place.and_then(|at| state.orders.get(at)).ok_or_else(unknown)?;
+    let orders = service.ok_or_else(unknown)?.orders;
     let (reports, lines) = mpsc::channel(REPORTS);
     let busy = |_| refusal(StatusCode::SERVICE_UNAVAILABLE, "control does not take orders now");
     orders.try_send(Order { to, dry_run: wanted.dry_run, reports }).map_err(busy)?;

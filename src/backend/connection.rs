@@ -293,7 +293,7 @@ impl Connection {
         if fate == Fate::NeverWritten && silent {
             to.swallow(1, false);
         } else if fate == Fate::NeverWritten {
-            to.deliver(half_streamed(&self.context.config.name), 1);
+            to.deliver(half_streamed(&self.context.terms().name), 1);
             to.outbox.flush();
             to.after_flush();
         } else {
@@ -457,7 +457,7 @@ impl Connection {
         // A blocking command is silent by intent.
         let oldest = inflight.oldest_written().filter(|_| self.used != Use::Pinned).map(|e| e.queued_at);
         self.stalled.set(oldest.is_some_and(|since| now.saturating_duration_since(since) > STALLED));
-        let threshold = self.context.config.silence_threshold;
+        let threshold = self.context.terms().silence_threshold;
         let suspicious = threshold.saturating_sub(FAST_PATIENCE).max(threshold / 3);
         let long_ago = |then: Instant, time| now.saturating_duration_since(then) > time;
         if oldest.is_some_and(|since| long_ago(since, suspicious))

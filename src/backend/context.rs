@@ -15,43 +15,48 @@ use super::preparation::Preparation;
 use super::scripts::{Scripts, Seen};
 use super::{Downstream, Entry, LargeReplies};
 use crate::clock::Moment;
-use crate::config::ServiceConfig;
-use crate::metrics::{CloseReason, ServiceStats, WorkerStats};
+use crate::config::{ClientAuth, Credentials, ServiceConfig};
+use crate::metrics::{CloseReason, ServiceStats};
 use crate::resp::{CommandSet, Learned, Refusal};
 use crate::topology::{Access, Hint, HintKind};
 
-/// One service's counters of one worker.
-#[derive(Clone, Debug)]
-pub struct Stats {
-    worker: Arc<WorkerStats>,
-    service: usize,
+/// What is configured, and what follows from it for a worker.
+#[derive(Debug)]
+pub struct Terms {
+    config: Arc<ServiceConfig>,
+    /// What is not forwarded.
+    pub refused: CommandSet,
+    /// pointsman's own user at the backends.
+    pub own_user: Option<Rc<Credentials>>,
 }
 
-impl Stats {
-    /// The counters of service number `service`.
-    pub fn new(worker: Arc<WorkerStats>, service: usize) -> Self {
-        Self { worker, service }
+impl Terms {
+    fn new(config: Arc<ServiceConfig>) -> Self {
+        let own_user = config.backend.clone().map(Rc::new);
+        Self { refused: CommandSet::new(&config.refuse), own_user, config }
+    }
+
+    /// Whose identity a client has that has not said AUTH.
+    pub fn first_user(&self) -> Option<Rc<Credentials>> {
+        self.own_user.clone().filter(|_| self.config.client_auth == ClientAuth::Inject)
     }
 }
 
-impl Deref for Stats {
-    type Target = ServiceStats;
-    fn deref(&self) -> &ServiceStats {
-        &self.worker.services[self.service]
+impl Deref for Terms {
+    type Target = ServiceConfig;
+    fn deref(&self) -> &ServiceConfig {
+        &self.config
     }
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Context {
-    /// What was configured.
-    pub config: Arc<ServiceConfig>,
-    /// What is not forwarded.
-    pub refused: CommandSet,
+    terms: RefCell<Rc<Terms>>,
     /// What traffic may do.
     pub access: Access,
     /// What is counted.
-    pub stats: Stats,
+    pub stats: Arc<ServiceStats>,
     /// What servers have said of commands that are not in the table.
     pub learned: RefCell<Learned>,
     /// What not to share a connection with.
@@ -75,14 +80,14 @@ pub struct Context {
 impl Context {
     /// Where a node is dialled.
     pub(super) fn dialled(&self, node: SocketAddr) -> SocketAddr {
-        self.config.address_map.dial(node)
+        self.terms().address_map.dial(node)
     }
 
     /// The context of a service on a worker.
     pub fn new(
         config: Arc<ServiceConfig>,
         access: Access,
-        stats: Stats,
+        stats: Arc<ServiceStats>,
         hints: mpsc::Sender<Hint>,
         scripts: Arc<Scripts>,
     ) -> Self {
@@ -90,8 +95,7 @@ impl Context {
             scripts,
             seen_scripts: Seen::default(),
             preparation: Rc::new(Preparation::new(Arc::clone(access.link()))),
-            refused: CommandSet::new(&config.refuse),
-            config,
+            terms: RefCell::new(Rc::new(Terms::new(config))),
             access,
             stats,
             learned: RefCell::default(),
@@ -102,6 +106,21 @@ impl Context {
             paused_until: Cell::new(None),
             switched_at: Cell::new(None),
         }
+    }
+
+    /// What is configured now. A caller that keeps it goes on by what was configured then.
+    pub fn terms(&self) -> Rc<Terms> {
+        Rc::clone(&self.terms.borrow())
+    }
+
+    /// Whether these are no longer the terms.
+    pub fn has_other_terms(&self, than: &Rc<Terms>) -> bool {
+        !Rc::ptr_eq(&self.terms.borrow(), than)
+    }
+
+    /// The configuration has changed.
+    pub fn configure(&self, config: Arc<ServiceConfig>) {
+        self.terms.replace(Rc::new(Terms::new(config)));
     }
 
     /// A number that no other connection of this worker and service has.
@@ -151,8 +170,8 @@ impl Context {
 
     /// Whether a refused command of this session is kept and sent again rather than its refusal delivered.
     pub fn may_retry(&self, refusal: Refusal, of: &Downstream, now: Instant) -> bool {
-        let within =
-            |since: Option<Instant>| since.is_some_and(|s| now.saturating_duration_since(s) < self.config.hold_timeout);
+        let limit = self.terms().hold_timeout;
+        let within = |since: Option<Instant>| since.is_some_and(|s| now.saturating_duration_since(s) < limit);
         let passes = match refusal {
             // A server that does not have a script has not run it; the caller has seen to it that there is one to load.
             Refusal::ReadOnly | Refusal::Loading | Refusal::MasterDown | Refusal::Unblocked | Refusal::NoScript => true,
@@ -186,7 +205,8 @@ impl Context {
     /// Nobody could tell for too long what became of these: as long as commands wait, but not less than a commit may take,
     /// also where `hold_timeout` is 0.
     pub fn close_overdue_parked(&self, now: Moment) {
-        let limit = self.config.hold_timeout.max(self.config.confirm_timeout);
+        let terms = self.terms();
+        let limit = terms.hold_timeout.max(terms.confirm_timeout);
         self.give_up_parked(|since| now.since(since) >= limit);
     }
 

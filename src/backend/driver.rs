@@ -153,7 +153,7 @@ fn over_limit(conn: &Connection) -> Option<(Rc<Downstream>, bool)> {
     let inflight = conn.inflight.borrow();
     let owner = conn.owner.borrow();
     let to = owner.as_ref().or_else(|| inflight.oldest_written().map(|e| &e.to)).filter(|to| !to.is_gone())?;
-    let limit = conn.context.config.limits.output_bytes;
+    let limit = conn.context.terms().limits.output_bytes;
     let queued = to.outbox.queued();
     if queued <= OUTPUT_ALONE.min(limit) {
         return None;
@@ -165,7 +165,7 @@ fn over_limit(conn: &Connection) -> Option<(Rc<Downstream>, bool)> {
 /// Closes a client for which more is kept back than its outbox may hold: parked, collected behind a refusal, or `partial`
 /// bytes of a reply that cannot be handed on before its end.
 fn bound_withheld(conn: &Connection, to: &Downstream, partial: usize) {
-    if to.withheld() + partial > conn.context.config.limits.output_bytes && !to.is_gone() {
+    if to.withheld() + partial > conn.context.terms().limits.output_bytes && !to.is_gone() {
         conn.context.stats.reached(Limit::OutputBytes);
         to.close(CloseReason::OutputLimit);
     }

@@ -15,7 +15,7 @@ mod scripts;
 mod subscriptions;
 
 pub use connection::{Connection, Lost, Use, half_streamed};
-pub use context::{Context, Stats};
+pub use context::{Context, Terms};
 pub use cursors::{Cursors, Server};
 pub use downstream::{Again, Downstream};
 pub use handshake::{DialError, Hello, Key};
@@ -42,9 +42,9 @@ pub async fn connect(
     key: &Key,
     used: Use,
 ) -> Result<Rc<Connection>, DialError> {
+    let terms = context.terms();
     let (client, hello) =
-        handshake::dial(context.dialled(node), key, context.config.backend.as_ref(), context.config.connect_timeout)
-            .await?;
+        handshake::dial(context.dialled(node), key, terms.backend.as_ref(), terms.connect_timeout).await?;
     let (stream, rest) = client.into_parts();
     let unreachable = |e: std::io::Error| DialError::Unreachable(e.to_string());
     let duplicate = socket2::SockRef::from(&stream).try_clone().map_err(unreachable)?;
@@ -65,15 +65,16 @@ pub fn bring_scripts(context: &Rc<Context>, node: SocketAddr, outstanding: Optio
         if scripts.is_empty() {
             return;
         }
-        let user = context.config.backend.clone().map(Rc::new);
+        let terms = context.terms();
+        let user = terms.own_user.clone();
         let key = Key { database: 0, resp3: false, user };
         let loaded =
-            handshake::load_scripts(context.dialled(node), &key, &scripts, context.config.connect_timeout).await;
+            handshake::load_scripts(context.dialled(node), &key, &scripts, context.terms().connect_timeout).await;
         loading.end(loaded.is_ok());
         match loaded {
             Ok(()) => context.stats.scripts_loaded.add(scripts.len() as u64),
             Err(error) => {
-                let service = &context.config.name;
+                let service = &context.terms().name;
                 tracing::warn!(%service, %node, "cannot load the scripts that clients use: {error}");
             }
         }
@@ -93,9 +94,9 @@ pub async fn withdraw(context: Rc<Context>, node: SocketAddr, key: Key, blocked:
         asked.set(true);
         blocked.iter().filter(|c| c.withdrawn.get() == by && c.hello.id > 0).map(|c| c.hello.id).collect()
     };
-    let come_back = handshake::unblock(context.dialled(node), &key, ids, context.config.connect_timeout).await;
+    let come_back = handshake::unblock(context.dialled(node), &key, ids, context.terms().connect_timeout).await;
     if let Err(error) = &come_back {
-        tracing::debug!(service = %context.config.name, %node, %error, "cannot withdraw blocking commands");
+        tracing::debug!(service = %context.terms().name, %node, %error, "cannot withdraw blocking commands");
     }
     // Those that stay where they are: if one is unblocked, it is by another client.
     let stays = |c: &Connection| come_back.as_ref().map_or(!asked.get(), |ids| !ids.contains(&c.hello.id));

@@ -12,7 +12,7 @@ use super::driver::drive;
 use super::*;
 use crate::clock::Moment;
 use crate::config::{ServiceConfig, Source};
-use crate::metrics::{CloseReason, LatencyClass, Limit, WorkerStats};
+use crate::metrics::{CloseReason, LatencyClass, Limit};
 use crate::net::{Outbox, ReadHalf, Stream};
 use crate::resp::encode_command;
 use crate::topology::{Access, Flow, Grant, Link, Permission, Topology};
@@ -39,7 +39,7 @@ impl Scene {
         access.update(Arc::new(Topology { generation: 1, reads: flowing, writes: flowing, ..Topology::unknown() }));
         let mut config = ServiceConfig::new("test", Vec::new(), Source::Static(node.into()));
         config.limits.output_bytes = OUTPUT_BYTES;
-        let stats = Stats::new(Arc::new(WorkerStats::new(1)), 0);
+        let stats = Arc::default();
         let context = Rc::new(Context::new(Arc::new(config), access, stats, mpsc::channel(8).0, Arc::default()));
         let (read, write) = Stream::Tcp(ours).into_split();
         let conn = Rc::new(Connection::new(Rc::clone(&context), node, used, Hello::default(), write));

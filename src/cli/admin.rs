@@ -34,6 +34,23 @@ pub(super) fn address(arguments: &AdminArguments) -> Result<SocketAddr, String> 
     Ok(address)
 }
 
+/// Why there is no answer, or none that helps.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// Nobody, or no pointsman.
+    #[error("{0}")]
+    NotThere(String),
+    /// It would not.
+    #[error("{admin} answered {status}: {body}")]
+    Answered { admin: SocketAddr, status: u16, body: String },
+}
+
+impl From<Failure> for String {
+    fn from(failure: Failure) -> Self {
+        failure.to_string()
+    }
+}
+
 /// The lines of an answer, as they come.
 pub(super) struct Lines(BufReader<Take<TcpStream>>);
 
@@ -59,7 +76,7 @@ pub(super) fn get(admin: SocketAddr, path: &str) -> Result<String, String> {
 }
 
 /// Sends a document.
-pub(super) fn post(admin: SocketAddr, path: &str, json: &str) -> Result<Lines, String> {
+pub(super) fn post(admin: SocketAddr, path: &str, json: &str) -> Result<Lines, Failure> {
     let length = json.len();
     let text = format!(
         "POST {path} HTTP/1.0\r\nHost: {admin}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n{json}"
@@ -68,19 +85,21 @@ pub(super) fn post(admin: SocketAddr, path: &str, json: &str) -> Result<Lines, S
 }
 
 /// HTTP/1.0, so that the body comes as it is and ends with the connection. `limit`: how long to wait for more of it.
-fn request(admin: SocketAddr, text: &str, limit: Duration) -> Result<Lines, String> {
-    let broken = |e: io::Error| failed(admin, limit, &e);
-    let mut stream = TcpStream::connect_timeout(&admin, CONNECT_LIMIT).map_err(|e| failed(admin, CONNECT_LIMIT, &e))?;
+fn request(admin: SocketAddr, text: &str, limit: Duration) -> Result<Lines, Failure> {
+    let broken = |e: io::Error| Failure::NotThere(failed(admin, limit, &e));
+    let refused = |e: io::Error| Failure::NotThere(failed(admin, CONNECT_LIMIT, &e));
+    let mut stream = TcpStream::connect_timeout(&admin, CONNECT_LIMIT).map_err(refused)?;
     stream.set_read_timeout(Some(limit)).map_err(broken)?;
     stream.write_all(text.as_bytes()).map_err(broken)?;
     let mut lines = Lines(BufReader::new(stream.take(ANSWER_BYTES)));
     let head = lines.by_ref().take_while(|line| !matches!(line, Ok(line) if line.is_empty()));
     let head: Vec<String> = head.collect::<Result<_, _>>().map_err(broken)?;
     let Some(first) = head.first() else {
-        return Err(format!("{admin} closed the connection without an answer: {NOT_ADMIN}"));
+        let why = format!("{admin} closed the connection without an answer: {NOT_ADMIN}");
+        return Err(Failure::NotThere(why));
     };
     let Some((_, status)) = first.split_once(' ').filter(|_| first.starts_with("HTTP/1.")) else {
-        return Err(format!("{admin} does not answer in HTTP: {NOT_ADMIN}"));
+        return Err(Failure::NotThere(format!("{admin} does not answer in HTTP: {NOT_ADMIN}")));
     };
     if status.starts_with("200") {
         return Ok(lines);
@@ -88,7 +107,8 @@ fn request(admin: SocketAddr, text: &str, limit: Duration) -> Result<Lines, Stri
     let mut body = String::new();
     // The status says enough if the reason cannot be had.
     let _ = lines.0.read_to_string(&mut body);
-    Err(format!("{admin} answered {}: {}", status.get(..3).unwrap_or(status), body.trim_end()))
+    let status = status.get(..3).and_then(|code| code.parse().ok()).unwrap_or_default();
+    Err(Failure::Answered { admin, status, body: body.trim_end().to_owned() })
 }
 
 const NOT_ADMIN: &str = "that is not the admin address of a pointsman (`admin` in its configuration)";

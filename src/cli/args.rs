@@ -27,11 +27,12 @@ Exit codes:
   0   clean end
   1   `switchover`, `drill`: the master was changed, and something is left to do or was noticed
   64  wrong usage
-  69  `check --online`: a server does not answer as it should; `status`, `switchover`, `drill`: pointsman does not
+  69  `check --online`: a server does not answer as it should; `status`, `reload`, `switchover`, `drill`: pointsman
+      does not
   71  an address cannot be bound
   75  `status`: reads or writes of some service wait or are refused
       `switchover`, `drill`: refused or undone, everything is as before
-  78  wrong configuration
+  78  wrong configuration; `reload`: so nothing has changed
 
 Example:
   pointsman run --sentinel s1:26379,s2:26379,s3:26379 --service mymaster --listen 127.0.0.1:6379";
@@ -55,6 +56,8 @@ pub(super) enum Command {
     Switchover(SwitchoverArguments),
     /// Switch over and back on a set-up in use, and tell what its clients noticed.
     Drill(DrillArguments),
+    /// Have the pointsman that runs read its configuration again, as SIGHUP does: prints what changed, or why nothing did.
+    Reload(ReloadArguments),
     /// See a failover: three Redis servers, three Sentinels and pointsman on free local ports, under load.
     Demo(DemoArguments),
 }
@@ -77,6 +80,12 @@ pub(super) struct AdminArguments {
     /// The file that it was started with, for its admin address.
     #[arg(short, long, value_name = "FILE")]
     pub(super) config: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ReloadArguments {
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
 }
 
 #[derive(Debug, Args)]
@@ -120,7 +129,7 @@ pub(super) struct DrillArguments {
 }
 
 /// One service by flags, or any number by a file. The flags that concern the whole process go with either.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(group = ArgGroup::new("source").required(true).args(["config", "sentinel", "master"]))]
 pub(super) struct ServiceArguments {
     /// TOML file with all that the flags can say and more; goes with none of the flags that describe a service.

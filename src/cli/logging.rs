@@ -15,7 +15,7 @@ use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{Layer, fmt as layer};
+use tracing_subscriber::{Layer, fmt as layer, reload};
 
 use crate::config::{LogConfig, LogFormat};
 
@@ -26,8 +26,9 @@ const QUEUED_LINES: usize = 4096;
 /// How long the end of the program waits for a reader that stands still.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Starts logging for the whole process. What is queued is written out when the guard is dropped.
-pub(super) fn init(config: &LogConfig) -> Guard {
+/// Starts logging for the whole process. What is queued is written out when the guard is dropped; the level can be set
+/// anew.
+pub(super) fn init(config: &LogConfig) -> (Guard, SetLevel) {
     let (queue, guard) = start(io::stderr());
     let journal = goes_to_journal();
     let fancy = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
@@ -37,11 +38,22 @@ pub(super) fn init(config: &LogConfig) -> Guard {
         LogFormat::Text if journal => lines.without_time().map_event_format(Prioritised).boxed(),
         LogFormat::Text => lines.boxed(),
     };
-    let filter: Targets = config.level.parse().expect("checked with the configuration");
+    let (filter, handle) = reload::Layer::new(targets(&config.level));
     // Only a second call could fail, and then a logger is there.
     let _ = tracing_subscriber::registry().with(lines.with_filter(filter)).try_init();
-    guard
+    let level: SetLevel = Box::new(move |level| {
+        // Only without a subscriber it could fail, and then nothing is logged anyway.
+        let _ = handle.reload(targets(level));
+    });
+    (guard, level)
 }
+
+fn targets(level: &str) -> Targets {
+    level.parse().expect("checked with the configuration")
+}
+
+/// Sets what is logged, as `log.level` has it.
+pub(super) type SetLevel = Box<dyn Fn(&str)>;
 
 /// Whether stderr is the journal's socket: systemd says which one that is, so a redirected stderr is not taken for it.
 fn goes_to_journal() -> bool {

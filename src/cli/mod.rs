@@ -7,6 +7,7 @@ mod drill;
 mod exit;
 mod logging;
 mod online;
+mod reload;
 mod status;
 mod switchover;
 
@@ -15,8 +16,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::{ContextKind, ContextValue};
 
+use crate::app::{self, Reloading};
 use crate::config::{Environment, Problems, Resolved};
-use crate::{app, config, demo};
+use crate::{config, demo};
 use args::{Arguments, Command, ServiceArguments};
 
 /// Runs the program with the arguments of this process.
@@ -34,6 +36,7 @@ pub fn main() -> ExitCode {
         Command::Status(arguments) => status::run(&arguments),
         Command::Switchover(arguments) => switchover::run(&arguments),
         Command::Drill(arguments) => drill::run(&arguments),
+        Command::Reload(arguments) => reload::run(&arguments),
         Command::Demo(demo) => demo::run(&demo.into()),
     }
 }
@@ -43,11 +46,13 @@ fn run(arguments: &ServiceArguments) -> ExitCode {
         Ok(resolved) => resolved,
         Err(problems) => return refuse(&problems),
     };
-    let log = logging::init(&config.log);
+    let (log, set_log_level) = logging::init(&config.log);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    let ended = app::run(config);
+    let again = arguments.clone();
+    let reloading = Reloading { read: Box::new(move || configuration(&again)), set_log_level };
+    let ended = app::run(config, reloading);
     drop(log); // what the threads logged comes before the last word
     match ended {
         Ok(()) => ExitCode::SUCCESS,

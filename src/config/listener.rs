@@ -42,6 +42,11 @@ impl ListenerConfig {
     pub fn new(address: ListenAddr) -> Self {
         Self { address, backlog: BACKLOG, access: FileAccess::default() }
     }
+
+    /// Whether a socket opened as this says is as `other` wants it.
+    pub fn is_opened_like(&self, other: &Self) -> bool {
+        (&self.address, self.backlog, self.access) == (&other.address, other.backlog, other.access)
+    }
 }
 
 /// Checks what is only wrong in combination, or on this machine.

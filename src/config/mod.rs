@@ -4,6 +4,7 @@
 //! the environment and the defaults, checks what is only wrong in combination, and gives a [`Config`].
 
 mod credentials;
+mod difference;
 mod error;
 mod file;
 mod keys;

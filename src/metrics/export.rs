@@ -1,9 +1,7 @@
 //! What the workers count, as metric families: summed over the workers at scrape time.
 
-use std::sync::Arc;
-
 use super::names::{self, Metric};
-use super::{CLOSE_REASONS, Counter, Family, LATENCY_CLASSES, LIMITS, ServiceStats, WorkerStats};
+use super::{ByWorker, CLOSE_REASONS, Counter, Family, LATENCY_CLASSES, LIMITS, ServiceStats};
 use crate::resp::CommandId;
 
 /// Finds a counter in the counts of a service.
@@ -40,10 +38,9 @@ const BACKEND_ROLES: [(&str, Select); 4] = [
     ("judge", |s| &s.backend_judges),
 ];
 
-/// All families that come from the workers, for `services` in the order of the configuration (as in
-/// [`WorkerStats::services`]). Every series of every service is there from the start, but for the names of commands,
-/// which appear with the first command of that name.
-pub fn worker_families(services: &[&str], stats: &[Arc<WorkerStats>]) -> Vec<Family> {
+/// All families that come from the workers, of these services. Every series of every service is there from the start,
+/// but for the names of commands, which appear with the first command of that name.
+pub fn worker_families<'a>(services: impl Iterator<Item = (&'a str, &'a ByWorker)>) -> Vec<Family> {
     let mut families: Vec<Family> = PLAIN.iter().map(|(metric, _)| Family::new(metric)).collect();
     let mut closed = Family::new(names::CLIENTS_CLOSED);
     let mut limits = Family::new(names::LIMIT_REACHED);
@@ -52,31 +49,28 @@ pub fn worker_families(services: &[&str], stats: &[Arc<WorkerStats>]) -> Vec<Fam
     let mut commands = Family::new(names::COMMANDS);
     let mut durations = Family::new(names::COMMAND_DURATION);
 
-    for (index, name) in services.iter().enumerate() {
-        let of_service = || stats.iter().map(|worker| &worker.services[index]);
-        let sum = |counter: &dyn Fn(&ServiceStats) -> &Counter| of_service().map(|s| counter(s).value()).sum::<u64>();
-
+    for (name, stats) in services {
         for (family, (_, counter)) in families.iter_mut().zip(PLAIN) {
-            family.add(&[name], sum(counter) as f64);
+            family.add(&[name], stats.sum(counter) as f64);
         }
         for (i, reason) in CLOSE_REASONS.iter().enumerate() {
-            closed.add(&[name, reason], sum(&|s| &s.clients_closed[i]) as f64);
+            closed.add(&[name, reason], stats.sum(|s| &s.clients_closed[i]) as f64);
         }
         for (i, limit) in LIMITS.iter().enumerate() {
-            limits.add(&[name, limit], sum(&|s| &s.limits_reached[i]) as f64);
+            limits.add(&[name, limit], stats.sum(|s| &s.limits_reached[i]) as f64);
         }
         for (role, counter) in &BACKEND_ROLES {
-            backends.add(&[name, role], sum(counter) as f64);
+            backends.add(&[name, role], stats.sum(counter) as f64);
         }
-        hold_wait.add(&[name], sum(&|s| &s.hold_wait_ms) as f64 / 1e3);
+        hold_wait.add(&[name], stats.sum(|s| &s.hold_wait_ms) as f64 / 1e3);
         for id in CommandId::all() {
-            let n = sum(&|s| &s.commands[id.index()]);
+            let n = stats.sum(|s| &s.commands[id.index()]);
             if n > 0 || id == CommandId::OTHER {
                 commands.add(&[name, id.info().name], n as f64);
             }
         }
         for (i, class) in LATENCY_CLASSES.iter().enumerate() {
-            durations.add_histogram(&[name, class], of_service().map(|s| &s.latency[i]));
+            durations.add_histogram(&[name, class], stats.iter().map(|s| &s.latency[i]));
         }
     }
     families.extend([closed, limits, backends, hold_wait, commands, durations]);

@@ -1,4 +1,4 @@
-//! What is counted. Workers count into their own [`WorkerStats`]; a scrape sums them. Nothing on the hot path is shared:
+//! What is counted. Each worker counts into [`ServiceStats`] of its own; a scrape sums them. Nothing on the hot path is shared:
 //! each counter has one writing thread, so adding is a plain load and store, and readers on other threads see it soon.
 
 pub mod export;
@@ -10,6 +10,8 @@ pub mod process;
 pub use family::Family;
 pub use histogram::{BOUNDS, Histogram};
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::resp::COMMAND_COUNT;
@@ -33,14 +35,6 @@ impl Counter {
     pub fn value(&self) -> u64 {
         self.0.load(Relaxed)
     }
-}
-
-/// One worker's counts, aligned so that two workers never write to one cache line.
-#[derive(Debug)]
-#[repr(align(128))]
-pub struct WorkerStats {
-    /// By service, in the order of the configuration.
-    pub services: Vec<ServiceStats>,
 }
 
 /// Why a client connection ended; label `reason`.
@@ -118,8 +112,9 @@ pub enum LatencyClass {
 /// Label values of [`LatencyClass`], in its order.
 pub const LATENCY_CLASSES: [&str; 3] = ["read", "write", "pinned"];
 
-/// One worker's counts for one service.
+/// One worker's counts for one service, aligned so that two workers never write to one cache line.
 #[derive(Debug)]
+#[repr(align(128))]
 pub struct ServiceStats {
     /// Clients connected now.
     pub clients: Counter,
@@ -221,9 +216,25 @@ impl ServiceStats {
     }
 }
 
-impl WorkerStats {
-    /// Zeroes for so many services.
-    pub fn new(services: usize) -> Self {
-        Self { services: (0..services).map(|_| ServiceStats::default()).collect() }
+/// The counts of one service, by worker.
+#[derive(Clone, Debug)]
+pub struct ByWorker(Arc<[Arc<ServiceStats>]>);
+
+impl ByWorker {
+    /// Zeroes for so many workers.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| Arc::default()).collect())
+    }
+
+    /// One counter over all workers.
+    pub fn sum(&self, counter: impl Fn(&ServiceStats) -> &Counter) -> u64 {
+        self.0.iter().map(|stats| counter(stats).value()).sum()
+    }
+}
+
+impl Deref for ByWorker {
+    type Target = [Arc<ServiceStats>];
+    fn deref(&self) -> &Self::Target {
+        &self.0
     }
 }

@@ -55,6 +55,13 @@ metrics! {
     DRAINING = Gauge "pointsman_draining" []
         "1 while pointsman takes no new clients and lets those it has finish, else 0.";
 
+    RELOADS = Counter "pointsman_config_reloads_total" ["result"]
+        "Times that the configuration was read again while running; a failure changed nothing.";
+    LAST_RELOAD_SUCCESSFUL = Gauge "pointsman_config_last_reload_successful" []
+        "1 if the configuration was in order when it was read last, else 0.";
+    LAST_RELOAD_SUCCESS_TIMESTAMP = Gauge "pointsman_config_last_reload_success_timestamp_seconds" []
+        "Unix time at which the configuration in force was read.";
+
     CLIENTS = Gauge "pointsman_clients" ["service"]
         "Clients connected now.";
     CLIENTS_ACCEPTED = Counter "pointsman_clients_accepted_total" ["service"]

@@ -63,7 +63,7 @@ impl Pool {
         commands: &[Bytes],
         tell: impl FnOnce(Result<Verdict, DialError>),
     ) {
-        let config = &self.context.config;
+        let config = self.context.terms();
         // Each turn before this one takes a bounded time; together they must not take longer than a client may wait.
         let patience = config.hold_timeout.max(config.connect_timeout);
         let Ok(Ok(_turn)) = timeout(patience, self.judges.turns.acquire()).await else {
@@ -107,7 +107,7 @@ impl Pool {
         if !self.context.access.may_read(node, now) && !self.context.access.may_write(node, now) {
             return (None, Err(DialError::Unreachable("traffic is held".to_owned())));
         }
-        let limit = self.context.config.connect_timeout;
+        let limit = self.context.terms().connect_timeout;
         let ask = async {
             loop {
                 let (mut judge, kept) = match self.judges.take(node) {

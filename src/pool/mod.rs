@@ -110,7 +110,7 @@ impl Pool {
                 }
             }
         }
-        let limit = self.context.config.limits.pinned as u64;
+        let limit = self.context.terms().limits.pinned as u64;
         let dialing: usize =
             self.dials.borrow().iter().filter(|((_, u), _)| *u == Use::Pinned).map(|(_, d)| d.running).sum();
         if self.context.stats.backend_pinned.value() + dialing as u64 >= limit && !self.evict_free() {
@@ -199,7 +199,7 @@ impl Pool {
 
     /// A connect has failed: counts it, and tells control what that may mean.
     fn note_failure(&self, node: SocketAddr, error: &DialError) {
-        tracing::debug!(service = %self.context.config.name, %node, %error, "cannot connect to backend");
+        tracing::debug!(service = %self.context.terms().name, %node, %error, "cannot connect to backend");
         self.context.stats.backend_connect_failures.add(1);
         let kind = match error {
             DialError::Refused => HintKind::Refused,
@@ -294,7 +294,7 @@ impl Pool {
         let blocked: Vec<Rc<Connection>> =
             self.all.borrow().iter().filter(|c| c.is_blocked_in_command()).cloned().collect();
         let Some(node) = blocked.first().map(|c| c.node) else { return };
-        let user = self.context.config.backend.clone().map(Rc::new);
+        let user = self.context.terms().own_user.clone();
         let key = Key { database: 0, resp3: false, user };
         tokio::task::spawn_local(backend::withdraw(Rc::clone(&self.context), node, key, blocked));
     }
@@ -345,7 +345,7 @@ impl Pool {
     /// Connections that were lost rather than given back made room that nobody was told of.
     fn wake_for_room(&self) {
         let open = self.context.stats.backend_pinned.value() as usize;
-        let mut room = self.context.config.limits.pinned.saturating_sub(open);
+        let mut room = self.context.terms().limits.pinned.saturating_sub(open);
         for ((_, used), d) in self.dials.borrow_mut().iter_mut() {
             if *used == Use::Pinned {
                 let n = d.idle_waiters().min(room);
@@ -353,6 +353,13 @@ impl Pool {
                 room -= n;
             }
         }
+    }
+
+    /// Closes every connection: nobody is left to use one.
+    pub fn close(&self) {
+        self.all.borrow().iter().for_each(|conn| conn.close(Lost::Dropped));
+        self.judges.keep_where(|_| false);
+        self.sweep();
     }
 
     /// Whether sessions wait for permission.

@@ -21,8 +21,8 @@ const HEARTBEAT: Duration = Duration::from_secs(1);
 
 /// What control needs to watch one service.
 pub struct ServiceControl {
-    /// The service.
-    pub config: ServiceConfig,
+    /// The service. It is watched until the sender is gone.
+    pub config: watch::Receiver<Arc<ServiceConfig>>,
     /// One for each worker.
     pub links: Vec<Arc<Link>>,
     /// What the workers see.
@@ -39,16 +39,17 @@ pub struct ServiceControl {
 
 impl fmt::Debug for ServiceControl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ServiceControl").field("service", &self.config.name).finish_non_exhaustive()
+        f.debug_struct("ServiceControl").field("service", &self.config.borrow().name).finish_non_exhaustive()
     }
 }
 
-/// Starts the control thread, which alone uses `resolver`. It ends after `shutdown`; `heartbeat` is called once a second while it lives.
+/// Starts the control thread, which watches every service that comes and alone uses `resolver`. It ends after `shutdown`;
+/// `heartbeat` is called once a second while it lives.
 ///
 /// Should a watcher panic, the thread panics too, after it has cancelled `shutdown`: its leases run out, and a process
 /// that lets nothing through any more is better restarted.
 pub fn spawn(
-    services: Vec<ServiceControl>,
+    mut services: mpsc::Receiver<ServiceControl>,
     resolver: Resolver,
     heartbeat: impl Fn() + Send + 'static,
     shutdown: CancellationToken,
@@ -57,22 +58,19 @@ pub fn spawn(
     std::thread::Builder::new().name("control".to_owned()).spawn(move || {
         runtime.block_on(async move {
             let mut watchers = JoinSet::new();
-            for service in services {
-                watchers.spawn(watcher::run(service, resolver.clone(), shutdown.clone()));
-            }
             let mut beat = tokio::time::interval(HEARTBEAT);
             loop {
                 tokio::select! {
+                    () = shutdown.cancelled(), if watchers.is_empty() => return,
                     _ = beat.tick() => heartbeat(),
-                    ended = watchers.join_next() => match ended {
-                        None => return,
-                        Some(Ok(())) => {}
-                        Some(Err(error)) => {
-                            tracing::error!("a watcher failed: {error}");
-                            shutdown.cancel();
-                            std::panic::resume_unwind(Box::new(error.to_string()));
-                        }
-                    },
+                    Some(service) = services.recv() => {
+                        watchers.spawn(watcher::run(service, resolver.clone(), shutdown.clone()));
+                    }
+                    Some(ended) = watchers.join_next() => if let Err(error) = ended {
+                        tracing::error!("a watcher failed: {error}");
+                        shutdown.cancel();
+                        std::panic::resume_unwind(Box::new(error.to_string()));
+                    }
                 }
             }
         });

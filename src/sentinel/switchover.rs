@@ -49,6 +49,11 @@ impl Switchovers {
         Self { common, running: None }
     }
 
+    /// From now on servers are asked in this way; one that is on goes on in the old one.
+    pub(super) fn renew(&mut self, common: Common) {
+        self.common = common;
+    }
+
     /// Begins one, if none is on. Returns what the failover machine is to be told.
     pub(super) fn begin(
         &mut self,

@@ -51,6 +51,12 @@ impl Common {
             events,
         }
     }
+
+    /// Whether servers are dialled alike.
+    pub(super) fn dials_like(&self, other: &Self) -> bool {
+        let terms = |c: &Self| (c.address_map.clone(), c.connect_timeout, c.backend.clone(), c.sentinel.clone());
+        terms(self) == terms(other)
+    }
 }
 
 /// One known Sentinel.
@@ -66,7 +72,8 @@ struct Known {
     trouble: Option<String>,
     /// Those it lists.
     peers: Vec<Peer>,
-    _task: DropGuard,
+    /// Ended when dropped.
+    task: DropGuard,
 }
 
 /// The Sentinels of one service.
@@ -83,14 +90,46 @@ impl Sentinels {
         Self { common, known: BTreeMap::new(), next: 0, pace: watch::Sender::new(poll_interval(Pace::Fast)) }
     }
 
-    /// Begins to listen to a Sentinel.
-    pub(super) fn add(&mut self, endpoint: Endpoint, run_id: Option<String>, learned: bool, now: Moment) -> Event {
-        let id = SentinelId(self.next);
-        self.next = self.next.wrapping_add(1);
+    /// Listens to these, and to others only as far as they are learned of.
+    pub(super) fn set_configured(&mut self, endpoints: &[Endpoint], now: Moment) -> Vec<Event> {
+        let gone = |k: &Known| !k.learned && !endpoints.contains(&k.endpoint);
+        let gone: Vec<SentinelId> = self.known.iter().filter(|(_, k)| gone(k)).map(|(id, _)| *id).collect();
+        let mut events = Vec::new();
+        for id in gone {
+            self.known.remove(&id);
+            events.push(Event::SentinelForgotten(id));
+        }
+        for endpoint in endpoints {
+            match self.known.values_mut().find(|k| k.endpoint == *endpoint) {
+                Some(known) => known.learned = false,
+                None => events.push(self.add(endpoint.clone(), None, false, now)),
+            }
+        }
+        events
+    }
+
+    /// Listens to all of them in another way. None is in hearing until it has been reached in that way.
+    pub(super) fn renew(&mut self, common: Common, now: Moment) -> Vec<Event> {
+        self.common = common;
+        let ids: Vec<SentinelId> = self.known.keys().copied().collect();
+        let mut events = Vec::new();
+        for id in ids {
+            let Some(endpoint) = self.known.get(&id).map(|k| k.endpoint.clone()) else { continue };
+            let task = self.listen(id, endpoint);
+            if let Some(known) = self.known.get_mut(&id) {
+                known.task = task;
+                known.down_since = known.down_since.or(Some(now));
+            }
+            events.push(Event::SentinelDown(id));
+        }
+        events
+    }
+
+    fn listen(&self, id: SentinelId, endpoint: Endpoint) -> DropGuard {
         let cancel = CancellationToken::new();
         let task = SentinelTask {
             id,
-            endpoint: endpoint.clone(),
+            endpoint,
             service: self.common.service.clone(),
             credentials: self.common.sentinel.clone(),
             resolver: self.common.resolver.clone(),
@@ -100,6 +139,14 @@ impl Sentinels {
             events: self.common.events.clone(),
         };
         tokio::spawn(task.run(cancel.clone()));
+        cancel.drop_guard()
+    }
+
+    /// Begins to listen to a Sentinel.
+    pub(super) fn add(&mut self, endpoint: Endpoint, run_id: Option<String>, learned: bool, now: Moment) -> Event {
+        let id = SentinelId(self.next);
+        self.next = self.next.wrapping_add(1);
+        let task = self.listen(id, endpoint.clone());
         let event = Event::SentinelKnown(id, endpoint.clone());
         let known = Known {
             endpoint,
@@ -109,7 +156,7 @@ impl Sentinels {
             down_since: Some(now),
             trouble: None,
             peers: Vec::new(),
-            _task: cancel.drop_guard(),
+            task,
         };
         self.known.insert(id, known);
         event
@@ -232,6 +279,13 @@ pub(super) struct Probes {
 impl Probes {
     pub(super) fn new(common: Common) -> Self {
         Self { common, tasks: BTreeMap::new(), pace: watch::Sender::new(None) }
+    }
+
+    /// Asks the same nodes in another way.
+    pub(super) fn renew(&mut self, common: Common) {
+        self.common = common;
+        let nodes: Vec<SocketAddr> = self.tasks.keys().copied().collect();
+        self.tasks = nodes.into_iter().map(|node| (node, self.start(node))).collect();
     }
 
     /// Asks these nodes, and no others, at this pace from now on, beginning at once.

@@ -1,14 +1,14 @@
 //! The task of one service: events in, the machine's actions out.
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::control::ServiceControl;
 use super::demotion;
@@ -19,7 +19,7 @@ use super::switchover::Switchovers;
 use super::tasks::{Common, Probes, Sentinels};
 use crate::addr::Endpoint;
 use crate::clock::Moment;
-use crate::config::Source;
+use crate::config::{ServiceConfig, Source};
 use crate::net::Resolver;
 use crate::topology::failover::{Action, Failover, Level, Settings};
 use crate::topology::record::RecordCounts;
@@ -52,6 +52,10 @@ pub(super) struct Watcher {
     stats: Stats,
     /// What is to be found by the next process.
     remembered: watch::Sender<Option<Remembered>>,
+    /// Writes it to the file; ended when dropped.
+    memory: Option<AbortOnDropHandle<()>>,
+    /// Looks the master of a static service up; ended when dropped.
+    look_up: Option<AbortOnDropHandle<()>>,
     /// Whether writes are refused while no majority of the Sentinels is in hearing.
     fenced: bool,
     /// When leases were renewed last.
@@ -68,24 +72,16 @@ pub(super) struct Watcher {
     actions: Vec<Action>,
 }
 
-/// Watches one service until `shutdown`.
+/// Watches one service until `shutdown`, or until nobody configures it any more.
 pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: CancellationToken) {
-    let ServiceControl { config, links, mut hints, mut orders, topology, status, stats } = control;
+    let ServiceControl { config: mut configs, links, mut hints, mut orders, topology, status, stats } = control;
+    let config = Arc::clone(&configs.borrow_and_update());
     let (sender, mut events) = mpsc::channel(EVENTS);
-    let common = Common::new(&config, resolver.clone(), sender.clone());
+    let common = Common::new(&config, resolver, sender);
     let now = Moment::now();
-    let settings = Settings {
-        commit: config.commit,
-        hold_timeout: config.hold_timeout,
-        confirm_timeout: config.confirm_timeout,
-        silence_threshold: config.silence_threshold,
-        fence_without_quorum: config.fence_without_quorum,
-        fence_old_master: config.fence_old_master,
-        managed: matches!(config.source, Source::Sentinels { .. }),
-    };
     let mut watcher = Watcher {
         service: config.name.clone(),
-        machine: Failover::new(settings, now),
+        machine: Failover::new(settings(&config), now),
         links: Links::new(links),
         sentinels: Sentinels::new(common.clone()),
         probes: Probes::new(common.clone()),
@@ -95,6 +91,8 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         status,
         stats,
         remembered: watch::Sender::new(None),
+        memory: None,
+        look_up: None,
         fenced: config.fence_without_quorum,
         renewed: now,
         acknowledged: 0,
@@ -104,38 +102,75 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         actions: Vec::new(),
     };
     watcher.set_wall_clock(now);
-    let memory = config.state_file.clone().map(|path| watcher.remember_in(path));
-    let mut look_up = None;
-    match config.source {
-        Source::Sentinels { endpoints, .. } => {
-            for endpoint in endpoints {
-                let event = watcher.sentinels.add(endpoint, None, false, now);
-                watcher.handle(event);
-            }
-        }
-        Source::Static(endpoint) => {
-            look_up = Some(tokio::spawn(look_up_master(config.name, endpoint, resolver, sender)))
-        }
+    if let Some(path) = &config.state_file {
+        watcher.recall(path);
     }
-    watcher.watch(&mut events, &mut hints, &mut orders, &shutdown).await;
-    for task in look_up.into_iter().chain(memory) {
-        task.abort();
+    watcher.find_master_by(&config);
+    watcher.watch(&mut configs, &mut events, &mut hints, &mut orders, &shutdown).await;
+}
+
+/// What the machine must know of the configuration.
+fn settings(config: &ServiceConfig) -> Settings {
+    Settings {
+        commit: config.commit,
+        hold_timeout: config.hold_timeout,
+        confirm_timeout: config.confirm_timeout,
+        silence_threshold: config.silence_threshold,
+        fence_without_quorum: config.fence_without_quorum,
+        fence_old_master: config.fence_old_master,
+        managed: matches!(config.source, Source::Sentinels { .. }),
     }
 }
 
 impl Watcher {
-    /// Tells the machine what the last process knew, and keeps the file for the next one.
-    fn remember_in(&mut self, path: PathBuf) -> JoinHandle<()> {
-        match state_file::load(&path) {
+    /// Tells the machine what the last process knew.
+    fn recall(&mut self, path: &Path) {
+        match state_file::load(path) {
             Ok(Some(remembered)) => self.handle(Event::Remembered(remembered)),
             Ok(None) => {}
             Err(error) => tracing::warn!(service = self.service, "cannot read {}: {error}", path.display()),
         }
-        tokio::spawn(state_file::keep(self.service.clone(), path, self.remembered.subscribe()))
+    }
+
+    /// Has the master found in the configured way, and remembered where that is configured.
+    fn find_master_by(&mut self, config: &ServiceConfig) {
+        self.memory = config.state_file.clone().map(|path| {
+            let keep = state_file::keep(self.service.clone(), path, self.remembered.subscribe());
+            AbortOnDropHandle::new(tokio::spawn(keep))
+        });
+        match &config.source {
+            Source::Sentinels { endpoints, .. } => {
+                let events = self.sentinels.set_configured(endpoints, Moment::now());
+                events.into_iter().for_each(|event| self.handle(event));
+            }
+            Source::Static(endpoint) => {
+                let Common { service, resolver, events, .. } = self.common.clone();
+                let look_up = look_up_master(service, endpoint.clone(), resolver, events);
+                self.look_up = Some(AbortOnDropHandle::new(tokio::spawn(look_up)));
+            }
+        }
+    }
+
+    /// Goes by another configuration from now on. What is dialled anew is dialled as it says; a failover that is on
+    /// goes on.
+    fn configure(&mut self, config: &ServiceConfig) {
+        self.machine.configure(settings(config));
+        self.fenced = config.fence_without_quorum;
+        let common = Common::new(config, self.common.resolver.clone(), self.common.events.clone());
+        if !common.dials_like(&self.common) {
+            self.common = common.clone();
+            self.probes.renew(common.clone());
+            self.switchovers.renew(common.clone());
+            let events = self.sentinels.renew(common, Moment::now());
+            events.into_iter().for_each(|event| self.handle(event));
+        }
+        self.find_master_by(config);
+        self.tick();
     }
 
     async fn watch(
         &mut self,
+        configs: &mut watch::Receiver<Arc<ServiceConfig>>,
         events: &mut mpsc::Receiver<SentinelEvent>,
         hints: &mut mpsc::Receiver<Hint>,
         orders: &mut mpsc::Receiver<Order>,
@@ -155,6 +190,13 @@ impl Watcher {
                 // acknowledgement lets a commit go out; Sentinels' words decide, workers' hints only hurry.
                 biased;
                 () = shutdown.cancelled() => return,
+                changed = configs.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let config = Arc::clone(&configs.borrow_and_update());
+                    self.configure(&config);
+                }
                 _ = renewal.tick() => self.renew(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => { self.tick(); }
                 () = self.links.progress() => self.note_progress(),

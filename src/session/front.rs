@@ -35,7 +35,7 @@ impl Session {
     }
 
     pub(super) fn renew_scanner(&mut self) {
-        self.scanner = RequestScanner::new(self.pool.context.config.limits.bulk_bytes);
+        self.scanner = RequestScanner::new(self.terms.limits.bulk_bytes);
     }
 
     pub(super) fn next_command(&mut self) -> Step {
@@ -105,7 +105,7 @@ impl Session {
     fn dispatch(&mut self, command: Command) -> Step {
         let info = command.id.info();
         let frame = &self.buf[..command.len];
-        if self.pool.context.refused.mentions(command.id) && self.pool.context.refused.contains(command.id, frame) {
+        if self.terms.refused.mentions(command.id) && self.terms.refused.contains(command.id, frame) {
             return self.refuse(command, "is on the list `refuse` of pointsman's configuration");
         }
         if info.kind == Kind::Scan

@@ -1,7 +1,5 @@
 //! Commands that are not in the table: the server is asked once what they are, and they go the way of what it says.
 
-use std::rc::Rc;
-
 use bytes::Bytes;
 
 use super::clients::Translate;
@@ -45,7 +43,7 @@ impl Session {
             pass => return Some(self.hold(command, pass)),
         };
         // pointsman's own user, if it has one: the client's may lack the right to ask.
-        let own = self.pool.context.config.backend.clone().map(Rc::new);
+        let own = self.terms.own_user.clone();
         let key = Key { database: 0, resp3: false, user: own.or_else(|| self.state.key.user.clone()) };
         let generation = self.pool.context.access.topology().generation;
         let question = vec![encode_command(&[b"COMMAND".as_slice(), b"INFO", &name])];

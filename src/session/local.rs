@@ -13,7 +13,7 @@ use super::library::is_printable;
 use super::tracking::Tracking;
 use super::{Command, Session, Step, Wait};
 use crate::backend::{DialError, Effect, Key, Use, Verdict};
-use crate::config::{ClientAuth, Credentials, Secret};
+use crate::config::{Credentials, Secret};
 use crate::pool::Checkout;
 use crate::resp::{Kind, args};
 use crate::router::{Local, Replies, State};
@@ -75,9 +75,7 @@ impl Session {
         if let Some((conn, key)) = self.disown() {
             self.pool.release(conn, &key, false);
         }
-        let config = &self.pool.context.config;
-        let user = self.state.key.user.take().filter(|_| config.client_auth == ClientAuth::Inject);
-        let user = user.and(config.backend.clone()).map(Rc::new);
+        let user = self.terms.first_user();
         // The one behind a SKIP is not answered, RESET or not.
         let replies = if self.state.replies == Replies::Skip { Replies::Skip } else { Replies::On };
         self.state = State { replies, ..State::new(Key { database: 0, resp3: false, user }) };

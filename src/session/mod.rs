@@ -27,10 +27,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::time::Instant;
 
-use crate::backend::{Connection, Downstream, Key, Lost};
+use crate::backend::{Connection, Downstream, Key, Lost, Terms};
 use crate::clients::Presence;
 use crate::clock::Moment;
-use crate::config::ClientAuth;
 use crate::metrics::{CloseReason, Limit};
 use crate::net::{Outbox, ReadHalf, Stream};
 use crate::pool::Pool;
@@ -100,6 +99,8 @@ struct Command {
 
 /// See the module.
 pub struct Session {
+    /// What it goes by until it looks again: at the next command for which nothing is owed.
+    terms: Rc<Terms>,
     pool: Rc<Pool>,
     down: Rc<Downstream>,
     draining: Rc<Cell<bool>>,
@@ -179,11 +180,8 @@ impl Session {
     /// A session for a client that has just connected.
     pub fn new(pool: Rc<Pool>, stream: Stream, presence: Presence, draining: Rc<Cell<bool>>) -> Self {
         let (read, write) = stream.into_split();
-        let config = &pool.context.config;
-        let user = match config.client_auth {
-            ClientAuth::Inject => config.backend.clone().map(Rc::new),
-            ClientAuth::Passthrough => None,
-        };
+        let terms = pool.context.terms();
+        let user = terms.first_user();
         Self {
             down: Rc::new(Downstream::new(Outbox::new(write))),
             draining,
@@ -191,7 +189,7 @@ impl Session {
             buf: BytesMut::new(),
             read_size: READ_MIN,
             burst: 0,
-            scanner: RequestScanner::new(config.limits.bulk_bytes),
+            scanner: RequestScanner::new(terms.limits.bulk_bytes),
             state: State::new(Key { database: 0, resp3: false, user }),
             presence,
             route: None,
@@ -221,6 +219,7 @@ impl Session {
             eof: false,
             left: false,
             quitting: false,
+            terms,
             pool,
         }
     }
@@ -290,6 +289,9 @@ impl Session {
             let reason = if self.quitting { CloseReason::Client } else { CloseReason::Drain };
             return if owed == 0 { Step::Close(reason) } else { Step::Wait(Wait::REPLIES) };
         }
+        if owed == 0 && self.pool.context.has_other_terms(&self.terms) {
+            self.renew_terms();
+        }
         if self.down.outbox.queued() > OUTBOX_HIGH {
             return Step::Wait(Wait::SIGNAL);
         }
@@ -307,11 +309,27 @@ impl Session {
         self.next_command()
     }
 
+    /// The configuration has changed, and nothing is owed. Whoever was given pointsman's own user is given the new one;
+    /// what is pinned keeps the one that its connection was opened for.
+    fn renew_terms(&mut self) {
+        if self.pin.is_some() {
+            return;
+        }
+        let before = std::mem::replace(&mut self.terms, self.pool.context.terms());
+        if let (Some(user), Some(own), Some(new)) = (&self.state.key.user, &before.own_user, &self.terms.own_user)
+            && Rc::ptr_eq(user, own)
+        {
+            self.state.key.user = Some(Rc::clone(new));
+            self.describe();
+        }
+        self.renew_scanner();
+    }
+
     /// The limit at which no more is sent before replies come.
     fn limit_of_outstanding(&self) -> Option<Limit> {
         if self.down.owed() >= MAX_OWED {
             Some(Limit::OutstandingCommands)
-        } else if self.outstanding > self.pool.context.config.limits.outstanding_bytes {
+        } else if self.outstanding > self.terms.limits.outstanding_bytes {
             Some(Limit::OutstandingBytes)
         } else {
             None

@@ -75,7 +75,7 @@ impl Session {
             Checkout::Pending => Err(self.await_connection(command)),
             Checkout::Failed(error, retry_at) => Err(self.no_connection(command, &error, retry_at)),
             Checkout::Full => {
-                let limits = self.pool.context.config.limits;
+                let limits = self.terms.limits;
                 let since = *self.waiting_since.get_or_insert_with(|| {
                     self.pool.context.stats.commands_waiting.add(1);
                     self.pool.context.stats.reached(Limit::Pinned);
@@ -168,7 +168,7 @@ impl Session {
             router::Step::Once => {}
             router::Step::Block(again) => {
                 retry = true;
-                if again && self.pool.context.config.reissue_pops {
+                if again && self.terms.reissue_pops {
                     effect = Effect::Deferred;
                 }
                 let now = Instant::now();

@@ -63,7 +63,7 @@ impl Session {
             self.replay(&Rc::clone(conn));
             return None;
         }
-        let end = renewal.since + self.pool.context.config.hold_timeout;
+        let end = renewal.since + self.terms.hold_timeout;
         if self.eof {
             return Some(Step::Close(CloseReason::Client));
         }

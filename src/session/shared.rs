@@ -50,7 +50,7 @@ impl Session {
             };
             let id = lookup(&self.buf[len + name.0..len + name.1]);
             let command = Command { len: next, argc, id };
-            if id.info().kind != kind || self.pool.context.refused.mentions(id) {
+            if id.info().kind != kind || self.terms.refused.mentions(id) {
                 break;
             }
             if self.used_for(kind, &self.buf[len..len + next]) != used {

@@ -43,8 +43,8 @@ impl Session {
         // What the others do, or whether they are on the list, is seen in their arguments.
         let streams = pending.is_some()
             && matches!(info.kind, Kind::Plain | Kind::Scan | Kind::Script | Kind::Other)
-            && !context.refused.mentions(id);
-        let most = context.config.limits.command_bytes;
+            && !self.terms.refused.mentions(id);
+        let most = self.terms.limits.command_bytes;
         if !streams && len <= most {
             return None;
         }
@@ -82,7 +82,7 @@ impl Session {
         // It may change the connection in a way that is not followed.
         self.state.kept |= conn.is_some() && info.kind == Kind::Other;
         let refusal = match conn {
-            Some(_) => half_streamed(&self.pool.context.config.name),
+            Some(_) => half_streamed(&self.terms.name),
             None => {
                 self.pool.context.stats.commands_refused.add(1);
                 self.no_master()

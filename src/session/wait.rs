@@ -30,7 +30,7 @@ impl Session {
 
     /// How long the front waits; none once it has waited for `hold_timeout` or is refused.
     pub(super) fn wait_for_master(&mut self, pass: Pass) -> Option<Wait> {
-        let limit = self.pool.context.config.hold_timeout;
+        let limit = self.terms.hold_timeout;
         let now = Instant::now();
         let since = self.begin_wait(now);
         if pass == Pass::Refuse || now.saturating_duration_since(since) >= limit {
@@ -52,7 +52,7 @@ impl Session {
 
     /// What is said where there is no master.
     pub(super) fn no_master(&self) -> Bytes {
-        let name = &self.pool.context.config.name;
+        let name = &self.terms.name;
         let why = self.pool.context.access.topology().why.clone();
         let why: &str = if why.is_empty() { "it does not answer" } else { &why };
         OwnError::NoMaster.line(&format!("no master for '{name}': {why}"))

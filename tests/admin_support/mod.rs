@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use pointsman::admin::{AdminState, Limits, serve_with};
-use pointsman::metrics::WorkerStats;
+use pointsman::admin::{AdminState, Limits, ReloadOrder, Watched, serve_with};
+use pointsman::metrics::ByWorker;
 use pointsman::topology::status::{FlowStatus, FlowWord, Phase, SentinelStatus, ServiceStatus};
 use pointsman::topology::switchover::Order;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,9 +21,11 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// A server on a free port, and everything that it looks at. Ends with the test's runtime.
 pub(crate) struct Admin {
     pub(crate) address: SocketAddr,
-    /// Of two workers.
-    pub(crate) stats: Vec<Arc<WorkerStats>>,
-    pub(crate) draining: Arc<AtomicBool>,
+    /// Of each service, by two workers.
+    pub(crate) stats: Vec<ByWorker>,
+    pub(crate) state: Arc<AdminState>,
+    /// Reloads that are asked for.
+    pub(crate) reloads: mpsc::Receiver<ReloadOrder>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) server: Option<JoinHandle<()>>,
     /// What is ordered, by service.
@@ -39,22 +41,21 @@ impl Admin {
     pub(crate) async fn start_with(services: &[&str], limits: Limits) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let stats: Vec<_> = (0..2).map(|_| Arc::new(WorkerStats::new(services.len()))).collect();
-        let draining = Arc::new(AtomicBool::new(false));
+        let stats: Vec<_> = services.iter().map(|_| ByWorker::new(2)).collect();
         let shutdown = CancellationToken::new();
-        let (services, receivers): (Vec<_>, Vec<_>) = services
-            .iter()
-            .map(|name| {
-                let (sender, receiver) = watch::channel(Arc::new(ServiceStatus::unknown(name)));
-                ((name.to_string(), sender), (name.to_string(), receiver))
-            })
-            .unzip();
+        let (mut senders, mut orders, mut watched) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, stats) in services.iter().zip(&stats) {
+            let (sender, status) = watch::channel(Arc::new(ServiceStatus::unknown(name)));
+            let (taker, taken) = mpsc::channel(1);
+            watched.push(Watched { name: (*name).into(), stats: stats.clone(), status, orders: taker });
+            senders.push((name.to_string(), sender));
+            orders.push(taken);
+        }
         let heartbeats = Arc::new((0..3).map(|_| AtomicU64::new(0)).collect());
-        let state = AdminState::new(stats.clone(), receivers, draining.clone(), heartbeats);
-        let (takers, orders) = services.iter().map(|_| mpsc::channel(1)).unzip();
-        let state = Arc::new(state.taking_orders(takers));
-        let server = tokio::spawn(serve_with(listener, state, limits, shutdown.clone()));
-        Self { address, stats, draining, shutdown, server: Some(server), orders, services }
+        let (reload_taker, reloads) = mpsc::channel(1);
+        let state = Arc::new(AdminState::new(watch::channel(watched).1, heartbeats, reload_taker));
+        let server = tokio::spawn(serve_with(listener, Arc::clone(&state), limits, shutdown.clone()));
+        Self { address, stats, state, reloads, shutdown, server: Some(server), orders, services: senders }
     }
 
     /// What control would do.
@@ -78,16 +79,20 @@ impl Admin {
 
     /// A request with more header lines, each with its end, and a body.
     pub(crate) async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
-        let mut stream = self.connect().await;
-        let (host, length) = (self.address, body.len());
-        let length = if length > 0 { format!("Content-Length: {length}\r\n") } else { String::new() };
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}{length}\r\n");
-        let request = head + body;
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = String::new();
-        tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("answered in time").unwrap();
-        Response::parse(&answer)
+        send(self.address, method, path, headers, body).await
     }
+}
+
+/// See [`Admin::send`].
+pub(crate) async fn send(host: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Response {
+    let mut stream = TcpStream::connect(host).await.unwrap();
+    let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n{headers}{length}\r\n");
+    let request = head + body;
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("answered in time").unwrap();
+    Response::parse(&answer)
 }
 
 /// An HTTP response, taken apart.

@@ -38,6 +38,8 @@ pub(crate) struct Control {
     pub(crate) hints: mpsc::Sender<Hint>,
     pub(crate) topology: watch::Receiver<Arc<Topology>>,
     pub(crate) status: watch::Receiver<Arc<ServiceStatus>>,
+    /// The service is watched for as long as this lives.
+    pub(crate) config: watch::Sender<Arc<ServiceConfig>>,
     pub(crate) diary: Arc<Mutex<Vec<(Moment, Topology)>>>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) thread: Option<std::thread::JoinHandle<()>>,
@@ -55,8 +57,9 @@ impl Control {
         let (topology_sender, topology) = watch::channel(Arc::new(Topology::unknown()));
         let (status_sender, status) = watch::channel(Arc::new(ServiceStatus::unknown(&config.name)));
         let diary = Arc::new(Mutex::new(Vec::new()));
+        let (config, configured) = watch::channel(Arc::new(config));
         let control = ServiceControl {
-            config,
+            config: configured,
             links: vec![link.clone()],
             hints: hints_receiver,
             orders: mpsc::channel(1).1,
@@ -78,9 +81,11 @@ impl Control {
                 }
             }
         });
+        let (service, services) = mpsc::channel(1);
+        service.try_send(control).unwrap();
         let shutdown = CancellationToken::new();
-        let thread = Some(spawn(vec![control], Resolver::default(), || {}, shutdown.clone()).unwrap());
-        Self { link, hints, topology, status, diary, shutdown, thread }
+        let thread = Some(spawn(services, Resolver::default(), || {}, shutdown.clone()).unwrap());
+        Self { config, link, hints, topology, status, diary, shutdown, thread }
     }
 
     pub(crate) async fn until(&mut self, what: &str, condition: impl FnMut(&Arc<Topology>) -> bool) -> Arc<Topology> {

@@ -17,7 +17,8 @@ use pointsman::sentinel::LEASE_VALIDITY;
 use pointsman::topology::record::OffsetLost;
 use pointsman::topology::status::Phase;
 use pointsman::topology::{Flow, Hint, HintKind};
-use tokio::time::sleep;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 async fn planned(commit: Commit, limit_ms: u64) {
     let cluster = Cluster::start(Settings::default()).await.unwrap();
@@ -173,4 +174,18 @@ async fn all_clients_killed_holds_nobody() {
     // Long enough for the probe to have reconnected and decided.
     sleep(Duration::from_millis(1500)).await;
     assert_eq!(control.diary(from), [], "no hold");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_configuration_is_gone_by_until_there_is_none() {
+    let first = Cluster::start(Settings::single()).await.unwrap();
+    let second = Cluster::start(Settings::single()).await.unwrap();
+    let (one, two) = (first.addr(Member::Node(0)), second.addr(Member::Node(0)));
+    let mut control = Control::start(config(Source::Static(one.into()), Commit::Confirmed));
+    control.until("the master", |t| flows(t) && t.writes.node == Some(one)).await;
+    control.config.send_replace(config(Source::Static(two.into()), Commit::Confirmed).into());
+    let after = control.until("the other master", |t| flows(t) && t.writes.node == Some(two)).await;
+    assert_eq!(after.generation, 2);
+    control.config = watch::channel(config(Source::Static(two.into()), Commit::Confirmed).into()).0;
+    timeout(LIMIT, async { while control.topology.changed().await.is_ok() {} }).await.expect("watched no more");
 }

@@ -241,6 +241,11 @@ pub struct Failover {
 }
 
 impl Failover {
+    /// Goes by these settings from now on; deadlines that were set stay as they are.
+    pub fn configure(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// A machine that knows nothing yet: all traffic is held until a master is confirmed.
     pub fn new(settings: Settings, now: Moment) -> Self {
         Self {

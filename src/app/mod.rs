@@ -1,0 +1,307 @@
+//! The composition root: builds every part from the configuration, runs them, and ends them in order.
+
+mod listeners;
+mod reload;
+mod services;
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::addr::ListenAddr;
+use crate::admin::{self, AdminState, ReloadOrder, Reloaded, Watched};
+use crate::clock::Moment;
+use crate::config::{Config, ListenerConfig, Problems, Resolved, ServiceConfig};
+use crate::listener::{Target, Targets};
+use crate::net::{self, BindError, Listener};
+use crate::sentinel::{self, ServiceControl};
+use crate::shutdown::{Asked, Signals};
+use crate::worker::{INBOX, Load, Worker};
+use listeners::{Bound, Listeners};
+use reload::Plan;
+use services::Running;
+
+/// Why pointsman could not run, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address could not be listened on.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The operating system refused something else.
+    #[error("{what}: {source}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A thread ended that must not.
+    #[error("a thread has failed, see the log: traffic cannot go on")]
+    Failed,
+}
+
+impl Error {
+    /// EX_OSERR of `sysexits.h`, or EX_SOFTWARE for a failure of our own: a supervisor starts us again after either.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Bind(_) | Self::System { .. } => 71,
+            Self::Failed => 70,
+        }
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { what, source }
+}
+
+/// Runs until a signal ends it; at SIGHUP, or when asked by way of the admin server, goes by the configuration anew.
+///
+/// # Errors
+/// [`Error`], before anything was served or when a thread has failed.
+pub fn run(config: Config, reloading: Reloading) -> Result<(), Error> {
+    raise_descriptor_limit();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("cannot start the runtime"))?;
+    runtime.block_on(async {
+        let app = App::build(config, reloading)?;
+        app.serve().await
+    })
+}
+
+/// Every client is a descriptor, and every backend connection two; the soft limit of 1024 that most systems give is
+/// kept low only for programs that use `select`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current < limit.maximum
+        && let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })
+    {
+        tracing::warn!(%error, "cannot raise the limit of open descriptors");
+    }
+}
+
+/// Where another configuration comes from while running, and what is done with the part of it that is not the app's.
+pub struct Reloading {
+    /// Reads it anew, from where it came from at the start.
+    pub read: Box<dyn Fn() -> Result<Resolved, Problems>>,
+    /// Sets what is logged, as `log.level` has it.
+    pub set_log_level: Box<dyn Fn(&str)>,
+}
+
+impl fmt::Debug for Reloading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reloading").finish_non_exhaustive()
+    }
+}
+
+struct App {
+    config: Config,
+    reloading: Reloading,
+    /// Until its sockets are given out.
+    bound: Bound,
+    listeners: Listeners,
+    /// In the order of the configuration.
+    services: Vec<Running>,
+    started: u64,
+    admin: Option<tokio::net::TcpListener>,
+    admin_state: Arc<AdminState>,
+    watched: watch::Sender<Vec<Watched>>,
+    reload_orders: mpsc::Receiver<ReloadOrder>,
+    targets: Arc<Targets>,
+    workers: Vec<JoinHandle<()>>,
+    control: JoinHandle<()>,
+    to_control: mpsc::Sender<ServiceControl>,
+    /// Ends control; or says that it, or a worker, has ended by itself.
+    control_stop: CancellationToken,
+    signals: Signals,
+}
+
+impl App {
+    /// Binds every socket first, so that nothing is served, and no thread started, if one cannot be had.
+    fn build(config: Config, reloading: Reloading) -> Result<Self, Error> {
+        let signals = Signals::new().map_err(system("cannot handle signals"))?;
+        let listeners = Listeners::default();
+        let bound = listeners.bind_new(config.services.iter().flat_map(|s| &s.listen))?;
+        let admin = config.admin.map(bind_admin).transpose()?;
+
+        let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..=config.workers).map(|_| AtomicU64::new(0)).collect());
+        let mut workers = Vec::new();
+        let mut targets = Vec::new();
+        for number in 0..config.workers {
+            let (inbox, messages) = mpsc::channel(INBOX);
+            let load: Arc<Load> = Arc::default();
+            targets.push(Target { inbox, load: Arc::clone(&load) });
+            let worker = Worker { number, load, heartbeats: Arc::clone(&heartbeats), inbox: messages };
+            workers.push(worker.spawn().map_err(system("cannot start a worker thread"))?);
+        }
+        let control_stop = CancellationToken::new();
+        let resolver = net::Resolver::new(config.resolvers.clone());
+        let beats = Arc::clone(&heartbeats);
+        let beat = move || beats[beats.len() - 1].store(Moment::now().0, Ordering::Relaxed);
+        let (to_control, controlled) = mpsc::channel(1);
+        let control = sentinel::spawn(controlled, resolver, beat, control_stop.clone())
+            .map_err(system("cannot start the control thread"))?;
+        let (watched, watched_services) = watch::channel(Vec::new());
+        let (reload_taker, reload_orders) = mpsc::channel(1);
+        let admin_state = Arc::new(AdminState::new(watched_services, heartbeats, reload_taker));
+        Ok(Self {
+            config,
+            reloading,
+            bound,
+            listeners,
+            services: Vec::new(),
+            started: 0,
+            admin,
+            admin_state,
+            watched,
+            reload_orders,
+            targets: Arc::new(Targets::new(targets)),
+            workers,
+            control,
+            to_control,
+            control_stop,
+            signals,
+        })
+    }
+
+    /// Serves until the first signal, then drains: no new clients; those there leave at a command boundary; what is
+    /// left after `drain_timeout`, or at a second signal, is closed.
+    async fn serve(mut self) -> Result<(), Error> {
+        for service in self.config.services.clone() {
+            self.start(service).await?;
+        }
+        let bound = std::mem::take(&mut self.bound);
+        self.give_out(bound);
+        let stop_admin = CancellationToken::new();
+        let admin = self.admin.take().map(|listener| {
+            if let Ok(address) = listener.local_addr() {
+                tracing::info!(%address, "admin listening");
+            }
+            tokio::spawn(admin::serve(listener, Arc::clone(&self.admin_state), stop_admin.clone()))
+        });
+
+        let signal = loop {
+            tokio::select! {
+                asked = self.signals.next() => match asked {
+                    Asked::Reload => drop(self.reload("SIGHUP").await?),
+                    Asked::End(signal) => break signal,
+                },
+                Some(order) = self.reload_orders.recv() => {
+                    let outcome = self.reload("admin").await?;
+                    // Whoever asked may have left.
+                    let _ = order.send(outcome);
+                }
+                // Without control every lease runs out, without a worker its clients hang: better to be started again.
+                () = self.control_stop.cancelled() => return Err(Error::Failed),
+            }
+        };
+        tracing::info!(signal, "draining");
+        self.admin_state.drain();
+        self.listeners.close().await;
+        // With the listeners' this was the last way into the workers' inboxes, which are closed by that.
+        drop(self.targets);
+        let workers = std::mem::take(&mut self.workers);
+        let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));
+        let ended = async {
+            loop {
+                if let Asked::End(signal) = self.signals.next().await {
+                    break signal;
+                }
+            }
+        };
+        tokio::select! {
+            _ = drained => tracing::info!("drained"),
+            signal = ended => tracing::info!(signal, "ending at once"),
+            () = tokio::time::sleep(self.config.drain_timeout) => tracing::info!("drain_timeout has passed; closing what is left"),
+        }
+        self.control_stop.cancel();
+        stop_admin.cancel();
+        if let Some(admin) = admin {
+            let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
+        }
+        // Threads that are still at work end with the process; waiting for them is what the time-out was for.
+        drop(self.control);
+        Ok(())
+    }
+
+    async fn start(&mut self, config: ServiceConfig) -> Result<(), Error> {
+        self.started += 1;
+        let service = Running::start(self.started, config, &self.targets, &self.to_control).await;
+        self.services.push(service.ok_or(Error::Failed)?);
+        Ok(())
+    }
+
+    /// Gives every listening socket to the services as they run now, and shows them to the admin server.
+    fn give_out(&mut self, bound: Bound) {
+        let destinations = self.services.iter().flat_map(Running::destinations).collect();
+        self.listeners.aim(destinations, bound, &self.targets, &self.control_stop);
+        self.watched.send_replace(self.services.iter().map(Running::watched).collect());
+    }
+
+    /// Reads the configuration again and goes by it as far as that can be; all of it, or nothing if it is wrong. Says what
+    /// changed, or why nothing did.
+    async fn reload(&mut self, by: &str) -> Result<Reloaded, Error> {
+        let refused = |why: String| {
+            self.admin_state.note_reload(false);
+            why.lines().for_each(|line| tracing::error!("not reloaded: {line}"));
+            Ok(Err(why))
+        };
+        let Resolved { config, warnings } = match (self.reloading.read)() {
+            Ok(resolved) => resolved,
+            Err(problems) => return refused(problems.to_string()),
+        };
+        let bound = match self.listeners.bind_new(config.services.iter().flat_map(|s| &s.listen)) {
+            Ok(bound) => bound,
+            Err(error) => return refused(error.to_string()),
+        };
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        let plan = Plan::new(&self.config, &config);
+        for line in &plan.lines {
+            tracing::info!(by, "reloaded: {line}");
+        }
+        let patience = config.drain_timeout;
+        let ends = |service: &mut Running| plan.end.contains(&service.config().name);
+        let ending: Vec<Running> = self.services.extract_if(.., ends).collect();
+        for &place in &plan.change {
+            let config = &config.services[place];
+            if let Some(service) = self.services.iter().find(|s| s.config().name == config.name) {
+                service.configure(config.clone());
+            }
+        }
+        for &place in &plan.start {
+            self.start(config.services[place].clone()).await?;
+        }
+        let order = |service: &Running| config.services.iter().position(|s| s.name == service.config().name);
+        self.services.sort_by_key(order);
+        self.give_out(bound);
+        // Nobody is sent to these any more.
+        for service in ending {
+            tokio::spawn(service.end(patience));
+        }
+        (self.reloading.set_log_level)(&config.log.level);
+        // What is told to need a restart is told again next time.
+        let before = std::mem::replace(&mut self.config, config);
+        self.config.log.format = before.log.format;
+        (self.config.workers, self.config.admin, self.config.resolvers) =
+            (before.workers, before.admin, before.resolvers);
+        self.admin_state.note_reload(true);
+        Ok(Ok(plan.lines))
+    }
+}
+
+fn bind_admin(addr: std::net::SocketAddr) -> Result<tokio::net::TcpListener, Error> {
+    match net::bind(&ListenerConfig::new(ListenAddr::Tcp(addr)))? {
+        Listener::Tcp(listener, _) => Ok(listener),
+        Listener::Unix(..) => unreachable!("a TCP address was bound"),
+    }
+}

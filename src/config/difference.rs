@@ -1,0 +1,68 @@
+//! What differs between two configurations, by the names of the keys.
+
+use super::{Config, Limits, LogConfig, ServiceConfig};
+
+/// Names of the fields that differ. Every field has to be named, so that none is forgotten.
+macro_rules! differing {
+    ($one:expr, $other:expr, $type:ident { $($field:ident => $key:expr),* $(,)? }) => {{
+        let ($type { $($field,)* }, other) = ($one, $other);
+        let mut keys: Vec<&'static str> = Vec::new();
+        $(if *$field != other.$field { keys.extend::<&[&str]>(&$key); })*
+        keys
+    }};
+}
+
+impl Config {
+    /// Keys of the whole process that differ from `other`'s.
+    pub fn difference(&self, other: &Self) -> Vec<&'static str> {
+        let mut keys = differing!(self, other, Config {
+            workers => ["workers"],
+            admin => ["admin"],
+            log => [],
+            drain_timeout => ["drain_timeout"],
+            resolvers => ["resolvers"],
+            services => [],
+        });
+        keys.extend(differing!(&self.log, &other.log, LogConfig {
+            level => ["log.level"],
+            format => ["log.format"],
+        }));
+        keys
+    }
+}
+
+impl ServiceConfig {
+    /// Keys of a service that differ from `other`'s. That one password is another is told of no more exactly than as
+    /// the user's or its.
+    pub fn difference(&self, other: &Self) -> Vec<&'static str> {
+        let mut keys = differing!(self, other, ServiceConfig {
+            name => ["name"],
+            listen => ["listen"],
+            source => ["sentinels, sentinel user or master"],
+            backend => ["backend user or password"],
+            client_auth => ["client_auth"],
+            commit => ["commit"],
+            hold_timeout => ["hold_timeout"],
+            confirm_timeout => ["confirm_timeout"],
+            silence_threshold => ["silence_threshold"],
+            connect_timeout => ["connect_timeout"],
+            address_map => ["address_map"],
+            reissue_pops => ["reissue_pops"],
+            fence_without_quorum => ["fence_without_quorum"],
+            fence_old_master => ["fence_old_master"],
+            state_file => ["state_dir"],
+            refuse => ["refuse"],
+            limits => [],
+        });
+        keys.extend(differing!(&self.limits, &other.limits, Limits {
+            max_clients => ["limits.max_clients"],
+            outstanding_bytes => ["limits.outstanding_bytes"],
+            output_bytes => ["limits.output_bytes"],
+            pinned => ["limits.pinned"],
+            pin_timeout => ["limits.pin_timeout"],
+            bulk_bytes => ["limits.bulk_bytes"],
+            command_bytes => ["limits.command_bytes"],
+        }));
+        keys
+    }
+}
