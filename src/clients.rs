@@ -1,5 +1,5 @@
 //! The clients of one service over all workers, by the ids that they know each other by (`CLIENT LIST`, `KILL`,
-//! `UNBLOCK`). Written when a client comes, goes, changes its name or is given a connection; for a command no more than two
+//! `UNBLOCK`, `TRACKING … REDIRECT`). Written when a client comes, goes, changes its name or is given a connection; for a command no more than two
 //! words are stored, which hardly anybody reads.
 
 use std::collections::BTreeMap;
@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::addr::ClientAddr;
@@ -32,6 +33,10 @@ pub struct Client {
     /// Id of the shared backend connection that it used last; 0 if none.
     shared: AtomicI64,
     subscribed: AtomicBool,
+    /// The client that its invalidations go to; 0: none.
+    redirects_to: AtomicU64,
+    /// It has left, or what it reads is a stream that nothing may be put into.
+    deaf: AtomicBool,
     active: AtomicU64,
     command: AtomicUsize,
 }
@@ -52,8 +57,6 @@ struct Own {
     backend: Option<(SocketAddr, i64)>,
     /// Others that are about to name it: it must not become another client's meanwhile.
     holders: usize,
-    /// The server has been told to send something there (`REDIRECT`): it must never become another client's.
-    is_target: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -73,14 +76,6 @@ impl Client {
         lock(&self.own).backend.map_or(0, |(_, id)| id)
     }
 
-    /// The same if it leads to `node`, as the one to which that is to send something; 0 if it does not.
-    pub fn target(&self, node: SocketAddr) -> i64 {
-        let mut own = lock(&self.own);
-        let id = own.id_at(node);
-        own.is_target |= id != 0;
-        id
-    }
-
     /// The client was given a connection of its own.
     pub fn pin(&self, node: SocketAddr, backend: i64) {
         lock(&self.own).backend = Some((node, backend));
@@ -90,7 +85,7 @@ impl Client {
     pub fn unpin(&self) -> bool {
         let mut own = lock(&self.own);
         own.backend = None;
-        !std::mem::take(&mut own.is_target) && own.holders == 0
+        own.holders == 0
     }
 
     /// The connection that its state can be read from: its own, or the shared one it used last; 0 if it has used none.
@@ -136,6 +131,21 @@ impl Client {
         self.subscribed.load(Ordering::Relaxed)
     }
 
+    /// Its invalidations go to this client; 0: to none.
+    pub fn redirect_to(&self, id: u64) {
+        self.redirects_to.store(id, Ordering::Relaxed);
+    }
+
+    /// The client that its invalidations go to; 0 if there is none.
+    pub fn redirects_to(&self) -> u64 {
+        self.redirects_to.load(Ordering::Relaxed)
+    }
+
+    /// From now on others can tell it nothing, or can again.
+    pub fn set_deaf(&self, deaf: bool) {
+        self.deaf.store(deaf, Ordering::Relaxed);
+    }
+
     /// It sent a command: its place in the table of commands.
     #[inline]
     pub fn sent(&self, command: usize) {
@@ -154,12 +164,6 @@ impl Client {
     }
 }
 
-impl Own {
-    fn id_at(&self, node: SocketAddr) -> i64 {
-        self.backend.filter(|(at, _)| *at == node).map_or(0, |(_, id)| id)
-    }
-}
-
 /// See [`Client::hold`].
 #[derive(Debug)]
 pub struct Held(Arc<Client>);
@@ -167,7 +171,7 @@ pub struct Held(Arc<Client>);
 impl Held {
     /// Id of the connection; 0 if there is none to `node`.
     pub fn backend(&self, node: SocketAddr) -> i64 {
-        lock(&self.0.own).id_at(node)
+        lock(&self.0.own).backend.filter(|(at, _)| *at == node).map_or(0, |(_, id)| id)
     }
 }
 
@@ -181,14 +185,29 @@ impl Drop for Held {
 #[derive(Debug)]
 pub struct Clients {
     open: Mutex<BTreeMap<u64, Arc<Client>>>,
-    /// By worker: clients that are to be closed.
-    killed: Vec<(Mutex<Vec<u64>>, Notify)>,
+    /// By worker.
+    errands: Vec<(Mutex<Errands>, Notify)>,
 }
+
+/// What a worker is to do to its clients.
+#[derive(Debug, Default)]
+pub struct Errands {
+    /// Clients to be closed.
+    pub killed: Vec<u64>,
+    /// Clients to be told that keys are invalid, each with the keys as the server writes them.
+    pub told: Vec<(u64, Bytes)>,
+    /// Sum of the lengths in `told`.
+    bytes: usize,
+}
+
+/// Bytes that may wait for a worker to tell its clients. It does so in its next turn; if it does not get to that, the next
+/// client to be told something is closed instead.
+const MAX_TOLD: usize = 16 << 20;
 
 impl Clients {
     /// Nobody yet.
     pub fn new(workers: usize) -> Self {
-        Self { open: Mutex::default(), killed: (0..workers).map(|_| Default::default()).collect() }
+        Self { open: Mutex::default(), errands: (0..workers).map(|_| Default::default()).collect() }
     }
 
     /// A client has come to a worker.
@@ -205,6 +224,8 @@ impl Clients {
             own: Mutex::default(),
             shared: AtomicI64::new(0),
             subscribed: AtomicBool::new(false),
+            redirects_to: AtomicU64::new(0),
+            deaf: AtomicBool::new(false),
             active: AtomicU64::new(now.0),
             command: AtomicUsize::new(usize::MAX),
         });
@@ -224,18 +245,38 @@ impl Clients {
 
     /// Has its worker close the client.
     pub fn kill(&self, client: &Client) {
-        if let Some((ids, notify)) = self.killed.get(client.worker) {
-            lock(ids).push(client.id);
+        self.send(client, |errands| errands.killed.push(client.id));
+    }
+
+    /// Has its worker tell the client that these keys are invalid. Returns whether it can be told.
+    pub fn tell(&self, client: &Client, keys: Bytes) -> bool {
+        let hears = !client.deaf.load(Ordering::Relaxed);
+        if hears {
+            self.send(client, |errands| {
+                if errands.bytes + keys.len() > MAX_TOLD {
+                    errands.killed.push(client.id);
+                } else {
+                    errands.bytes += keys.len();
+                    errands.told.push((client.id, keys));
+                }
+            });
+        }
+        hears
+    }
+
+    fn send(&self, client: &Client, errand: impl FnOnce(&mut Errands)) {
+        if let Some((errands, notify)) = self.errands.get(client.worker) {
+            errand(&mut lock(errands));
             notify.notify_one();
         }
     }
 
-    /// The clients of a worker that are to be closed, once there are any.
-    pub async fn killed(&self, worker: usize) -> Vec<u64> {
-        let (ids, notify) = &self.killed[worker];
+    /// What the worker is to do, once there is something.
+    pub async fn errands(&self, worker: usize) -> Errands {
+        let (errands, notify) = &self.errands[worker];
         loop {
-            let due = std::mem::take(&mut *lock(ids));
-            if !due.is_empty() {
+            let due = std::mem::take(&mut *lock(errands));
+            if !(due.killed.is_empty() && due.told.is_empty()) {
                 return due;
             }
             notify.notified().await;
@@ -254,6 +295,7 @@ pub struct Presence {
 
 impl Drop for Presence {
     fn drop(&mut self) {
+        self.client.set_deaf(true);
         lock(&self.clients.open).remove(&self.client.id);
     }
 }
@@ -278,20 +320,24 @@ mod tests {
         assert_eq!(held.backend(here), 0);
         drop(held);
         presence.client.pin(here, 41);
-        assert_eq!(presence.client.target(there), 0);
         assert!(presence.client.unpin());
-        presence.client.pin(here, 42);
-        assert_eq!(presence.client.target(here), 42);
-        assert!(!presence.client.unpin(), "what is sent there is for nobody else");
         drop(presence);
         assert!(clients.all().is_empty());
     }
 
     #[tokio::test]
-    async fn the_worker_of_a_killed_client_is_told() {
+    async fn the_worker_of_a_client_is_told_what_to_do_to_it() {
         let clients = Arc::new(Clients::new(2));
         let presence = clients.join(7, 1, anywhere(), anywhere());
-        clients.kill(&presence.client);
-        assert_eq!(clients.killed(1).await, [7]);
+        let client = Arc::clone(&presence.client);
+        clients.kill(&client);
+        assert_eq!(clients.errands(1).await.killed, [7]);
+        let keys = Bytes::from_static(b"_\r\n");
+        assert!(clients.tell(&client, keys.clone()));
+        assert_eq!(clients.errands(1).await.told, [(7, keys.clone())]);
+        assert!(clients.tell(&client, vec![0; MAX_TOLD].into()) && clients.tell(&client, keys.clone()));
+        assert_eq!(clients.errands(1).await.killed, [7], "the worker does not get to it");
+        drop(presence);
+        assert!(!clients.tell(&client, keys), "it has left");
     }
 }

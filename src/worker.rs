@@ -197,7 +197,7 @@ impl Worker {
             tokio::select! {
                 () = follow(&serving.pool, topology) => {}
                 () = obey(&serving.pool, config) => {}
-                () = serving.close_killed(worker) => {}
+                () = serving.run_errands(worker) => {}
                 () = drain => {}
             }
             services.borrow_mut().remove(&id);
@@ -307,11 +307,18 @@ impl Serving {
         });
     }
 
-    /// Closes the clients that others have killed.
-    async fn close_killed(&self, worker: usize) {
+    /// Does to clients what others have asked for: closes those that they have killed, tells what is redirected to them.
+    async fn run_errands(&self, worker: usize) {
         loop {
-            for id in self.clients.killed(worker).await {
-                if let Some(downstream) = self.open.borrow().get(&id) {
+            let errands = self.clients.errands(worker).await;
+            let open = self.open.borrow();
+            for (id, keys) in errands.told {
+                if let Some(downstream) = open.get(&id) {
+                    downstream.tell(keys);
+                }
+            }
+            for id in errands.killed {
+                if let Some(downstream) = open.get(&id) {
                     downstream.close(CloseReason::Killed);
                 }
             }

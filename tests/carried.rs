@@ -116,6 +116,13 @@ async fn carried(kill: bool) {
     let begin = [command(&["HELLO", "3"]), command(&on), command(&["MULTI"]), command(&["INCR", "a:own"])];
     prefixed.send(&begin.concat()).await;
     prefixed.until(b"+OK\r\n+OK\r\n+QUEUED\r\n").await;
+    // One has another told.
+    let mut told = rig.client().await;
+    told.ask(&["HELLO", "3"]).await;
+    let of_told = told.ask(&["CLIENT", "ID"]).await.trim_start_matches(':').trim_end().to_owned();
+    let mut redirecting = rig.client().await;
+    assert_eq!(redirecting.ask(&["CLIENT", "TRACKING", "ON", "REDIRECT", &of_told]).await, "+OK\r\n");
+    assert_eq!(redirecting.ask(&["GET", "elsewhere"]).await, "$-1\r\n");
     // Nothing can be told to it, and must not be.
     let mut second = rig.client().await;
     assert_eq!(second.ask(&["CLIENT", "TRACKING", "ON"]).await, "+OK\r\n");
@@ -209,6 +216,12 @@ async fn carried(kill: bool) {
     assert_eq!(without_all(&tracking.ask(&["GET", "cached"]).await), "_\r\n", "{log}");
     assert_eq!(other.ask(&["SET", "cached", "new"]).await, "+OK\r\n");
     assert_eq!(text(&tracking.until(b"cached\r\n").await), ">2\r\n$10\r\ninvalidate\r\n*1\r\n$6\r\ncached\r\n");
+    assert_eq!(redirecting.ask(&["GET", "elsewhere"]).await, "$-1\r\n", "{log}");
+    assert_eq!(other.ask(&["SET", "elsewhere", "new"]).await, "+OK\r\n");
+    let all = ">2\r\n$10\r\ninvalidate\r\n$-1\r\n";
+    let heard = text(&told.until(b"elsewhere\r\n").await);
+    assert!(heard.starts_with(all), "{heard}\n{log}");
+    assert_eq!(heard.replace(all, ""), ">2\r\n$10\r\ninvalidate\r\n*1\r\n$9\r\nelsewhere\r\n", "{log}");
     prefixed.send(&command(&["EXEC"])).await;
     assert_eq!(without_all(&text(&prefixed.until(b"*1\r\n:1\r\n").await)), "*1\r\n:1\r\n", "{log}");
     assert_eq!(other.ask(&["SET", "b:other", "new"]).await, "+OK\r\n");

@@ -56,6 +56,14 @@ pub enum Lost {
     Dropped,
 }
 
+/// Who takes what comes on a connection that no command is sent on.
+pub trait Listener: std::fmt::Debug {
+    /// A frame that answers nothing.
+    fn hear(&self, frame: Bytes);
+    /// None will come any more.
+    fn lose(&self);
+}
+
 /// A backend connection. Its task (`super::driver`) reads and flushes; sessions queue on it.
 #[derive(Debug)]
 pub struct Connection {
@@ -89,6 +97,8 @@ pub struct Connection {
     fresh: Cell<usize>,
     /// Who has a pinned connection now: receives what answers no command.
     pub(super) owner: RefCell<Option<Rc<Downstream>>>,
+    /// Who has it if no command is sent on it.
+    pub(super) listener: RefCell<Option<Rc<dyn Listener>>>,
     /// What a pinned connection is subscribed to.
     pub subscriptions: RefCell<Subscriptions>,
     /// Every byte is the owner's, whatever it means (`MONITOR`, `SYNC`).
@@ -127,6 +137,7 @@ impl Connection {
             mid_command: Cell::new(false),
             fresh: Cell::new(0),
             owner: RefCell::default(),
+            listener: RefCell::default(),
             subscriptions: RefCell::default(),
             raw: Cell::new(false),
             withdrawn: Cell::new(0),
@@ -189,6 +200,11 @@ impl Connection {
         *self.owner.borrow_mut() = Some(Rc::clone(owner));
     }
 
+    /// Gives a pinned connection to one who sends nothing on it, and keeps it until it is lost.
+    pub fn listen(&self, listener: Rc<dyn Listener>) {
+        *self.listener.borrow_mut() = Some(listener);
+    }
+
     /// Whether a blocking command waits on it.
     pub fn is_blocked_in_command(&self) -> bool {
         self.used == Use::Pinned && self.inflight.borrow().oldest_written().is_some_and(|e| e.retry)
@@ -248,6 +264,9 @@ impl Connection {
                 entry.to.close(CloseReason::UnknownOutcome);
             }
             self.resolve(&entry, fates);
+        }
+        if let Some(listener) = self.listener.take() {
+            listener.lose();
         }
         if let Some(owner) = self.owner.borrow().as_ref() {
             if !self.subscriptions.borrow().is_empty() {

@@ -46,7 +46,7 @@ pub struct Downstream {
     parked: RefCell<Vec<Parked>>,
     /// What came since a command was refused with proof that it did not run.
     salvage: RefCell<Option<Vec<Outcome>>>,
-    /// Bytes of the replies in `parked` and `salvage`.
+    /// Bytes of what is in `parked`, `salvage` and `told`.
     withheld: Cell<usize>,
     /// Since when its commands have been refused without one being answered.
     refused_since: Cell<Option<Instant>>,
@@ -56,6 +56,8 @@ pub struct Downstream {
     missing: RefCell<Option<Outstanding>>,
     /// Cursors that its replies have brought.
     pub cursors: RefCell<Cursors>,
+    /// Keys that another client's connection was told are invalid, for this client (`CLIENT TRACKING … REDIRECT`).
+    told: RefCell<Vec<Bytes>>,
     /// A connection stopped reading until the outbox has drained.
     reader: RefCell<Option<Rc<Signal>>>,
 }
@@ -96,6 +98,7 @@ impl Downstream {
             suspected: Cell::new(0),
             missing: RefCell::default(),
             cursors: RefCell::default(),
+            told: RefCell::default(),
             reader: RefCell::default(),
         }
     }
@@ -142,11 +145,37 @@ impl Downstream {
         self.missing.take();
     }
 
+    /// It is told that keys are invalid.
+    pub fn tell(&self, keys: Bytes) {
+        if !self.is_gone() {
+            self.withheld.set(self.withheld.get() + keys.len());
+            self.told.borrow_mut().push(keys);
+            self.wake.raise();
+        }
+    }
+
+    /// Whether it was told something that has not been passed on.
+    pub fn is_told(&self) -> bool {
+        !self.told.borrow().is_empty()
+    }
+
+    /// What it was told and may now be passed on: nothing in the middle of a reply.
+    pub fn take_told(&self) -> Vec<Bytes> {
+        if self.is_mid_reply() {
+            return Vec::new();
+        }
+        let told = self.told.take();
+        let bytes: usize = told.iter().map(Bytes::len).sum();
+        self.withheld.set(self.withheld.get().saturating_sub(bytes));
+        told
+    }
+
     /// The session has ended.
     pub fn leave(&self) {
         self.gone.set(true);
         self.missing.take();
         self.parked.take();
+        self.told.take();
         // Replies still owed keep this alive; the client's socket and what it did not read must not wait for them.
         self.outbox.close();
         self.resume_reader();
@@ -179,6 +208,7 @@ impl Downstream {
             self.fault.set(Some(reason));
             self.parked.take();
             self.again.take();
+            self.told.take();
             if let Some(outcomes) = self.salvage.borrow_mut().as_mut() {
                 outcomes.clear();
             }
@@ -209,6 +239,9 @@ impl Downstream {
         if complete {
             self.suspected.set(0);
             self.settle(1);
+            if self.is_told() {
+                self.wake.raise();
+            }
         }
     }
 
@@ -264,7 +297,7 @@ impl Downstream {
         self.parked.borrow().first().map(|p| p.at)
     }
 
-    /// Bytes of replies that are kept back: parked, or collected behind a refusal.
+    /// Bytes that are kept back: of replies that are parked, or collected behind a refusal; of what waits for the end of one.
     pub fn withheld(&self) -> usize {
         self.withheld.get()
     }

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
+use std::rc::Rc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::metrics::LatencyClass;
@@ -42,8 +43,14 @@ pub enum Audience {
     Ours,
 }
 
-/// What is remembered of commands or their replies.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// Puts a reply into other words: what the server says of the connection is to be true of the client.
+pub trait Translate: std::fmt::Debug {
+    /// What the client is told instead.
+    fn translate(&self, reply: BytesMut) -> BytesMut;
+}
+
+/// What is remembered of commands or their replies, or changed in these.
+#[derive(Clone, Debug)]
 pub enum Heed {
     /// Nothing.
     Nothing,
@@ -51,8 +58,8 @@ pub enum Heed {
     Scripts,
     /// The one command scans something, told apart by the number, and its reply has a cursor.
     Cursor(u64),
-    /// The reply may name the connection that invalidations are redirected to, which the client knows by this id.
-    Redirect(u64),
+    /// The one command's reply is not for the client as it is. It is kept until all of it has come.
+    Translate(Rc<dyn Translate>),
 }
 
 /// Consecutive commands of one session.

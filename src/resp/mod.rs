@@ -16,6 +16,7 @@ mod protocol_error;
 mod reply;
 mod reply_scan;
 mod scan;
+mod tracking;
 mod value;
 
 pub use command::{COMMAND_COUNT, CommandId, CommandInfo, Kind, lookup};
@@ -28,4 +29,7 @@ pub use protocol_error::ProtocolError;
 pub use reply::{Refusal, classify, is_push, without_arguments};
 pub use reply_scan::{Progress, ReplyScanner};
 pub use scan::{Pending, RequestScanner, Scan};
+pub use tracking::{
+    EVERYTHING_INVALID, invalidated, invalidation, redirection_broken, says_redirection_broken, with_redirection,
+};
 pub use value::{DecodeError, Value, decode};

@@ -71,7 +71,7 @@ pub enum Step {
     Monitor,
     /// The connection is a replica's: from now on bytes go to and fro unread.
     Sync,
-    /// `CLIENT TRACKING` without `REDIRECT`: pins while it is on.
+    /// `CLIENT TRACKING`: pins while it is on.
     Track,
     /// As `Once`, for `CLIENT CACHING`: about the command behind it.
     Caching,
@@ -290,7 +290,7 @@ fn client(frame: &[u8]) -> Route {
         pinned(Effect::Write, Step::Once)
     } else if is(sub, b"CACHING") {
         pinned(Effect::Deferred, Step::Caching)
-    } else if is(sub, b"TRACKING") && !args(frame).skip(3).any(|option| option.eq_ignore_ascii_case(b"REDIRECT")) {
+    } else if is(sub, b"TRACKING") {
         pinned(Effect::Deferred, Step::Track)
     } else {
         // It changes the connection, or may in a server newer than this.

@@ -32,7 +32,7 @@ pub struct State {
     pub watching: bool,
     /// Subscribed to something.
     pub subscribed: bool,
-    /// Told invalidations (`CLIENT TRACKING` without `REDIRECT`).
+    /// `CLIENT TRACKING` is on.
     pub tracking: bool,
     /// The connection was changed in a way that is not followed.
     pub kept: bool,

@@ -61,7 +61,7 @@ fn a_fresh_session_shares_and_pins_by_the_table() {
         ("SUBSCRIBE a b", Step::Subscribe),
         ("MONITOR", Step::Monitor),
         ("CLIENT TRACKING ON BCAST", Step::Track),
-        ("CLIENT TRACKING ON REDIRECT 5", Step::Keep),
+        ("CLIENT TRACKING ON REDIRECT 5", Step::Track),
         ("CLIENT CACHING YES", Step::Caching),
         ("CLIENT CAPA redirect", Step::Keep),
         ("SCRIPT DEBUG YES", Step::Keep),

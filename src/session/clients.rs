@@ -2,7 +2,6 @@
 //! server is asked first, which judges arguments and permissions in its own words, and its answer is translated.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,7 +9,7 @@ use bytes::Bytes;
 use super::client_filter::{Filter, NOBODY, harmless_kill, number, user};
 use super::{Command, Session, Step};
 use crate::backend::{Effect, Verdict};
-use crate::clients::{Client, Clients, Held};
+use crate::clients::{Client, Held};
 use crate::clock::Moment;
 use crate::resp::{CommandId, args, encode_command};
 use crate::router::About;
@@ -113,26 +112,6 @@ impl Session {
     }
 }
 
-/// Where `CLIENT TRACKING` redirects to, and which of its words says so.
-pub(super) fn redirect_target(frame: &[u8]) -> Option<(usize, u64)> {
-    let mut words = args(frame);
-    words.nth(1).filter(|w| w.eq_ignore_ascii_case(b"TRACKING"))?;
-    // The mode, or another option, stands before it.
-    let before = words.by_ref().take_while(|w| !w.eq_ignore_ascii_case(b"REDIRECT")).count();
-    Some((before + 3, number(words.next()?)?))
-}
-
-/// The command with the id of the client behind `REDIRECT` replaced by that of its own connection to `node`.
-pub(super) fn redirected(frame: &Bytes, clients: &Clients, node: SocketAddr) -> Bytes {
-    let Some((at, id)) = redirect_target(frame) else { return frame.clone() };
-    let mut words: Vec<&[u8]> = args(frame).collect();
-    // A client without a connection of its own cannot be told anything: as if it did not exist.
-    let backend = clients.get(id).map_or(0, |c| c.target(node));
-    let backend = if backend == 0 { NOBODY.to_owned() } else { backend.to_string() };
-    words[at] = backend.as_bytes();
-    encode_command(&words)
-}
-
 /// The client that asked for a list.
 struct Asking {
     id: u64,
@@ -181,6 +160,7 @@ fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> String {
                     "user" => user(client),
                     "lib-name" => String::from_utf8_lossy(&library).into_owned(),
                     "lib-ver" => String::from_utf8_lossy(&version).into_owned(),
+                    "redir" if value.starts_with(|c| ('1'..='9').contains(&c)) => client.redirects_to().to_string(),
                     "cmd" if asks => asking.command.to_owned(),
                     "db" if asks => asking.database.to_string(),
                     "cmd" if !pinned => last_command.to_owned(),
@@ -206,40 +186,23 @@ fn text(body: &str, resp3: bool) -> Bytes {
 mod tests {
     use super::*;
     use crate::addr::ClientAddr;
-
-    const NODE: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
-
-    fn two() -> (Arc<Clients>, Vec<crate::clients::Presence>) {
-        let clients = Arc::new(Clients::new(1));
-        let tcp = |addr: &str| ClientAddr::Tcp(addr.parse().unwrap());
-        let join = |id| clients.join(id, 0, tcp(&format!("10.0.0.{id}:5")), tcp("10.1.0.1:1"));
-        let presences = (1..=2).map(join).collect();
-        (clients, presences)
-    }
+    use crate::clients::Clients;
 
     #[test]
     fn a_list_speaks_of_clients() {
-        let (clients, presences) = two();
-        presences[0].client.pin(NODE, 31);
+        let clients = Arc::new(Clients::new(1));
+        let tcp = |addr: &str| ClientAddr::Tcp(addr.parse().unwrap());
+        let join = |id| clients.join(id, 0, tcp(&format!("10.0.0.{id}:5")), tcp("10.1.0.1:1"));
+        let presences: Vec<crate::clients::Presence> = (1..=2).map(join).collect();
+        presences[0].client.pin(([127, 0, 0, 1], 1).into(), 31);
+        presences[0].client.redirect_to(2);
         presences[0].client.describe(b"me", "", false);
-        let reply = b"$99\r\nid=30 addr=p:1 laddr=r:1 name= age=9 idle=0 flags=N db=0 cmd=get user=bob resp=2\n\
-                      id=31 addr=p:2 laddr=r:1 name= age=9 idle=0 flags=b db=9 cmd=blpop user=bob resp=2\n\r\n";
+        let reply = b"$99\r\nid=30 addr=p:1 laddr=r:1 name= age=9 idle=0 flags=N db=0 cmd=get redir=-1 user=bob resp=2\n\
+                      id=31 addr=p:2 laddr=r:1 name= age=9 idle=0 flags=b db=9 cmd=blpop redir=33 user=bob resp=2\n\r\n";
         assert_eq!(
             list(reply, &clients.all(), &Asking { id: 2, command: "client|list", database: 4, asked_on: 30 }),
-            "id=1 addr=10.0.0.1:5 laddr=10.1.0.1:1 name=me age=0 idle=0 flags=b db=9 cmd=blpop user=default resp=2\n\
-             id=2 addr=10.0.0.2:5 laddr=10.1.0.1:1 name= age=0 idle=0 flags=N db=4 cmd=client|list user=default resp=2\n"
+            "id=1 addr=10.0.0.1:5 laddr=10.1.0.1:1 name=me age=0 idle=0 flags=b db=9 cmd=blpop redir=2 user=default resp=2\n\
+             id=2 addr=10.0.0.2:5 laddr=10.1.0.1:1 name= age=0 idle=0 flags=N db=4 cmd=client|list redir=-1 user=default resp=2\n"
         );
-    }
-
-    #[test]
-    fn a_redirection_names_the_connection() {
-        let (clients, presences) = two();
-        presences[0].client.pin(NODE, 31);
-        let ask = |id: &str, node: SocketAddr| {
-            let frame = encode_command(&["CLIENT", "TRACKING", "ON", "REDIRECT", id]);
-            String::from_utf8_lossy(args(&redirected(&frame, &clients, node)).nth(4).unwrap()).into_owned()
-        };
-        assert_eq!([ask("1", NODE), ask("2", NODE), ask("x", NODE)], ["31", NOBODY, "x"]);
-        assert_eq!(ask("1", SocketAddr::from(([127, 0, 0, 1], 2))), NOBODY, "a connection to another server");
     }
 }

@@ -81,7 +81,9 @@ impl Session {
         self.state = State { replies, ..State::new(Key { database: 0, resp3: false, user }) };
         self.transaction.clear();
         self.tracking = Tracking::default();
-        self.redirect = 0;
+        self.relays.clear();
+        self.presence.client.redirect_to(0);
+        self.presence.client.set_deaf(false);
         self.renewal = None;
         self.down.has_subscriptions_again();
         self.route = None;

@@ -10,6 +10,7 @@ mod learning;
 mod library;
 mod local;
 mod pinned;
+mod redirection;
 mod renewal;
 mod replicas;
 mod scans;
@@ -37,6 +38,7 @@ use crate::resp::RequestScanner;
 use crate::router::State;
 use crate::topology::Pass;
 use local::Judgement;
+use redirection::Relay;
 use renewal::Renewal;
 use stream::Streaming;
 use tracking::Tracking;
@@ -136,8 +138,9 @@ pub struct Session {
     ends_state: bool,
     transaction: Transaction,
     tracking: Tracking,
-    /// The client that it has its invalidations redirected to, by its id here; 0: none.
-    redirect: u64,
+    /// What has its invalidations come to another client, the newest last: others are of before a command that is not
+    /// answered.
+    relays: Vec<Relay>,
     /// What went with a lost connection and has to be renewed.
     renewal: Option<Box<Renewal>>,
     judgement: Option<Box<Judgement>>,
@@ -204,7 +207,7 @@ impl Session {
             ends_state: false,
             transaction: Transaction::default(),
             tracking: Tracking::default(),
-            redirect: 0,
+            relays: Vec::new(),
             renewal: None,
             judgement: None,
             in_doubt: false,
@@ -256,6 +259,11 @@ impl Session {
         }
         if self.down.outbox.is_broken() {
             return Step::Close(CloseReason::Client);
+        }
+        if (self.down.is_told() || !self.relays.is_empty())
+            && let Some(step) = self.hear()
+        {
+            return step;
         }
         if self.judgement.is_some() {
             return self.finish_judgement();

@@ -5,7 +5,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::clients::{redirect_target, redirected};
 use super::words::{pause, with_time_left, without_name};
 use super::{Command, Session, Step, Wait};
 use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry, Heed, Key, Lost};
@@ -60,8 +59,21 @@ impl Session {
         {
             return step;
         }
-        self.send_pinned(&conn, command, way);
+        let bytes = match self.for_server(command, node) {
+            Ok(bytes) => bytes,
+            Err(step) => return step,
+        };
+        self.send_pinned(&conn, command, way, bytes);
         Step::Done
+    }
+
+    /// The command at the front as the server is to have it.
+    fn for_server(&mut self, command: Command, node: std::net::SocketAddr) -> Result<Option<Bytes>, Step> {
+        if command.id.info().kind != Kind::Client {
+            return Ok(None);
+        }
+        let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
+        self.redirected(&frame, node).map(Some).map_err(|checkout| self.no_checkout(command, checkout))
     }
 
     fn acquire(&mut self, command: Command, node: std::net::SocketAddr) -> Result<Rc<Connection>, Step> {
@@ -72,8 +84,16 @@ impl Session {
                 self.replay(&conn);
                 Ok(conn)
             }
-            Checkout::Pending => Err(self.await_connection(command)),
-            Checkout::Failed(error, retry_at) => Err(self.no_connection(command, &error, retry_at)),
+            other => Err(self.no_checkout(command, other)),
+        }
+    }
+
+    /// A connection of its own cannot be had, or not yet.
+    fn no_checkout(&mut self, command: Command, checkout: Checkout) -> Step {
+        match checkout {
+            Checkout::Ready(_) => Step::Done,
+            Checkout::Pending => self.await_connection(command),
+            Checkout::Failed(error, retry_at) => self.no_connection(command, &error, retry_at),
             Checkout::Full => {
                 let limits = self.terms.limits;
                 let since = *self.waiting_since.get_or_insert_with(|| {
@@ -82,14 +102,14 @@ impl Session {
                     Instant::now()
                 });
                 if since.elapsed() < limits.pin_timeout {
-                    return Err(Step::Wait(Wait::until(since + limits.pin_timeout)));
+                    return Step::Wait(Wait::until(since + limits.pin_timeout));
                 }
                 self.pool.context.stats.reached(Limit::PinTimeout);
                 let line = OwnError::PinLimit.line(&format!(
                     "all {} pinned backend connections of this worker are in use (limits.pinned)",
                     limits.pinned
                 ));
-                Err(self.refuse_waiting(command, line))
+                self.refuse_waiting(command, line)
             }
         }
     }
@@ -145,13 +165,10 @@ impl Session {
         }
     }
 
-    fn send_pinned(&mut self, conn: &Rc<Connection>, command: Command, way: Pinned) {
+    /// `for_server`: if it is not to have the command as it is.
+    fn send_pinned(&mut self, conn: &Rc<Connection>, command: Command, way: Pinned, for_server: Option<Bytes>) {
         let heed = self.heed(command, &self.buf[..command.len]);
         let mut bytes = self.take(command);
-        if command.id.info().kind == Kind::Client {
-            self.redirect = redirect_target(&bytes).map_or(self.redirect, |(_, id)| id);
-            bytes = redirected(&bytes, &self.presence.clients, conn.node);
-        }
         if command.id.info().kind == Kind::Client {
             self.pausing = pause(&bytes).or(self.pausing);
         }
@@ -204,6 +221,7 @@ impl Session {
             router::Step::Unwatch => self.transaction.watch_lost = false,
             router::Step::Monitor | router::Step::Sync => {
                 conn.set_raw();
+                self.presence.client.set_deaf(true);
                 self.tunnel = way.step == router::Step::Sync;
             }
             router::Step::Track => self.tracking.ask(bytes.clone()),
@@ -227,7 +245,7 @@ impl Session {
             self.tracking.send(way.step == router::Step::Caching);
         }
         self.ends_state = !matches!(way.step, router::Step::Once | router::Step::Block(_) | router::Step::Wait);
-        conn.queue(Entry { retry, heed, ..self.entry(bytes, effect, way.answer, audience) });
+        conn.queue(Entry { retry, heed, ..self.entry(for_server.unwrap_or(bytes), effect, way.answer, audience) });
     }
 
     /// `EXEC` of a transaction that must not run: because a command was not queued, or what was watched is unknown.
@@ -291,8 +309,12 @@ impl Session {
             }
         }
         let tracked = self.state.tracking;
-        if let Some((conn, _)) = &self.pin {
-            self.state.kept |= !self.tracking.conclude(answered && !conn.is_refused());
+        if let Some(conn) = self.pin.as_ref().map(|(conn, _)| Rc::clone(conn)) {
+            let accepted = answered && !conn.is_refused();
+            if let Some(asked) = self.tracking.asked().cloned() {
+                self.conclude_redirection(&asked, accepted);
+            }
+            self.state.kept |= !self.tracking.conclude(accepted);
             self.state.tracking = self.tracking.is_on();
             let subscribed = !conn.subscriptions.borrow().is_empty();
             if self.state.subscribed != subscribed {

@@ -1,11 +1,11 @@
 //! What a session had on a lost connection and gets on another one: its subscriptions, its tracking.
 
+use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::tracking::EVERYTHING;
 use super::{Session, Step, Wait};
 use crate::backend::{Answer, Audience, Connection, Effect};
 use crate::metrics::CloseReason;
@@ -16,33 +16,39 @@ use crate::topology::Pass;
 #[derive(Debug)]
 pub(super) struct Renewal {
     commands: Vec<(Bytes, Answer)>,
+    /// As the server is to have them, so far as they are ready for it.
+    ready: Vec<Bytes>,
     /// They were sent, and are kept until all are confirmed: their connection may be lost too.
     sent: bool,
     since: Instant,
 }
 
+impl Renewal {
+    /// A connection that it needs was lost.
+    pub(super) fn begin_again(&mut self) {
+        self.ready.clear();
+        self.sent = false;
+    }
+}
+
 impl Session {
     /// The session's connection is lost.
     pub(super) fn begin_renewal(&mut self, lost: &Connection) {
+        self.invalidate_all();
         if let Some(renewal) = &mut self.renewal {
-            // Lost before all was confirmed: from the beginning.
-            renewal.sent = false;
+            // Lost before all was confirmed.
+            renewal.begin_again();
         } else {
             let mut commands: Vec<(Bytes, Answer)> =
                 self.tracking.renewal().iter().map(|command| (command.clone(), Answer::Replies)).collect();
-            // In RESP2 it is told nothing, by Redis neither.
-            if self.state.tracking && self.state.key.resp3 {
-                // At once: until then the client believes what may be wrong. What it reads next it is told about again.
-                self.down.push(Bytes::from_static(EVERYTHING));
-                self.flush();
-            }
             if self.state.subscribed {
                 let subscriptions = lost.subscriptions.borrow().renewal();
                 self.state.subscribed = !subscriptions.is_empty();
                 commands.extend(subscriptions.into_iter().map(|(command, n)| (command, Answer::Confirmations(n))));
             }
             let since = Instant::now();
-            self.renewal = (!commands.is_empty()).then(|| Box::new(Renewal { commands, sent: false, since }));
+            self.renewal =
+                (!commands.is_empty()).then(|| Box::new(Renewal { commands, ready: Vec::new(), sent: false, since }));
         }
         if self.renewal.is_none() {
             self.down.has_subscriptions_again();
@@ -55,6 +61,9 @@ impl Session {
         if renewal.sent {
             self.renewal = None;
             self.down.has_subscriptions_again();
+            if let Some(last) = self.tracking.renewal().last().cloned() {
+                self.conclude_redirection(&last, true);
+            }
             // Redis would have closed a client that may not listen any more.
             if self.down.take_silent_error() {
                 return Some(Step::Close(CloseReason::StateLost));
@@ -76,22 +85,34 @@ impl Session {
             self.pool.wait_for_permission(&self.down.wake);
             return Some(Step::Wait(Wait::until(end)));
         };
-        let key = self.state.key.clone();
-        match self.pool.pinned(node, &key, &self.down.wake) {
-            Checkout::Ready(conn) => {
-                self.own(Rc::clone(&conn), key);
-                self.down.take_silent_error();
-                let commands = self.renewal.as_mut().map(|r| {
-                    r.sent = true;
-                    r.commands.clone()
-                });
-                for (command, answer) in commands.unwrap_or_default() {
-                    conn.queue(self.entry(command, Effect::Deferred, answer, Audience::Ours));
-                }
-                Some(Step::Done)
-            }
-            Checkout::Pending | Checkout::Full => Some(Step::Wait(Wait::until(end))),
+        self.renew_at(node).unwrap_or_else(|checkout| match checkout {
             Checkout::Failed(_, retry_at) => Some(Step::Wait(Wait::until(retry_at.min(end)))),
+            _ => Some(Step::Wait(Wait::until(end))),
+        })
+    }
+
+    fn renew_at(&mut self, node: SocketAddr) -> Result<Option<Step>, Checkout> {
+        let Some(mut renewal) = self.renewal.take() else { return Ok(None) };
+        let sent = self.send_renewal(&mut renewal, node);
+        self.renewal = Some(renewal);
+        sent.map(|()| Some(Step::Done))
+    }
+
+    fn send_renewal(&mut self, renewal: &mut Renewal, node: SocketAddr) -> Result<(), Checkout> {
+        for (command, _) in &renewal.commands[renewal.ready.len()..] {
+            renewal.ready.push(self.redirected(command, node)?);
         }
+        let key = self.state.key.clone();
+        let conn = match self.pool.pinned(node, &key, &self.down.wake) {
+            Checkout::Ready(conn) => conn,
+            other => return Err(other),
+        };
+        self.own(Rc::clone(&conn), key);
+        self.down.take_silent_error();
+        renewal.sent = true;
+        for (command, (_, answer)) in renewal.ready.drain(..).zip(&renewal.commands) {
+            conn.queue(self.entry(command, Effect::Deferred, *answer, Audience::Ours));
+        }
+        Ok(())
     }
 }

@@ -131,7 +131,10 @@ impl Session {
     pub(super) fn heed(&self, first: Command, batch: &[u8]) -> Heed {
         match first.id.info().kind {
             Kind::Scan => Heed::Cursor(self.scanned(first)),
-            Kind::Client if self.redirect != 0 => Heed::Redirect(self.redirect),
+            Kind::Client => match self.redirection() {
+                Some(redirection) => Heed::Translate(Rc::new(redirection)),
+                None => Heed::Nothing,
+            },
             Kind::Script | Kind::ScriptControl if self.pool.context.has_news_of_scripts(batch) => Heed::Scripts,
             _ => Heed::Nothing,
         }

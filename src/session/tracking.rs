@@ -1,7 +1,7 @@
-//! `CLIENT TRACKING` of a session that is told invalidations itself: what it takes to bring it over to another
-//! connection. Pure.
+//! `CLIENT TRACKING` of a session: what it takes to bring it over to another connection. Pure.
 //!
-//! What the lost connection would have invalidated is not known, so the client is told that everything is.
+//! What the lost connection would have invalidated is not known, so whoever is told invalidations is told that everything
+//! is.
 
 use bytes::Bytes;
 
@@ -9,9 +9,6 @@ use crate::resp::args;
 
 /// Bytes of the commands that turned it on and are kept. A client with prefixes beyond that is not brought over.
 const MAX_BYTES: usize = 64 << 10;
-
-/// What Redis sends when all keys are flushed.
-pub(super) const EVERYTHING: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
 
 /// `CLIENT CACHING`, which is about the command behind it.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
@@ -48,6 +45,11 @@ impl Tracking {
     /// `CLIENT TRACKING` is sent.
     pub(super) fn ask(&mut self, command: Bytes) {
         self.asked = Some(command);
+    }
+
+    /// What was sent last and is not known to have been answered.
+    pub(super) fn asked(&self) -> Option<&Bytes> {
+        self.asked.as_ref()
     }
 
     /// Nothing is owed any more. `accepted`: what was asked was answered, and not by an error. Returns whether it can

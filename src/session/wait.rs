@@ -63,6 +63,8 @@ impl Session {
         self.pool.context.stats.commands_refused.add(1);
         // The next blocking command has all its time.
         self.blocked_since = None;
+        // What the command had of what it needs was to serve it alone.
+        self.unpin |= self.pin.is_some() && !self.state.is_pinned();
         if self.state.multi && matches!(command.id.info().kind, Kind::Exec | Kind::Discard) {
             self.abandon_transaction();
         } else {

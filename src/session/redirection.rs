@@ -1,0 +1,220 @@
+//! `CLIENT TRACKING … REDIRECT`: one client's invalidations go to another, whatever connections that one has.
+//!
+//! The server redirects to a connection. The client that is meant may have none of its own, or another one after its next
+//! command; so the server is named a connection made for this, and what comes there is passed on to the client.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::client_filter::{NOBODY, number};
+use super::{Session, Step, Wait};
+use crate::backend::{Connection, Downstream, Key, Listener, Lost, Translate};
+use crate::clients::{Client, Clients};
+use crate::metrics::{CloseReason, Limit};
+use crate::pool::Checkout;
+use crate::resp::{
+    EVERYTHING_INVALID, args, encode_command, invalidated, invalidation, redirection_broken, with_redirection,
+};
+
+/// A connection that invalidations come on which are another client's.
+#[derive(Debug)]
+pub(super) struct Relay {
+    conn: Rc<Connection>,
+    passing: Rc<Passing>,
+}
+
+/// How they are passed on.
+#[derive(Debug)]
+struct Passing {
+    clients: Arc<Clients>,
+    target: Arc<Client>,
+    /// The session whose invalidations they are.
+    from: Rc<Downstream>,
+    /// How many could not be passed on, as far as its client has not been told.
+    failed: Cell<u32>,
+    /// Whether there was one.
+    broken: Cell<bool>,
+    lost: Cell<bool>,
+}
+
+impl Listener for Passing {
+    fn hear(&self, frame: Bytes) {
+        let Some(keys) = invalidated(&frame) else { return };
+        // Copied: it may wait for the end of a reply, and is a part of a read buffer many times its size.
+        if !self.clients.tell(&self.target, Bytes::copy_from_slice(keys)) {
+            self.failed.set(self.failed.get() + 1);
+            self.broken.set(true);
+            self.from.wake.raise();
+        }
+    }
+
+    fn lose(&self) {
+        self.lost.set(true);
+        self.from.wake.raise();
+    }
+}
+
+/// Who stands behind the connection that the server redirects to. Translates the replies to `CLIENT GETREDIR` and
+/// `CLIENT TRACKINGINFO`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Redirection {
+    id: u64,
+    /// It cannot be told any more.
+    broken: bool,
+}
+
+impl Translate for Redirection {
+    fn translate(&self, reply: BytesMut) -> BytesMut {
+        with_redirection(reply, self.id, self.broken)
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.conn.close(Lost::Dropped);
+    }
+}
+
+impl Relay {
+    fn new(conn: Rc<Connection>, session: &Session, target: Arc<Client>) -> Self {
+        let passing = Rc::new(Passing {
+            clients: Arc::clone(&session.presence.clients),
+            target,
+            from: Rc::clone(&session.down),
+            failed: Cell::new(0),
+            broken: Cell::new(false),
+            lost: Cell::new(false),
+        });
+        conn.listen(Rc::clone(&passing) as Rc<dyn Listener>);
+        Self { conn, passing }
+    }
+}
+
+impl Session {
+    /// The command as the server is to have it, with what it takes for that in `relays`, behind all others: a
+    /// `CLIENT TRACKING … REDIRECT` names a connection of its own.
+    pub(super) fn redirected(&mut self, frame: &Bytes, node: SocketAddr) -> Result<Bytes, Checkout> {
+        let Some((at, id)) = redirection(frame) else { return Ok(frame.clone()) };
+        // The server has the words for one that does not exist.
+        let mut backend = NOBODY.to_owned();
+        if let Some(target) = self.presence.clients.get(id) {
+            let key = Key { database: 0, resp3: true, user: self.state.key.user.clone() };
+            match self.pool.pinned(node, &key, &self.down.wake) {
+                Checkout::Ready(conn) => {
+                    backend = conn.hello.id.to_string();
+                    self.relays.push(Relay::new(conn, self, target));
+                }
+                other => return Err(other),
+            }
+        }
+        let mut words: Vec<&[u8]> = args(frame).collect();
+        words[at] = backend.as_bytes();
+        Ok(encode_command(&words))
+    }
+
+    /// The server has answered a `CLIENT TRACKING`: only the relay that it may have named is of use any more, or, if it was
+    /// refused, those of before.
+    pub(super) fn conclude_redirection(&mut self, command: &Bytes, accepted: bool) {
+        let names_last = redirection(command).is_some_and(|(_, id)| self.redirects_to() == Some(id));
+        match (accepted, names_last) {
+            (true, true) => drop(self.relays.drain(..self.relays.len() - 1)),
+            (true, false) => self.relays.clear(),
+            (false, true) => drop(self.relays.pop()),
+            (false, false) => {}
+        }
+        self.presence.client.redirect_to(self.redirects_to().unwrap_or(0));
+    }
+
+    fn redirects_to(&self) -> Option<u64> {
+        self.relays.last().map(|relay| relay.passing.target.id)
+    }
+
+    /// What has become of the client's redirection, if there is one.
+    pub(super) fn redirection(&self) -> Option<Redirection> {
+        let named = |Relay { passing, .. }: &Relay| Redirection { id: passing.target.id, broken: passing.broken.get() };
+        self.relays.last().map(named)
+    }
+
+    /// Its connection is lost: which keys its client, or the one that is told for it, holds on to wrongly is not known.
+    pub(super) fn invalidate_all(&mut self) {
+        if let Some(Relay { passing, .. }) = self.relays.last() {
+            let null: &'static [u8] = if self.state.key.resp3 { b"_\r\n" } else { b"$-1\r\n" };
+            passing.clients.tell(&passing.target, Bytes::from_static(null));
+        } else if self.state.tracking && self.state.key.resp3 {
+            // In RESP2 it is told nothing, by Redis neither.
+            self.down.push(Bytes::from_static(EVERYTHING_INVALID));
+            self.flush();
+        }
+        self.relays.clear();
+    }
+
+    /// Passes on to the client what others' connections were told for it, and what could not be passed on for it.
+    pub(super) fn hear(&mut self) -> Option<Step> {
+        let limit = self.pool.context.terms().limits.output_bytes;
+        let told = self.down.take_told();
+        let push = self.state.key.resp3;
+        let before = self.down.outbox.queued();
+        // A RESP2 client hears it as a subscriber, of whatever, or not at all.
+        if push || self.state.subscribed {
+            told.iter().for_each(|keys| self.down.push(invalidation(keys, push)));
+        }
+        if !self.down.is_mid_reply() {
+            for Relay { passing, .. } in &self.relays {
+                let failed = passing.failed.take();
+                (0..failed).filter(|_| push).for_each(|_| self.down.push(redirection_broken(passing.target.id)));
+            }
+        }
+        // A flush that is in vain wakes the session.
+        if self.down.outbox.queued() > before {
+            self.flush();
+        }
+        if self.down.outbox.queued().max(self.down.withheld()) > limit {
+            self.pool.context.stats.reached(Limit::OutputBytes);
+            return Some(Step::Close(CloseReason::OutputLimit));
+        }
+        if !self.relays.iter().any(|r| r.passing.lost.get()) {
+            return None;
+        }
+        match &self.pin {
+            // With the connection goes what the server believes of it; then both are had anew.
+            Some((conn, _)) if self.down.owed() == 0 || conn.is_blocked_in_command() => conn.close(Lost::Dropped),
+            Some(_) => return Some(Step::Wait(Wait::REPLIES)),
+            None => {
+                self.invalidate_all();
+                if let Some(renewal) = &mut self.renewal {
+                    renewal.begin_again();
+                }
+            }
+        }
+        None
+    }
+}
+
+/// The client that a `CLIENT TRACKING` redirects to, and which of its words says so.
+fn redirection(frame: &[u8]) -> Option<(usize, u64)> {
+    let mut words = args(frame);
+    words.next().filter(|w| w.eq_ignore_ascii_case(b"CLIENT"))?;
+    words.next().filter(|w| w.eq_ignore_ascii_case(b"TRACKING"))?;
+    // The mode, or another option, stands before it.
+    let before = words.by_ref().take_while(|w| !w.eq_ignore_ascii_case(b"REDIRECT")).count();
+    Some((before + 3, number(words.next()?)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_redirected_to_stands_behind_the_word() {
+        let to = |words: &str| redirection(&encode_command(&words.split(' ').collect::<Vec<_>>()));
+        assert_eq!(to("client tracking on redirect 5"), Some((4, 5)));
+        assert_eq!(to("CLIENT TRACKING ON BCAST PREFIX p REDIRECT 12 NOLOOP"), Some((7, 12)));
+        for none in ["CLIENT TRACKING ON", "CLIENT TRACKING ON REDIRECT x", "SUBSCRIBE TRACKING REDIRECT 5"] {
+            assert_eq!(to(none), None, "{none}");
+        }
+    }
+}
