@@ -71,10 +71,13 @@ pub fn run(config: Config, reloading: Reloading) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(system("cannot start the runtime"))?;
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let app = App::build(config, reloading)?;
         app.serve().await
-    })
+    });
+    // A task of it waits for workers whose clients have not left. They end with the process.
+    runtime.shutdown_background();
+    ended
 }
 
 /// Every client is a descriptor, and every backend connection two; the soft limit of 1024 that most systems give is
