@@ -25,6 +25,7 @@ demo: ## two failovers on real servers, with what the clients noticed of them (u
 test: ## all tests but the few that take minutes
 	@tests/install.sh $(SERVERS) $(FAULTS) promtool
 	@tests/e2e/install.sh
+	@tests/deploy/install.sh
 	$(CARGO) test --locked --lib --bins
 	$(CARGO) test $(FAST) --test '*'
 

@@ -15,6 +15,9 @@ use rustix::time::{ClockId, clock_gettime};
 pub struct Moment(pub u64);
 
 impl Moment {
+    /// Later than every other.
+    pub const MAX: Self = Self(u64::MAX);
+
     /// The present moment.
     pub fn now() -> Self {
         let t = clock_gettime(ClockId::Boottime);

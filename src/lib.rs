@@ -28,6 +28,7 @@ pub mod worker;
 
 pub mod admin;
 pub mod listener;
+pub mod systemd;
 
 pub mod app;
 

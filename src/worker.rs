@@ -112,7 +112,7 @@ pub struct Worker {
     pub number: usize,
     /// How many clients it has.
     pub load: Arc<Load>,
-    /// The time of its last tick, as [`Moment`].
+    /// The time of its last tick, as [`Moment`]; [`Moment::MAX`] once it has ended.
     pub heartbeats: Arc<Vec<AtomicU64>>,
     /// Services and clients; the worker drains when it is closed, and ends when its last client has left.
     pub inbox: mpsc::Receiver<Message>,
@@ -163,7 +163,8 @@ impl Worker {
             }
         };
         tokio::select! {
-            () = drain => {}
+            // In a drain others may have clients for longer.
+            () = drain => self.heartbeats[self.number].store(Moment::MAX.0, Ordering::Relaxed),
             failure = failure(&mut essential) => self.give_up(failure),
         }
     }

@@ -27,11 +27,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("worker", &["backend", "clients", "clock", "config", "metrics", "net", "pool", "session", "topology"]),
     ("admin", &["clock", "metrics", "topology"]),
     ("listener", &["config", "metrics", "net", "resp", "worker"]),
+    ("systemd", &["admin"]),
     (
         "app",
         &[
             "addr", "admin", "backend", "clients", "clock", "config", "listener", "metrics", "net", "sentinel",
-            "shutdown", "topology", "worker",
+            "shutdown", "systemd", "topology", "worker",
         ],
     ),
     ("demo", &["config"]),

@@ -16,6 +16,7 @@ packages_of() {
         ip) echo iproute2 ;;
         promtool) echo prometheus ;;
         tclsh) echo tcl ;;
+        systemd-analyze | systemd-socket-activate) echo systemd ;;
         dnsmasq) echo dnsmasq-base ;;
         *) echo "$1" ;;
     esac

@@ -86,18 +86,35 @@ fn flows(traffic: &FlowStatus) -> bool {
     traffic.flow == FlowWord::Flowing
 }
 
+/// How many clients there are, and of each service what the first line of [`describe`] says.
+pub(super) fn summary(state: &AdminState) -> String {
+    let services = state.services();
+    let clients: u64 = services.iter().map(|service| service.stats.sum(|s| &s.clients)).sum();
+    let draining = if state.is_draining() { "draining, " } else { "" };
+    let mut summary = format!("{draining}{clients} client{}", if clients == 1 { "" } else { "s" });
+    for service in &services {
+        summary += "; ";
+        summary += &traffic(&service.name, &service.status.borrow());
+    }
+    summary
+}
+
 fn describe(body: &mut String, name: &str, status: &ServiceStatus) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(body, "{}", traffic(name, status));
+    for sentinel in &status.sentinels {
+        let _ = writeln!(body, "  sentinel {}: {}", sentinel.endpoint, said(sentinel));
+    }
+}
+
+fn traffic(name: &str, status: &ServiceStatus) -> String {
     let master = match status.master {
         Some(master) => format!("master {master}, generation {}", status.generation),
         None => "no master".to_owned(),
     };
     let (reads, writes) = (word(&status.reads), word(&status.writes));
     let why = if status.why.is_empty() { String::new() } else { format!(": {}", status.why) };
-    // Writing to a String cannot fail.
-    let _ = writeln!(body, "{name}: {master}; reads {reads}, writes {writes}{why}");
-    for sentinel in &status.sentinels {
-        let _ = writeln!(body, "  sentinel {}: {}", sentinel.endpoint, said(sentinel));
-    }
+    format!("{name}: {master}; reads {reads}, writes {writes}{why}")
 }
 
 fn word(traffic: &FlowStatus) -> &'static str {
@@ -150,6 +167,7 @@ mod tests {
         let verdict = live(&state);
         assert!(!verdict.well && verdict.body.starts_with("not live\nworker 1: no heartbeat for 6."), "{verdict:?}");
         beat([0, 0, 6_000]);
+        heartbeats[0].store(Moment::MAX.0, Ordering::Relaxed);
         let verdict = live(&state);
         assert!(!verdict.well && verdict.body.starts_with("not live\ncontrol: "), "{verdict:?}");
     }

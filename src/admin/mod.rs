@@ -49,7 +49,7 @@ pub struct AdminState {
     draining: AtomicBool,
     reloads: Reloads,
     /// When each thread last did its rounds, as the milliseconds of a [`Moment`]: the workers in their order, then
-    /// control. Each thread writes its own once a second.
+    /// control. Each thread writes its own once a second; one that has nothing left to do in a drain leaves [`Moment::MAX`].
     heartbeats: Arc<Vec<AtomicU64>>,
     started: Moment,
     started_at: SystemTime,
@@ -112,6 +112,16 @@ impl AdminState {
 
     fn workers(&self) -> usize {
         self.heartbeats.len() - 1
+    }
+
+    /// Whether every thread does its rounds, as `/livez` has it.
+    pub fn is_live(&self) -> bool {
+        health::live(self).well
+    }
+
+    /// One line for people: how many clients there are, and each service as `/readyz` has it.
+    pub fn summary(&self) -> String {
+        health::summary(self)
     }
 
     fn is_draining(&self) -> bool {

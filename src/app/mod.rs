@@ -23,6 +23,7 @@ use crate::listener::{Target, Targets};
 use crate::net::{self, BindError, Listener};
 use crate::sentinel::{self, ServiceControl};
 use crate::shutdown::{Asked, Signals};
+use crate::systemd::ServiceManager;
 use crate::worker::{INBOX, Load, Worker};
 use listeners::{Bound, Listeners};
 use reload::Plan;
@@ -190,15 +191,20 @@ impl App {
             }
             tokio::spawn(admin::serve(listener, Arc::clone(&self.admin_state), stop_admin.clone()))
         });
+        let manager = ServiceManager::of_process().map(Arc::new);
+        if let Some(manager) = &manager {
+            manager.ready(&self.admin_state);
+            tokio::spawn(Arc::clone(manager).keep_informed(Arc::clone(&self.admin_state)));
+        }
 
         let signal = loop {
             tokio::select! {
                 asked = self.signals.next() => match asked {
-                    Asked::Reload => drop(self.reload("SIGHUP").await?),
+                    Asked::Reload => drop(self.reload_told("SIGHUP", manager.as_deref()).await?),
                     Asked::End(signal) => break signal,
                 },
                 Some(order) = self.reload_orders.recv() => {
-                    let outcome = self.reload("admin").await?;
+                    let outcome = self.reload_told("admin", manager.as_deref()).await?;
                     // Whoever asked may have left.
                     let _ = order.send(outcome);
                 }
@@ -208,6 +214,9 @@ impl App {
         };
         tracing::info!(signal, "draining");
         self.admin_state.drain();
+        if let Some(manager) = &manager {
+            manager.stopping(self.config.drain_timeout);
+        }
         self.listeners.close().await;
         // With the listeners' this was the last way into the workers' inboxes, which are closed by that.
         drop(self.targets);
@@ -247,6 +256,18 @@ impl App {
         let destinations = self.services.iter().flat_map(Running::destinations).collect();
         self.listeners.aim(destinations, bound, &self.targets, &self.control_stop);
         self.watched.send_replace(self.services.iter().map(Running::watched).collect());
+    }
+
+    /// [`Self::reload`], and the service manager knows when it begins and ends.
+    async fn reload_told(&mut self, by: &str, manager: Option<&ServiceManager>) -> Result<Reloaded, Error> {
+        if let Some(manager) = manager {
+            manager.reloading();
+        }
+        let outcome = self.reload(by).await;
+        if let Some(manager) = manager {
+            manager.ready(&self.admin_state);
+        }
+        outcome
     }
 
     /// Reads the configuration again and goes by it as far as that can be; all of it, or nothing if it is wrong. Says what

@@ -66,3 +66,5 @@ mod sentinels;
 #[path = "../support/mod.rs"]
 mod support;
 mod suspension;
+#[path = "../support/threads.rs"]
+mod threads;

@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::outcome::{CRASH, PLANNED, in_flight, waiting};
 use crate::rig::{PATIENCE, Rig};
+use crate::threads::stop_thread;
 
 /// How long it is stopped: the failover is over by then, and the old master says master for eight seconds more.
 const STOPPED: Duration = Duration::from_secs(3);
@@ -123,7 +124,7 @@ async fn stopped_while_nothing_happens_costs_nothing_but_waiting() {
 async fn control_starved_for_a_second_costs_nothing_but_waiting() {
     let rig = Rig::start(Settings::default(), &[]).await;
     let ledger = rig.ledger().await;
-    stop_thread(&rig, "control", Duration::from_secs(1)).await;
+    stop_thread(rig.proxy.id(), "control", Duration::from_secs(1)).await;
     rig.until_logged("control did not run for").await;
     assert_eq!(rig.until_flowing(1).await, 0);
     let scenario = ("S", "control thread starved for 1 s");
@@ -137,7 +138,7 @@ async fn control_starved_for_a_second_costs_nothing_but_waiting() {
 async fn control_starved_across_a_promotion_loses_little_more_than_a_lease() {
     let rig = Rig::start(Settings::default(), &[]).await;
     let ledger = rig.ledger().await;
-    let starved = stop_thread(&rig, "control", Duration::from_secs(3));
+    let starved = stop_thread(rig.proxy.id(), "control", Duration::from_secs(3));
     let failover = async {
         // When the leases have run out, so that what is lost is nobody's but the failover's.
         sleep(Duration::from_millis(700)).await;
@@ -146,25 +147,4 @@ async fn control_starved_across_a_promotion_loses_little_more_than_a_lease() {
     tokio::join!(starved, failover);
     let new = rig.until_flowing(2).await;
     rig.settle(("S", "control thread starved for 3 s across a failover"), &ledger, new, in_flight(CRASH)).await;
-}
-
-/// Stops one thread of pointsman, as a debugger does. Nothing else can: a signal stops the whole process.
-async fn stop_thread(rig: &Rig, name: &str, time: Duration) {
-    const STOP: &str = r#"
-        my ($ptrace, $thread, $seconds) = @ARGV;
-        sub request { syscall($ptrace, $_[0], $thread + 0, 0, 0) == -1 and die "ptrace $_[0]: $!" }
-        request(0x4206); # PTRACE_SEIZE
-        request(0x4207); # PTRACE_INTERRUPT
-        waitpid($thread, 0x40000000); # __WALL
-        select(undef, undef, undef, $seconds);
-        request(17); # PTRACE_DETACH
-    "#;
-    let ptrace = if cfg!(target_arch = "aarch64") { "117" } else { "101" };
-    let is_it = |task: &std::path::PathBuf| std::fs::read_to_string(task.join("comm")).unwrap().trim() == name;
-    let tasks = std::fs::read_dir(format!("/proc/{}/task", rig.proxy.id())).unwrap();
-    let thread = tasks.map(|task| task.unwrap().path()).find(is_it).expect("it has one");
-    let thread = thread.file_name().unwrap().to_str().unwrap().to_owned();
-    let seconds = time.as_secs_f64().to_string();
-    let stop = move || std::process::Command::new("perl").args(["-e", STOP, ptrace, &thread, &seconds]).status();
-    assert!(tokio::task::spawn_blocking(stop).await.unwrap().unwrap().success(), "perl could not stop it");
 }

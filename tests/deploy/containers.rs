@@ -1,0 +1,55 @@
+//! `deploy/docker` and `deploy/kubernetes`, each read by what knows its language
+//! (`tests/deploy/install.sh` has it), and the configurations in them by pointsman.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use pointsman::demo::process::TempDir;
+
+use crate::{deployed, path, runs};
+
+fn installed(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("target/deploy").join(name)
+}
+
+/// Runs it, with what is installed; `tests/deploy/NAME.py` is in the language of whom it reads for.
+fn passes(command: &mut Command) {
+    let output = command.env("PYTHONPATH", installed("python")).output().expect("tests/deploy/install.sh installs it");
+    let text = [output.stdout, output.stderr].map(|t| String::from_utf8_lossy(&t).into_owned()).concat();
+    assert!(output.status.success(), "{command:?}: {text}");
+}
+
+fn script(name: &str) -> Command {
+    let mut command = Command::new("/usr/bin/python3");
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/deploy").join(name));
+    command
+}
+
+#[test]
+fn the_dockerfile_is_one_and_follows_good_practice() {
+    passes(Command::new(installed("python/bin/hadolint")).arg(path("docker/Dockerfile")));
+}
+
+#[test]
+fn the_manifests_are_what_kubernetes_knows_and_name_each_other_rightly() {
+    let kustomizations = fs::read_dir(path("kubernetes")).unwrap().map(|entry| entry.unwrap().path());
+    passes(script("kubernetes.py").args(kustomizations));
+}
+
+#[tokio::test]
+async fn the_configurations_of_kubernetes_are_valid() {
+    let dir = TempDir::new().unwrap();
+    let check = async |name: &str, text: String| {
+        let file = dir.path().join("pointsman.toml");
+        fs::write(&file, text).unwrap();
+        let arguments = ["check", "--config", file.to_str().unwrap()];
+        runs(&arguments).await.unwrap_or_else(|why| panic!("deploy/{name}: {why}"));
+    };
+    for shape in ["base", "sidecar"] {
+        let name = format!("kubernetes/{shape}/pointsman.toml");
+        // Where the socket is in the pod.
+        let here = dir.path().display().to_string();
+        check(&name, deployed(&name).replace("/run/pointsman", &here)).await;
+    }
+}
