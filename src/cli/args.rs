@@ -101,6 +101,9 @@ pub(super) struct StatusArguments {
     /// Print the JSON of `GET /status`.
     #[arg(long)]
     pub(super) json: bool,
+    /// Only ask whether it is worth sending clients to (`GET /readyz`): 0 or 69. For health checks.
+    #[arg(long, conflicts_with_all = ["service", "failover", "failovers", "json"])]
+    pub(super) ready: bool,
     #[command(flatten)]
     pub(super) admin: AdminArguments,
 }

@@ -59,6 +59,10 @@ async fn status_tells_how_a_service_stands() {
     }
     assert!(!page.contains('\x1b'), "no colour where nobody can see it");
 
+    // For a health check, to which it is no fault of this pointsman that a master is missing.
+    let (code, page, _) = status(proxy.admin(), &["--ready"]).await;
+    assert!(code == 0 && page.starts_with("ready\nmymaster: master "), "{code}: {page}");
+
     // As JSON, and of one service.
     let (code, json, _) = status(proxy.admin(), &["mymaster", "--json"]).await;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -78,6 +82,7 @@ async fn status_tells_how_a_service_stands() {
     assert_eq!(code, 75, "{page}");
     assert!(page.contains(&format!("why          Sentinel {leader} announced a failover")), "{page}");
     assert!(page.contains("reads flow to ") && page.contains("writes wait"), "{page}");
+    assert_eq!(status(proxy.admin(), &["--ready"]).await.0, 0);
     assert!(page.contains("IT LASTS"), "{page}");
     let (code, page) = until(&proxy, "generation 2").await;
     let new = cluster.addr(Member::Node(cluster.master().await.unwrap()));

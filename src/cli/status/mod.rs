@@ -14,11 +14,16 @@ use page::Detail;
 use table::Look;
 
 pub(super) fn run(arguments: &StatusArguments) -> ExitCode {
-    let asked = admin::address(&arguments.admin).and_then(|address| Ok((address, admin::get(address, "/status")?)));
+    let page = if arguments.ready { "/readyz" } else { "/status" };
+    let asked = admin::address(&arguments.admin).and_then(|address| Ok((address, admin::get(address, page)?)));
     let (address, text) = match asked {
         Ok(asked) => asked,
         Err(why) => return fail(&why, exit::UNAVAILABLE),
     };
+    if arguments.ready {
+        let _ = io::stdout().write_all(text.as_bytes());
+        return ExitCode::SUCCESS;
+    }
     let mut status: Status = match serde_json::from_str(&text) {
         Ok(status) => status,
         Err(e) => {
