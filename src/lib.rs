@@ -7,6 +7,7 @@ pub mod addr;
 pub mod clock;
 pub mod resp;
 pub mod shutdown;
+pub mod tls;
 
 pub mod clients;
 pub mod config;

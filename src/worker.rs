@@ -23,7 +23,7 @@ use crate::clients::Clients;
 use crate::clock::Moment;
 use crate::config::{ListenerConfig, ServiceConfig};
 use crate::metrics::{CloseReason, Counter, ServiceStats};
-use crate::net::{Accepted, ClientSocket, Stream};
+use crate::net::{Accepted, ClientSocket, Resolver, Stream};
 use crate::pool::Pool;
 use crate::session::Session;
 use crate::topology::{Access, Hint, Link, Topology};
@@ -46,6 +46,8 @@ pub struct WorkerService {
     pub id: u64,
     /// What is configured.
     pub config: watch::Receiver<Arc<ServiceConfig>>,
+    /// Where the names of its servers are known.
+    pub names: Resolver,
     /// Where the worker counts.
     pub stats: Arc<ServiceStats>,
     /// Its clients on all workers.
@@ -176,9 +178,9 @@ impl Worker {
 
     /// Serves another service, until it ends.
     fn add(&self, service: WorkerService, services: &Services, essential: &mut JoinSet<()>) {
-        let WorkerService { id, mut config, stats, clients, scripts, link, topology, hints, end } = service;
+        let WorkerService { id, mut config, names, stats, clients, scripts, link, topology, hints, end } = service;
         let current = Arc::clone(&config.borrow_and_update());
-        let context = Context::new(current, Access::new(link), stats, hints, scripts);
+        let context = Context::new(current, names, Access::new(link), stats, hints, scripts);
         let serving = Rc::new(Serving {
             pool: Rc::new(Pool::new(Rc::new(context))),
             clients,

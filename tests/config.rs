@@ -43,7 +43,7 @@ fn several_services_with_all_they_can_say() {
             pinned = 7
         "#,
     );
-    let Resolved { config, warnings } = resolve(&path, &Environment::default()).unwrap();
+    let Resolved { config, warnings, .. } = resolve(&path, &Environment::default()).unwrap();
     assert_eq!(warnings, []);
     assert_eq!((config.workers, config.log.format), (3, LogFormat::Json));
     assert_eq!(config.admin, Some("[::1]:9600".parse().unwrap()));
@@ -273,7 +273,7 @@ fn the_environment_goes_before_the_file_and_says_so() {
     };
     let dir = Dir::new("environment");
     let path = dir.file("p.toml", format!("{SERVICE}backend_user = \"file\"\nbackend_password = \"from the file\"\n"));
-    let Resolved { config, warnings } = resolve(&path, &environment).unwrap();
+    let Resolved { config, warnings, .. } = resolve(&path, &environment).unwrap();
     let backend = config.services[0].backend.as_ref().unwrap();
     assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some("env"), &b"from the environment"[..]));
     let [Problem { message, .. }] = &warnings[..] else { panic!("{warnings:?}") };

@@ -9,7 +9,9 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use pointsman::addr::AddressMap;
 use pointsman::net::client::Client;
+use pointsman::net::{Dialer, Resolver};
 use pointsman::resp::{
     CommandId, Kind, ProtocolError, Refusal, RequestScanner, Scan, Value, args, classify, encode_command,
     inline_to_command, lookup,
@@ -58,7 +60,7 @@ impl Server {
     }
 
     async fn client(&self) -> Client {
-        Client::connect(self.addr, PATIENCE).await.unwrap()
+        Dialer::new(AddressMap::default(), PATIENCE, Resolver::default()).connect(self.addr).await.unwrap()
     }
 
     /// All that the server answers to `input` until it closes.

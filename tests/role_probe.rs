@@ -14,7 +14,7 @@ use pointsman::clock::Moment;
 use pointsman::config::Credentials;
 use pointsman::demo::cluster::{Cluster, Member, Settings};
 use pointsman::demo::wire::{Reply, info_field};
-use pointsman::net::Resolver;
+use pointsman::net::{Dialer, Resolver};
 use pointsman::sentinel::{ProbeTask, SLOW_PATIENCE, SentinelEvent};
 use pointsman::topology::{Event, FAST_PATIENCE, RoleAnswer};
 use support::{Reports, SOON, password, user};
@@ -34,9 +34,9 @@ fn probe(
 ) -> watch::Sender<Option<Duration>> {
     let (sender, pace) = watch::channel(pace);
     reports.start(|events, cancel| {
-        let (resolver, address_map) = (Resolver::default(), AddressMap::default());
-        let connect_timeout = Duration::from_secs(1);
-        ProbeTask { node, credentials, resolver, address_map, connect_timeout, pace, events }.run(cancel)
+        let resolver = Resolver::default();
+        let dialer = Dialer::new(AddressMap::default(), Duration::from_secs(1), resolver.clone());
+        ProbeTask { node, credentials, resolver, dialer, pace, events }.run(cancel)
     });
     sender
 }

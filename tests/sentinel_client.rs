@@ -12,7 +12,7 @@ use pointsman::addr::{AddressMap, Endpoint};
 use pointsman::config::Credentials;
 use pointsman::demo::cluster::{Cluster, Member, Settings};
 use pointsman::demo::wire::{Connection, Reply, elements, text};
-use pointsman::net::Resolver;
+use pointsman::net::{Dialer, Resolver};
 use pointsman::sentinel::{PING_INTERVAL, Peer, SentinelEvent, SentinelTask, Trouble};
 use pointsman::topology::{Event, Message, SentinelId, View};
 use support::{Reports, SOON, password, user};
@@ -42,20 +42,10 @@ fn sentinel(
     let (sender, pace) = watch::channel(pace);
     let (endpoint, service) = (endpoint.into(), service.to_owned());
     reports.start(|events, cancel| {
-        let (resolver, address_map) = (Resolver::default(), AddressMap::default());
+        let resolver = Resolver::default();
+        let dialer = Dialer::new(AddressMap::default(), SECOND, resolver.clone());
         let id = SentinelId(id);
-        SentinelTask {
-            id,
-            endpoint,
-            service,
-            credentials,
-            resolver,
-            address_map,
-            connect_timeout: SECOND,
-            pace,
-            events,
-        }
-        .run(cancel)
+        SentinelTask { id, endpoint, service, credentials, resolver, dialer, pace, events }.run(cancel)
     });
     sender
 }

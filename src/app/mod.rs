@@ -20,7 +20,7 @@ use crate::admin::{self, AdminState, ReloadOrder, Reloaded, Watched};
 use crate::clock::Moment;
 use crate::config::{Config, ListenerConfig, Problems, Resolved, ServiceConfig};
 use crate::listener::{Target, Targets};
-use crate::net::{self, BindError, Listener};
+use crate::net::{self, BindError, Listener, Resolver};
 use crate::sentinel::{self, ServiceControl};
 use crate::shutdown::{Asked, Signals};
 use crate::systemd::ServiceManager;
@@ -120,6 +120,8 @@ struct App {
     watched: watch::Sender<Vec<Watched>>,
     reload_orders: mpsc::Receiver<ReloadOrder>,
     targets: Arc<Targets>,
+    /// What control resolves; workers only look at it.
+    names: Resolver,
     workers: Vec<JoinHandle<()>>,
     control: JoinHandle<()>,
     to_control: mpsc::Sender<ServiceControl>,
@@ -147,11 +149,11 @@ impl App {
             workers.push(worker.spawn().map_err(system("cannot start a worker thread"))?);
         }
         let control_stop = CancellationToken::new();
-        let resolver = net::Resolver::new(config.resolvers.clone());
+        let names = Resolver::new(config.resolvers.clone());
         let beats = Arc::clone(&heartbeats);
         let beat = move || beats[beats.len() - 1].store(Moment::now().0, Ordering::Relaxed);
         let (to_control, controlled) = mpsc::channel(1);
-        let control = sentinel::spawn(controlled, resolver, beat, control_stop.clone())
+        let control = sentinel::spawn(controlled, names.clone(), beat, control_stop.clone())
             .map_err(system("cannot start the control thread"))?;
         let (watched, watched_services) = watch::channel(Vec::new());
         let (reload_taker, reload_orders) = mpsc::channel(1);
@@ -168,6 +170,7 @@ impl App {
             watched,
             reload_orders,
             targets: Arc::new(Targets::new(targets)),
+            names,
             workers,
             control,
             to_control,
@@ -246,7 +249,7 @@ impl App {
 
     async fn start(&mut self, config: ServiceConfig) -> Result<(), Error> {
         self.started += 1;
-        let service = Running::start(self.started, config, &self.targets, &self.to_control).await;
+        let service = Running::start(self.started, config, &self.targets, &self.to_control, &self.names).await;
         self.services.push(service.ok_or(Error::Failed)?);
         Ok(())
     }
@@ -278,10 +281,14 @@ impl App {
             why.lines().for_each(|line| tracing::error!("not reloaded: {line}"));
             Ok(Err(why))
         };
-        let Resolved { config, warnings } = match (self.reloading.read)() {
+        let Resolved { config, warnings, faults } = match (self.reloading.read)() {
             Ok(resolved) => resolved,
             Err(problems) => return refused(problems.to_string()),
         };
+        // What is in use may still be valid, and who has put an old certificate in its place is there to mend it.
+        if !faults.is_empty() {
+            return refused(Problems(faults).to_string());
+        }
         let bound = match self.listeners.bind_new(config.services.iter().flat_map(|s| &s.listen)) {
             Ok(bound) => bound,
             Err(error) => return refused(error.to_string()),

@@ -13,7 +13,9 @@ use crate::clients::Clients;
 use crate::config::ServiceConfig;
 use crate::listener::{Destination, Targets};
 use crate::metrics::ByWorker;
+use crate::net::Resolver;
 use crate::sentinel::ServiceControl;
+use crate::tls::Outgoing;
 use crate::topology::status::ServiceStatus;
 use crate::topology::{Link, Topology};
 use crate::worker::{ServiceEnd, WorkerService};
@@ -41,6 +43,7 @@ impl Running {
         config: ServiceConfig,
         workers: &Targets,
         control: &mpsc::Sender<ServiceControl>,
+        names: &Resolver,
     ) -> Option<Self> {
         let count = workers.count();
         let name = config.name.clone();
@@ -58,6 +61,7 @@ impl Running {
         let for_workers = links.iter().zip(stats.iter()).map(|(link, stats)| WorkerService {
             id,
             config: configured.clone(),
+            names: names.clone(),
             stats: Arc::clone(stats),
             clients: Arc::clone(&clients),
             scripts: Arc::clone(&scripts),
@@ -91,7 +95,10 @@ impl Running {
     }
 
     /// Goes by another configuration of the same name from now on.
-    pub(super) fn configure(&self, config: ServiceConfig) {
+    pub(super) fn configure(&self, mut config: ServiceConfig) {
+        let before = self.config();
+        renew(&mut config.backend_tls, before.backend_tls.as_ref());
+        renew(&mut config.sentinel_tls, before.sentinel_tls.as_ref());
         self.config.send_replace(Arc::new(config));
     }
 
@@ -121,5 +128,12 @@ impl Running {
             self.end.served.wait().await;
         }
         tracing::info!(service = %self.watched.name, "the service has ended");
+    }
+}
+
+/// What was read anew goes to where it is used already.
+fn renew(tls: &mut Option<Arc<Outgoing>>, before: Option<&Arc<Outgoing>>) {
+    if let (Some(tls), Some(before)) = (tls, before) {
+        *tls = before.renewed(tls);
     }
 }

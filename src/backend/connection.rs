@@ -344,7 +344,7 @@ impl Connection {
         if inflight.unwritten().all(permitted) {
             return;
         }
-        let (taken, stuck) = inflight.take_back(permitted);
+        let (taken, stuck) = inflight.take_back(permitted, self.writer.is_committed());
         drop(inflight);
         if stuck {
             self.retire();

@@ -17,6 +17,7 @@ use super::{Downstream, Entry, LargeReplies};
 use crate::clock::Moment;
 use crate::config::{ClientAuth, Credentials, ServiceConfig};
 use crate::metrics::{CloseReason, ServiceStats};
+use crate::net::{Dialer, Resolver};
 use crate::resp::{CommandSet, Learned, Refusal};
 use crate::topology::{Access, Hint, HintKind};
 
@@ -28,12 +29,14 @@ pub struct Terms {
     pub refused: CommandSet,
     /// pointsman's own user at the backends.
     pub own_user: Option<Rc<Credentials>>,
+    /// How the servers are dialled.
+    pub(super) dialer: Dialer,
 }
 
 impl Terms {
-    fn new(config: Arc<ServiceConfig>) -> Self {
+    fn new(config: Arc<ServiceConfig>, names: Resolver) -> Self {
         let own_user = config.backend.clone().map(Rc::new);
-        Self { refused: CommandSet::new(&config.refuse), own_user, config }
+        Self { refused: CommandSet::new(&config.refuse), own_user, dialer: Dialer::of_nodes(&config, names), config }
     }
 
     /// Whose identity a client has that has not said AUTH.
@@ -53,6 +56,8 @@ impl Deref for Terms {
 #[derive(Debug)]
 pub struct Context {
     terms: RefCell<Rc<Terms>>,
+    /// Where the names of servers are known.
+    names: Resolver,
     /// What traffic may do.
     pub access: Access,
     /// What is counted.
@@ -78,14 +83,10 @@ pub struct Context {
 }
 
 impl Context {
-    /// Where a node is dialled.
-    pub(super) fn dialled(&self, node: SocketAddr) -> SocketAddr {
-        self.terms().address_map.dial(node)
-    }
-
     /// The context of a service on a worker.
     pub fn new(
         config: Arc<ServiceConfig>,
+        names: Resolver,
         access: Access,
         stats: Arc<ServiceStats>,
         hints: mpsc::Sender<Hint>,
@@ -95,7 +96,8 @@ impl Context {
             scripts,
             seen_scripts: Seen::default(),
             preparation: Rc::new(Preparation::new(Arc::clone(access.link()))),
-            terms: RefCell::new(Rc::new(Terms::new(config))),
+            terms: RefCell::new(Rc::new(Terms::new(config, names.clone()))),
+            names,
             access,
             stats,
             learned: RefCell::default(),
@@ -120,7 +122,7 @@ impl Context {
 
     /// The configuration has changed.
     pub fn configure(&self, config: Arc<ServiceConfig>) {
-        self.terms.replace(Rc::new(Terms::new(config)));
+        self.terms.replace(Rc::new(Terms::new(config, self.names.clone())));
     }
 
     /// A number that no other connection of this worker and service has.

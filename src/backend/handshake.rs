@@ -9,6 +9,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use crate::config::Credentials;
+use crate::net::Dialer;
 use crate::net::client::{Client, ClientError};
 use crate::resp::{Value, encode_command, without_arguments};
 
@@ -74,15 +75,15 @@ impl From<ClientError> for DialError {
 /// Connects and brings the connection into the state of `key`. `own` is pointsman's own user.
 ///
 /// # Errors
-/// [`DialError`]; everything within `limit`.
+/// [`DialError`]; everything within the dialler's time.
 pub(super) async fn dial(
+    dialer: &Dialer,
     node: SocketAddr,
     key: &Key,
     own: Option<&Credentials>,
-    limit: Duration,
 ) -> Result<(Client, Hello), DialError> {
-    timeout(limit, async {
-        let mut client = open(node, limit).await?;
+    within(dialer.connect_timeout(), async {
+        let mut client = open(dialer, node).await?;
         let hello = greet(&mut client, key).await?;
         if key.database == 0 || hello.unauthenticated {
             return Ok((client, hello));
@@ -90,7 +91,7 @@ pub(super) async fn dial(
         match select(&mut client, key.database).await {
             Ok(()) => Ok((client, hello)),
             Err(DialError::Select(line)) if line.starts_with(b"-NOPERM") && key.user.is_some() => {
-                select_first(node, key, own, limit).await.map_err(|_| DialError::Select(line.clone())).map(
+                select_first(dialer, node, key, own).await.map_err(|_| DialError::Select(line.clone())).map(
                     |(client, mut hello)| {
                         hello.select_refusal = Some(line);
                         (client, hello)
@@ -101,11 +102,15 @@ pub(super) async fn dial(
         }
     })
     .await
-    .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
 }
 
-pub(super) async fn open(node: SocketAddr, limit: Duration) -> Result<Client, DialError> {
-    Client::connect(node, limit).await.map_err(|e| match e.kind() {
+async fn within<T>(limit: Duration, asked: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+    let late = || DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()));
+    timeout(limit, asked).await.unwrap_or_else(|_| Err(late()))
+}
+
+pub(super) async fn open(dialer: &Dialer, node: SocketAddr) -> Result<Client, DialError> {
+    dialer.connect(node).await.map_err(|e| match e.kind() {
         io::ErrorKind::ConnectionRefused => DialError::Refused,
         _ => DialError::Unreachable(e.to_string()),
     })
@@ -122,12 +127,12 @@ async fn select(client: &mut Client, database: u32) -> Result<(), DialError> {
 
 /// Selects as pointsman's own user and then becomes the one of `key`: `AUTH` leaves the database as it is.
 async fn select_first(
+    dialer: &Dialer,
     node: SocketAddr,
     key: &Key,
     own: Option<&Credentials>,
-    limit: Duration,
 ) -> Result<(Client, Hello), DialError> {
-    let mut client = open(node, limit).await?;
+    let mut client = open(dialer, node).await?;
     let hello = greet(&mut client, &Key { user: own.cloned().map(Rc::new), ..key.clone() }).await?;
     select(&mut client, key.database).await?;
     if let Some(user) = &key.user {
@@ -201,13 +206,13 @@ async fn greet_without_hello(client: &mut Client, key: &Key) -> Result<Hello, Di
 /// # Errors
 /// [`DialError`] when it cannot be asked, or refuses one; the others are kept.
 pub(super) async fn load_scripts(
+    dialer: &Dialer,
     node: SocketAddr,
     key: &Key,
     scripts: &[Bytes],
-    limit: Duration,
 ) -> Result<(), DialError> {
     let load = async {
-        let (mut client, _) = dial(node, key, None, limit).await?;
+        let (mut client, _) = dial(dialer, node, key, None).await?;
         for script in scripts {
             let command = encode_command(&[b"SCRIPT".as_slice(), b"LOAD", script]);
             client.send(&command).await.map_err(|e| DialError::Unreachable(e.to_string()))?;
@@ -220,9 +225,7 @@ pub(super) async fn load_scripts(
         }
         refused.map_or(Ok(()), |e| Err(DialError::Answered(e)))
     };
-    timeout(limit, load)
-        .await
-        .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
+    within(dialer.connect_timeout(), load).await
 }
 
 /// Asks blocking commands to come back (`CLIENT UNBLOCK id ERROR`): `-UNBLOCKED` on their connections then proves that
@@ -232,13 +235,13 @@ pub(super) async fn load_scripts(
 /// # Errors
 /// [`DialError`] when the backend cannot be asked.
 pub(super) async fn unblock(
+    dialer: &Dialer,
     node: SocketAddr,
     key: &Key,
     ids: impl FnOnce() -> Vec<i64>,
-    limit: Duration,
 ) -> Result<Vec<i64>, DialError> {
     let ask = async {
-        let (mut client, _) = dial(node, key, None, limit).await?;
+        let (mut client, _) = dial(dialer, node, key, None).await?;
         let ids = ids();
         let commands: Vec<Bytes> =
             ids.iter().map(|id| encode_command(&["CLIENT", "UNBLOCK", &id.to_string(), "ERROR"])).collect();
@@ -251,7 +254,5 @@ pub(super) async fn unblock(
         }
         Ok(come_back)
     };
-    timeout(limit, ask)
-        .await
-        .unwrap_or_else(|_| Err(DialError::Unreachable(format!("no answer within {} ms", limit.as_millis()))))
+    within(dialer.connect_timeout(), ask).await
 }

@@ -246,10 +246,15 @@ impl<T: PartialEq + Clone> InFlight<T> {
     ///
     /// The second value is true if a command was stuck in the middle of being written: it is among those taken back,
     /// and the connection must never write again, so that the backend never sees the rest of it. Everything behind it is
-    /// taken back too, whatever is permitted: it would wait for ever.
-    pub(super) fn take_back(&mut self, permitted: impl Fn(&Entry<T>) -> bool) -> (Vec<Taken<T>>, bool) {
+    /// taken back too, whatever is permitted: it would wait for ever. `committed`: what is to be written next can only be
+    /// what was ([`crate::net::WriteHalf::is_committed`]), which is the same as a command stuck before its first byte.
+    pub(super) fn take_back(
+        &mut self,
+        permitted: impl Fn(&Entry<T>) -> bool,
+        committed: bool,
+    ) -> (Vec<Taken<T>>, bool) {
         let mut taken: Vec<Taken<T>> = Vec::new();
-        let mut stuck = false;
+        let mut stuck = committed;
         let mut kept = VecDeque::with_capacity(self.entries.len());
         for (i, mut entry) in self.entries.drain(..).enumerate() {
             let denied = i >= self.written && (stuck || !permitted(&entry) || taken.iter().any(|t| t.to == entry.to));
@@ -398,7 +403,7 @@ mod tests {
         q.push(entry(3, &[GET]));
         q.push(entry(4, &[GET]));
         q.wrote(INCR.len());
-        let (taken, stuck) = q.take_back(|e| e.effect == Effect::Read);
+        let (taken, stuck) = q.take_back(|e| e.effect == Effect::Read, false);
         assert!(!stuck);
         assert_eq!(taken.iter().map(|t| (t.to, t.commands)).collect::<Vec<_>>(), [(3, 1), (3, 1)]);
         assert_eq!(q.unwritten().map(|e| e.to).collect::<Vec<_>>(), [2, 4]);
@@ -410,7 +415,7 @@ mod tests {
         let mut q = InFlight::default();
         q.push(entry(1, &[INCR, INCR, INCR]));
         q.wrote(INCR.len() + 4);
-        let (taken, stuck) = q.take_back(|_| false);
+        let (taken, stuck) = q.take_back(|_| false, false);
         assert!(stuck);
         assert_eq!((taken[0].commands, taken[0].bytes.as_ref()), (2, [INCR, INCR].concat().as_slice()));
         assert!(!q.has_unwritten());
@@ -423,7 +428,7 @@ mod tests {
         q.push(entry(1, &[INCR]));
         q.push(entry(2, &[GET]));
         q.wrote(4);
-        let (taken, stuck) = q.take_back(|e| e.effect == Effect::Read);
+        let (taken, stuck) = q.take_back(|e| e.effect == Effect::Read, false);
         assert!(stuck);
         assert_eq!(taken.iter().map(|t| t.to).collect::<Vec<_>>(), [1, 2], "the connection writes no more");
         assert!(q.is_empty());
@@ -435,7 +440,7 @@ mod tests {
         q.push(entry(1, &[INCR, INCR]));
         q.wrote(INCR.len());
         q.front().unwrap().answered = 1;
-        let (taken, stuck) = q.take_back(|_| false);
+        let (taken, stuck) = q.take_back(|_| false, false);
         assert!(!stuck && q.is_empty() && !q.has_unwritten());
         assert_eq!(taken[0].commands, 1);
     }

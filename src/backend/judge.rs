@@ -43,7 +43,7 @@ impl Judge {
     /// # Errors
     /// [`DialError`].
     pub async fn dial(context: &Rc<Context>, node: SocketAddr) -> Result<Self, DialError> {
-        let mut client = open(context.dialled(node), context.terms().connect_timeout).await?;
+        let mut client = open(&context.terms().dialer, node).await?;
         let nobody = Key { database: 0, resp3: false, user: None };
         let hello = greet(&mut client, &nobody).await?;
         context.stats.backend_connects.add(1);

@@ -31,8 +31,6 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-use crate::net::Stream;
-
 /// Dials, greets, and starts the connection's task on the current thread's runtime.
 ///
 /// # Errors
@@ -44,12 +42,11 @@ pub async fn connect(
     used: Use,
 ) -> Result<Rc<Connection>, DialError> {
     let terms = context.terms();
-    let (client, hello) =
-        handshake::dial(context.dialled(node), key, terms.backend.as_ref(), terms.connect_timeout).await?;
+    let (client, hello) = handshake::dial(&terms.dialer, node, key, terms.backend.as_ref()).await?;
     let (stream, rest) = client.into_parts();
     let unreachable = |e: std::io::Error| DialError::Unreachable(e.to_string());
     let duplicate = socket2::SockRef::from(&stream).try_clone().map_err(unreachable)?;
-    let (read, write) = Stream::Tcp(stream).into_split();
+    let (read, write) = stream.into_split();
     let connection = Rc::new(Connection::new(Rc::clone(context), node, used, hello, write));
     context.access.link().register(connection.id, node, duplicate.into());
     tokio::task::spawn_local(driver::drive(Rc::clone(&connection), read, rest));
@@ -69,8 +66,7 @@ pub fn bring_scripts(context: &Rc<Context>, node: SocketAddr, outstanding: Optio
         let terms = context.terms();
         let user = terms.own_user.clone();
         let key = Key { database: 0, resp3: false, user };
-        let loaded =
-            handshake::load_scripts(context.dialled(node), &key, &scripts, context.terms().connect_timeout).await;
+        let loaded = handshake::load_scripts(&terms.dialer, node, &key, &scripts).await;
         loading.end(loaded.is_ok());
         match loaded {
             Ok(()) => context.stats.scripts_loaded.add(scripts.len() as u64),
@@ -95,7 +91,7 @@ pub async fn withdraw(context: Rc<Context>, node: SocketAddr, key: Key, blocked:
         asked.set(true);
         blocked.iter().filter(|c| c.withdrawn.get() == by && c.hello.id > 0).map(|c| c.hello.id).collect()
     };
-    let come_back = handshake::unblock(context.dialled(node), &key, ids, context.terms().connect_timeout).await;
+    let come_back = handshake::unblock(&context.terms().dialer, node, &key, ids).await;
     if let Err(error) = &come_back {
         tracing::debug!(service = %context.terms().name, %node, %error, "cannot withdraw blocking commands");
     }

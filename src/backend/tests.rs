@@ -13,17 +13,17 @@ use super::*;
 use crate::clock::Moment;
 use crate::config::{ServiceConfig, Source};
 use crate::metrics::{CloseReason, LatencyClass, Limit};
-use crate::net::{Outbox, ReadHalf, Stream};
+use crate::net::{Outbox, ReadHalf, Resolver, Stream, tls_connected};
 use crate::resp::encode_command;
 use crate::topology::{Access, Flow, Grant, Link, Permission, Topology};
 
 /// A connection to somebody who never answers, on which all traffic may flow.
-struct Scene {
+struct Scene<P = TcpStream> {
     context: Rc<Context>,
     conn: Rc<Connection>,
     link: Arc<Link>,
     read: ReadHalf,
-    peer: TcpStream,
+    peer: P,
 }
 
 /// What may be kept back of a client's replies in these tests.
@@ -32,16 +32,23 @@ const OUTPUT_BYTES: usize = 256 * 1024;
 impl Scene {
     async fn new(used: Use) -> Self {
         let (ours, theirs) = pair().await;
-        let node = ours.peer_addr().unwrap();
+        Self::on(used, Stream::Tcp(ours), theirs)
+    }
+}
+
+impl<P> Scene<P> {
+    fn on(used: Use, ours: Stream, theirs: P) -> Self {
+        let node = socket2::SockRef::from(&ours).peer_addr().unwrap().as_socket().unwrap();
         let link = Arc::new(Link::default());
         let access = Access::new(Arc::clone(&link));
         let flowing = Permission { node: Some(node), flow: Flow::Flowing };
         access.update(Arc::new(Topology { generation: 1, reads: flowing, writes: flowing, ..Topology::unknown() }));
         let mut config = ServiceConfig::new("test", Vec::new(), Source::Static(node.into()));
         config.limits.output_bytes = OUTPUT_BYTES;
-        let stats = Arc::default();
-        let context = Rc::new(Context::new(Arc::new(config), access, stats, mpsc::channel(8).0, Arc::default()));
-        let (read, write) = Stream::Tcp(ours).into_split();
+        let (stats, hints) = (Arc::default(), mpsc::channel(8).0);
+        let context =
+            Rc::new(Context::new(Arc::new(config), Resolver::default(), access, stats, hints, Arc::default()));
+        let (read, write) = ours.into_split();
         let conn = Rc::new(Connection::new(Rc::clone(&context), node, used, Hello::default(), write));
         let scene = Self { context, conn, link, read, peer: theirs };
         scene.permit(Flow::Flowing, Flow::Flowing);
@@ -53,9 +60,13 @@ impl Scene {
     }
 
     fn queue(&self, to: &Rc<Downstream>, command: &[&str], effect: Effect, audience: Audience) {
+        self.queue_bytes(to, encode_command(command), effect, audience);
+    }
+
+    fn queue_bytes(&self, to: &Rc<Downstream>, bytes: Bytes, effect: Effect, audience: Audience) {
         self.conn.queue(Entry {
             to: Rc::clone(to),
-            bytes: encode_command(command),
+            bytes,
             commands: 1,
             answered: 0,
             effect,
@@ -148,6 +159,46 @@ async fn a_read_behind_a_write_that_is_stuck_goes_elsewhere() {
     assert_eq!(came_back(&writer).len(), 1);
     assert!(scene.conn.is_retired(), "nothing is owed and nothing will be written");
     assert_eq!(scene.context.stats.commands_unknown.value(), 0);
+}
+
+/// By TLS no command need be cut for a record to be. The commands of this one have not been handed to the kernel, come
+/// back, and must not be carried out too.
+#[tokio::test]
+async fn a_record_that_is_cut_never_leaves_after_a_hold() {
+    const RECORD: usize = 16 * 1024;
+    let (ours, theirs) = tls_connected().await;
+    let mut scene = Scene::on(Use::Shared, ours, theirs);
+    let (writer, reader) = (session().await, session().await);
+    let command = |n: usize| {
+        let fixed = encode_command(&["SET", "k", &"x".repeat(10_000)]).len() - 10_000;
+        encode_command(&["SET", "k", &format!("{n:0>width$}", width = RECORD - fixed)])
+    };
+    assert_eq!(command(7).len(), RECORD, "each fills a record");
+    // More than the buffers of both sockets hold.
+    const COMMANDS: usize = 4096;
+    for n in 0..COMMANDS {
+        scene.queue_bytes(&writer, command(n), Effect::Write, Audience::Client);
+    }
+    scene.queue(&reader, &["GET", "k"], Effect::Read, Audience::Client);
+    scene.conn.flush();
+    assert!(scene.conn.is_blocked());
+    scene.permit(Flow::Flowing, Flow::Held);
+    scene.conn.take_back();
+    let written = writer.owed() as usize;
+    assert!(written > 0 && written < COMMANDS && writer.has_again(), "the rest came back: {written}");
+    assert_eq!(came_back(&reader), [(encode_command(&["GET", "k"]), false)], "it goes elsewhere");
+    // Whatever comes, nothing is written: neither when the socket takes bytes again, nor when writes may flow again.
+    scene.permit(Flow::Flowing, Flow::Flowing);
+    let mut got = vec![0; written * RECORD];
+    scene.peer.read_exact(&mut got).await.unwrap();
+    scene.conn.unblock();
+    scene.queue(&reader, &["GET", "k"], Effect::Read, Audience::Client);
+    scene.conn.flush();
+    scene.conn.close(Lost::Dropped);
+    got.clear();
+    let end = scene.peer.read_to_end(&mut got).await;
+    assert!(end.is_err() && got.is_empty(), "{} bytes came after the hold", got.len());
+    assert_eq!(writer.fault(), Some(CloseReason::UnknownOutcome), "what was written may have run");
 }
 
 #[tokio::test]

@@ -16,6 +16,12 @@ pub(super) fn run(arguments: &CheckArguments, resolved: &Resolved) -> ExitCode {
     for warning in &resolved.warnings {
         eprintln!("warning: {warning}");
     }
+    for fault in &resolved.faults {
+        eprintln!("{fault}");
+    }
+    if !resolved.faults.is_empty() {
+        return ExitCode::from(exit::CONFIG);
+    }
     let config = &resolved.config;
     let mut unusable = false;
     for address in addresses(config) {

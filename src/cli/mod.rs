@@ -42,13 +42,16 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &ServiceArguments) -> ExitCode {
-    let Resolved { config, warnings } = match configuration(arguments) {
+    let Resolved { config, warnings, faults } = match configuration(arguments) {
         Ok(resolved) => resolved,
         Err(problems) => return refuse(&problems),
     };
     let (log, set_log_level) = logging::init(&config.log);
     for warning in warnings {
         tracing::warn!("{warning}");
+    }
+    for fault in faults {
+        tracing::error!("{fault}");
     }
     let again = arguments.clone();
     let reloading = Reloading { read: Box::new(move || configuration(&again)), set_log_level };

@@ -8,12 +8,14 @@ use tokio::time::timeout;
 use super::check::say;
 use crate::addr::Endpoint;
 use crate::config::{Config, Credentials, FAILOVER_AFTER_DETECTION, ServiceConfig, Source};
-use crate::net::Resolver;
 use crate::net::client::{Client, ClientError};
+use crate::net::{Dialer, Resolver};
 use crate::resp::{Value, without_arguments};
 
 /// Longest wait for all answers of one server, once connected. Each is asked less than ten short questions.
 const ANSWER_LIMIT: Duration = Duration::from_secs(3);
+/// What a server is that is no node.
+const SENTINEL: &str = "Sentinel";
 
 /// Asks all servers of all services and prints what each said. Returns how many do not answer as they should.
 pub(super) async fn ask_all(config: &Config) -> usize {
@@ -57,12 +59,14 @@ async fn ask_sentinels(
     let mut failed = 0;
     let mut down_after = Duration::ZERO;
     let mut reached: Vec<(&str, Endpoint)> = Vec::new();
+    let sentinels = Dialer::of_sentinels(service, resolver.clone());
+    let nodes = Dialer::of_nodes(service, resolver.clone());
     for sentinel in endpoints {
-        let answer = match connect(resolver, service, sentinel, credentials).await {
+        let answer = match connect(resolver, &sentinels, sentinel, credentials).await {
             Ok(mut client) => within_limit(ask_sentinel(&mut client, &service.name)).await,
             Err(why) => Err(why),
         };
-        report(service, "Sentinel", sentinel, &answer.as_ref().map(|a| &a.text).map_err(Clone::clone));
+        report(service, SENTINEL, sentinel, &answer.as_ref().map(|a| &a.text).map_err(Clone::clone));
         match answer {
             Ok(answer) => {
                 down_after = down_after.max(answer.down_after);
@@ -77,7 +81,8 @@ async fn ask_sentinels(
     reached.sort();
     reached.dedup();
     for (what, server) in reached.iter().filter(|(_, server)| !endpoints.contains(server)) {
-        if let Err(why) = reach(resolver, service, server).await {
+        let dialer = if *what == SENTINEL { &sentinels } else { &nodes };
+        if let Err(why) = reach(resolver, dialer, server).await {
             eprintln!(
                 "warning: {}: {what} {server} is reached by a Sentinel, and not from here: {why}; if it is reached by \
                  another address, see `address_map`",
@@ -123,7 +128,7 @@ async fn ask_sentinel(client: &mut Client, name: &str) -> Result<SentinelAnswer,
         quorum.as_str().unwrap_or_default()
     );
     let mut reaches = Vec::new();
-    for (what, question) in [("replica", "REPLICAS"), ("Sentinel", "SENTINELS")] {
+    for (what, question) in [("replica", "REPLICAS"), (SENTINEL, "SENTINELS")] {
         let answer = call(client, &["SENTINEL", question, name]).await?;
         reaches.extend(answer.as_array().unwrap_or_default().iter().filter_map(reachable).map(|server| (what, server)));
     }
@@ -153,7 +158,8 @@ async fn known_names(client: &mut Client) -> String {
 }
 
 async fn ask_master(resolver: &Resolver, service: &ServiceConfig, master: &Endpoint) -> Result<String, String> {
-    let mut client = connect(resolver, service, master, service.backend.as_ref()).await?;
+    let dialer = Dialer::of_nodes(service, resolver.clone());
+    let mut client = connect(resolver, &dialer, master, service.backend.as_ref()).await?;
     let role = within_limit(call(&mut client, &["ROLE"])).await;
     let role = role.map_err(|why| match &service.backend {
         None if why.starts_with("NOAUTH") => format!("{why} (backend_password is not configured)"),
@@ -170,11 +176,11 @@ async fn ask_master(resolver: &Resolver, service: &ServiceConfig, master: &Endpo
 /// A connection that has said AUTH, if there is something to say.
 async fn connect(
     resolver: &Resolver,
-    service: &ServiceConfig,
+    dialer: &Dialer,
     server: &Endpoint,
     credentials: Option<&Credentials>,
 ) -> Result<Client, String> {
-    let mut client = reach(resolver, service, server).await?;
+    let mut client = reach(resolver, dialer, server).await?;
     if let Some(credentials) = credentials {
         within_limit(authenticate(&mut client, credentials)).await?;
     }
@@ -182,13 +188,15 @@ async fn connect(
 }
 
 /// A connection to the first address of a server that takes one.
-async fn reach(resolver: &Resolver, service: &ServiceConfig, server: &Endpoint) -> Result<Client, String> {
+async fn reach(resolver: &Resolver, dialer: &Dialer, server: &Endpoint) -> Result<Client, String> {
     let mut why = "the name has no address".to_owned();
     for address in resolver.resolve(server).await.map_err(|e| e.to_string())? {
-        let dialled = service.address_map.dial(address);
+        let dialled = dialer.dialled(address);
         let mapped = if dialled == address { String::new() } else { format!(" to {dialled}") };
-        match Client::connect(dialled, service.connect_timeout).await {
+        match dialer.connect_as(Some(&server.host), address).await {
             Ok(client) => return Ok(client),
+            // What TLS has to say is not about an address.
+            Err(e) if e.get_ref().is_some() => return Err(e.to_string()),
             Err(e) => why = format!("cannot connect{mapped}: {e}"),
         }
     }

@@ -47,6 +47,8 @@ impl ServiceConfig {
             silence_threshold => ["silence_threshold"],
             connect_timeout => ["connect_timeout"],
             address_map => ["address_map"],
+            backend_tls => ["backend_tls or its files"],
+            sentinel_tls => ["sentinel_tls or its files"],
             reissue_pops => ["reissue_pops"],
             fence_without_quorum => ["fence_without_quorum"],
             fence_old_master => ["fence_old_master"],

@@ -13,7 +13,7 @@ use toml::de::{DeTable, DeValue};
 use super::credentials::is_world_readable;
 use super::error::{Place, Problem, Problems};
 use super::keys::{self, KEYS, Table};
-use super::settings::{Given, GivenCredentials, GivenLimits, GivenListener, GivenService, Settings};
+use super::settings::{Given, GivenCredentials, GivenLimits, GivenListener, GivenService, GivenTls, Settings};
 use super::{Secret, values};
 use crate::addr::AddressMap;
 
@@ -164,6 +164,8 @@ impl Reader<'_> {
                 };
                 items.iter().map(|item| values::command(string(item.get_ref())?)).collect()
             }),
+            backend_tls: self.tls(t, "backend_tls"),
+            sentinel_tls: self.tls(t, "sentinel_tls"),
             limits: self.limits(t),
         }
     }
@@ -199,6 +201,18 @@ impl Reader<'_> {
         Some(given)
     }
 
+    fn tls(&mut self, t: &DeTable<'_>, leg: &str) -> GivenTls {
+        let key = |end: &str| format!("{leg}_{end}");
+        GivenTls {
+            on: self.take(t, leg, boolean),
+            ca_file: self.path(t, &key("ca_file")),
+            cert_file: self.path(t, &key("cert_file")),
+            key_file: self.path(t, &key("key_file")),
+            server_name: self.take(t, &key("server_name"), |v| values::server_name(string(v)?)),
+            verify: self.take(t, &key("verify"), |v| values::choice(string(v)?, values::VERIFY)),
+        }
+    }
+
     fn limits(&mut self, service: &DeTable<'_>) -> GivenLimits {
         let Some(t) = self.table(service, "limits") else { return GivenLimits::default() };
         self.refuse_unknown(t, Table::Limits, &[]);
@@ -214,13 +228,18 @@ impl Reader<'_> {
     }
 
     fn credentials(&mut self, t: &DeTable<'_>, [user, password, file]: [&str; 3]) -> GivenCredentials {
-        let directory = self.path.parent().map(Path::to_owned).unwrap_or_default();
         GivenCredentials {
             user: self.take(t, user, |v| string(v).map(str::to_owned)),
             // `string` names the kind of value it found, never the value.
             password: self.take(t, password, |v| string(v).map(Secret::new)),
-            password_file: self.take(t, file, |v| string(v).map(|path| directory.join(PathBuf::from(path)))),
+            password_file: self.path(t, file),
         }
+    }
+
+    /// A path, relative to the directory of the file.
+    fn path(&mut self, t: &DeTable<'_>, name: &str) -> Option<Given<PathBuf>> {
+        let directory = self.path.parent().map(Path::to_owned).unwrap_or_default();
+        self.take(t, name, |v| string(v).map(|path| directory.join(PathBuf::from(path))))
     }
 
     /// The value of a key, if it is there and right. The place is that of the value.

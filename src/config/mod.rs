@@ -11,6 +11,7 @@ mod keys;
 mod listener;
 mod resolve;
 mod settings;
+mod tls;
 mod values;
 
 pub use credentials::Environment;
@@ -20,15 +21,19 @@ pub use keys::{KEYS, Key, Table};
 pub use listener::{FileAccess, ListenerConfig};
 pub(crate) use resolve::FAILOVER_AFTER_DETECTION;
 pub use resolve::Resolved;
-pub use settings::{Given, GivenCredentials, GivenLimits, GivenListener, GivenService, Settings};
-pub use values::{AUTO_WORKERS, CLIENT_AUTH, COMMIT, LOG_FORMAT, duration, endpoint, listen_addr, log_level, workers};
+pub use settings::{Given, GivenCredentials, GivenLimits, GivenListener, GivenService, GivenTls, Settings};
+pub use values::{
+    AUTO_WORKERS, CLIENT_AUTH, COMMIT, LOG_FORMAT, VERIFY, duration, endpoint, listen_addr, log_level, workers,
+};
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::addr::{AddressMap, Endpoint};
+use crate::tls::Outgoing;
 
 /// Everything pointsman was told, by file, flags and environment.
 #[derive(Clone, PartialEq, Debug)]
@@ -90,6 +95,10 @@ pub struct ServiceConfig {
     pub connect_timeout: Duration,
     /// Where servers are dialled that cannot be reached as they are announced.
     pub address_map: AddressMap,
+    /// TLS towards the Redis servers; none: plain TCP.
+    pub backend_tls: Option<Arc<Outgoing>>,
+    /// TLS towards the Sentinels; none: plain TCP.
+    pub sentinel_tls: Option<Arc<Outgoing>>,
     /// Whether BLPOP, BRPOP, BZPOP* and XREAD are issued again after a failover without proof that nothing was popped.
     pub reissue_pops: bool,
     /// Whether writes are refused while no majority of the Sentinels is in hearing.
@@ -156,6 +165,8 @@ impl ServiceConfig {
             silence_threshold: Duration::from_millis(300),
             connect_timeout: Duration::from_secs(2),
             address_map: AddressMap::default(),
+            backend_tls: None,
+            sentinel_tls: None,
             reissue_pops: true,
             fence_without_quorum: false,
             fence_old_master: false,

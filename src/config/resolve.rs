@@ -3,14 +3,16 @@
 use std::fmt::Debug;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
 use super::credentials::{self, Environment};
 use super::error::{Place, Problem, Problems};
-use super::settings::{Given, GivenLimits, GivenService, Settings};
-use super::{ClientAuth, Config, Limits, LogConfig, ServiceConfig, Source, listener};
+use super::settings::{Given, GivenLimits, GivenService, GivenTls, Settings};
+use super::{ClientAuth, Config, Limits, LogConfig, ServiceConfig, Source, listener, tls};
 use crate::addr::ListenAddr;
+use crate::tls::Outgoing;
 
 /// More worker threads than this are a mistyped number, not a machine.
 const MAX_WORKERS: usize = 1024;
@@ -31,12 +33,15 @@ pub struct Resolved {
     pub config: Config,
     /// For the log; none keeps pointsman from running.
     pub warnings: Vec<Problem>,
+    /// The same, of what will keep others from talking to it: certificates that are not valid. `check` fails of them;
+    /// `run` does not, since there is more to serve than what they are for.
+    pub faults: Vec<Problem>,
 }
 
 impl Settings {
     /// Adds the environment and the defaults and checks the whole. All problems are reported at once.
     pub fn resolve(&self, environment: &Environment) -> Result<Resolved, Problems> {
-        let mut r = Resolver { environment, problems: Vec::new(), warnings: Vec::new() };
+        let mut r = Resolver { environment, problems: Vec::new(), warnings: Vec::new(), faults: Vec::new() };
         let auto = || available_parallelism().map_or(1, usize::from);
         let workers = self.workers.as_ref().and_then(|w| {
             let number = Given::new(w.value?, w.place.clone());
@@ -62,7 +67,7 @@ impl Settings {
         r.refuse_equal_names(&self.services);
         r.refuse_equal_addresses(self);
         Problems::none_of(r.problems)?;
-        Ok(Resolved { config, warnings: r.warnings })
+        Ok(Resolved { config, warnings: r.warnings, faults: r.faults })
     }
 }
 
@@ -84,12 +89,13 @@ struct Resolver<'a> {
     environment: &'a Environment,
     problems: Vec<Problem>,
     warnings: Vec<Problem>,
+    faults: Vec<Problem>,
 }
 
 impl Resolver<'_> {
     fn service(&mut self, s: &GivenService) -> ServiceConfig {
         let before = self.problems.len();
-        let Self { environment, problems, warnings } = self;
+        let Self { environment, problems, warnings, .. } = self;
         let backend = credentials::resolve("backend", &s.backend, &environment.backend, problems, warnings);
         let backend_is_wrong = self.problems.len() > before;
         let source = self.source(s);
@@ -135,11 +141,18 @@ impl Resolver<'_> {
             fence_without_quorum: value_or(s.fence_without_quorum.as_ref(), usual.fence_without_quorum),
             fence_old_master: value_or(s.fence_old_master.as_ref(), usual.fence_old_master),
             refuse: value_or(s.refuse.as_ref(), usual.refuse.clone()),
+            backend_tls: self.tls("backend_tls", &s.backend_tls, s.master.as_ref().map(|m| m.value.host.clone())),
+            sentinel_tls: self.tls("sentinel_tls", &s.sentinel_tls, None),
             limits: self.limits(&s.limits, &usual.limits),
             ..usual
         };
         self.warn_of_short_hold(s, &service);
         service
+    }
+
+    fn tls(&mut self, leg: &str, given: &GivenTls, name: Option<String>) -> Option<Arc<Outgoing>> {
+        let Self { problems, faults, warnings, .. } = self;
+        tls::outgoing(leg, given, name, &mut tls::Said { problems, faults, warnings })
     }
 
     fn source(&mut self, s: &GivenService) -> Option<Source> {
@@ -170,10 +183,13 @@ impl Resolver<'_> {
                 if let Some(place) = user.or(password).or(file) {
                     self.problems.push(Problem::new(place, static_with("sentinel user or password")));
                 }
+                if let Some(tls) = s.sentinel_tls.on.as_ref().filter(|on| on.value) {
+                    self.problems.push(Problem::new(&tls.place, static_with("sentinel_tls")));
+                }
                 Some(Source::Static(master.value.clone()))
             }
             (None, Some(_)) => {
-                let Self { environment, problems, warnings } = self;
+                let Self { environment, problems, warnings, .. } = self;
                 Some(Source::Sentinels {
                     endpoints: s.sentinels.iter().map(|e| e.value.clone()).collect(),
                     credentials: credentials::resolve(

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::error::Place;
 use super::{ClientAuth, Commit, LogFormat, Secret};
 use crate::addr::{AddressMap, Endpoint, ListenAddr};
+use crate::tls::Verify;
 
 /// A value and the place that a complaint about it names.
 #[derive(Clone, Debug)]
@@ -84,6 +85,10 @@ pub struct GivenService {
     pub fence_old_master: Option<Given<bool>>,
     /// `refuse`
     pub refuse: Option<Given<Vec<String>>>,
+    /// `backend_tls` and what begins so.
+    pub backend_tls: GivenTls,
+    /// `sentinel_tls` and what begins so.
+    pub sentinel_tls: GivenTls,
     /// `limits.…`
     pub limits: GivenLimits,
 }
@@ -110,6 +115,8 @@ impl GivenService {
             fence_without_quorum: None,
             fence_old_master: None,
             refuse: None,
+            backend_tls: GivenTls::default(),
+            sentinel_tls: GivenTls::default(),
             limits: GivenLimits::default(),
         }
     }
@@ -141,6 +148,23 @@ pub struct GivenCredentials {
     pub password: Option<Given<Secret>>,
     /// The file that holds it, relative to the working directory (a file's own paths are already joined to its directory).
     pub password_file: Option<Given<PathBuf>>,
+}
+
+/// What is said of TLS on one leg.
+#[derive(Clone, Debug, Default)]
+pub struct GivenTls {
+    /// Whether there is any.
+    pub on: Option<Given<bool>>,
+    /// `ca_file`; paths as those of passwords.
+    pub ca_file: Option<Given<PathBuf>>,
+    /// `cert_file`
+    pub cert_file: Option<Given<PathBuf>>,
+    /// `key_file`
+    pub key_file: Option<Given<PathBuf>>,
+    /// `server_name`
+    pub server_name: Option<Given<String>>,
+    /// `verify`
+    pub verify: Option<Given<Verify>>,
 }
 
 /// The keys of `limits`, as in [`super::Limits`].

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::keys::nearest;
 use super::{ClientAuth, Commit, LogFormat};
 use crate::addr::{AddrError, Endpoint, ListenAddr};
+use crate::tls::{Verify, is_server_name};
 
 /// What `workers` may say instead of a number: one per core this process may use.
 pub const AUTO_WORKERS: &str = "auto";
@@ -19,6 +20,9 @@ pub const CLIENT_AUTH: &[(&str, ClientAuth)] =
 
 /// The words of [`LogFormat`].
 pub const LOG_FORMAT: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+
+/// The words of [`Verify`].
+pub const VERIFY: &[(&str, Verify)] = &[("full", Verify::Full), ("ca", Verify::Ca), ("none", Verify::None)];
 
 /// One of a few words.
 pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {
@@ -89,6 +93,15 @@ pub fn workers(text: &str) -> Result<Option<usize>, String> {
         return Ok(None);
     }
     text.parse().map(Some).map_err(|_| format!("expected a number of threads or \"{AUTO_WORKERS}\", found \"{text}\""))
+}
+
+/// A name or an IP address that a certificate can be for.
+pub(super) fn server_name(text: &str) -> Result<String, String> {
+    if is_server_name(text) {
+        Ok(text.to_owned())
+    } else {
+        Err(format!("expected a host name or an IP address, without a port, found `{text}`"))
+    }
 }
 
 /// A command, with or without a subcommand, in upper case.

@@ -86,6 +86,11 @@ impl Cluster {
         self.server(member).addr
     }
 
+    /// Where a member of a cluster with TLS listens without it too.
+    pub fn plain_addr(&self, member: Member) -> SocketAddr {
+        self.server(member).ask_at
+    }
+
     /// The password that a member asks for.
     pub fn password(&self, member: Member) -> Option<&str> {
         self.server(member).password.as_deref()
@@ -295,12 +300,17 @@ impl Cluster {
             let port = free_port()?;
             let dir = self.dir.path().join(format!("{program}-{port}"));
             fs::create_dir(&dir)?;
-            let addr = SocketAddr::from((place.ip, port));
-            let common =
+            let ask_at = SocketAddr::from((place.ip, port));
+            let mut common =
                 format!("port {port}\nbind {}\nprotected-mode no\ndaemonize no\ndir \"{}\"\n", place.ip, dir.display());
+            let mut addr = ask_at;
+            if let Some(tls) = &self.settings.tls {
+                addr.set_port(free_port()?);
+                common += &tls.config(addr.port());
+            }
             fs::write(dir.join("redis.conf"), common + config)?;
             let (password, place) = (password.clone(), place.clone());
-            let mut server = Server { program, place, addr, dir, password, process: None, paused: false };
+            let mut server = Server { program, place, addr, ask_at, dir, password, process: None, paused: false };
             attempts -= 1;
             match server.launch(&self.supervisor).await {
                 Ok(process) => {

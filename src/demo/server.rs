@@ -54,7 +54,10 @@ pub enum ClusterError {
 pub(super) struct Server {
     pub(super) program: &'static str,
     pub(super) place: Place,
+    /// Where the others find it.
     pub(super) addr: SocketAddr,
+    /// Where it is asked: without TLS.
+    pub(super) ask_at: SocketAddr,
     pub(super) dir: PathBuf,
     pub(super) password: Option<String>,
     pub(super) process: Option<Process>,
@@ -76,7 +79,7 @@ impl Server {
     }
 
     pub(super) async fn connect(&self) -> io::Result<Connection> {
-        Connection::open_with(self.addr, self.password.as_deref(), ANSWER_LIMIT).await
+        Connection::open_with(self.ask_at, self.password.as_deref(), ANSWER_LIMIT).await
     }
 
     pub(super) async fn ask(&self, command: &[&str]) -> io::Result<Reply> {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::place::Place;
@@ -25,6 +26,8 @@ pub struct Settings {
     pub password: Option<String>,
     /// `requirepass` of every Sentinel.
     pub sentinel_password: Option<String>,
+    /// TLS between all servers: their announced ports speak nothing else.
+    pub tls: Option<TlsFiles>,
     /// More lines for every node's configuration, such as `user app on >secret ~* +@all`.
     pub redis_lines: Vec<String>,
     /// More lines for every Sentinel's configuration.
@@ -33,6 +36,29 @@ pub struct Settings {
     pub nodes_at: Vec<Place>,
     /// The same of the Sentinels.
     pub sentinels_at: Vec<Place>,
+}
+
+/// What servers with TLS have: each shows this certificate, and demands one of the same authority.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The authority.
+    pub ca: PathBuf,
+    /// The certificate.
+    pub cert: PathBuf,
+    /// Its key.
+    pub key: PathBuf,
+}
+
+impl TlsFiles {
+    /// Configuration of a server, Redis or Sentinel, that listens at this port.
+    pub(super) fn config(&self, port: u16) -> String {
+        format!(
+            "tls-port {port}\ntls-replication yes\ntls-ca-cert-file \"{}\"\ntls-cert-file \"{}\"\ntls-key-file \"{}\"\n",
+            self.ca.display(),
+            self.cert.display(),
+            self.key.display(),
+        )
+    }
 }
 
 impl Default for Settings {
@@ -47,6 +73,7 @@ impl Default for Settings {
             failover_timeout: Duration::from_secs(10),
             password: None,
             sentinel_password: None,
+            tls: None,
             redis_lines: Vec::new(),
             sentinel_lines: Vec::new(),
             nodes_at: Vec::new(),

@@ -1,17 +1,16 @@
 //! A connection that asks one thing at a time: handshakes, role probes, Sentinels. Cold.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
+use super::Stream;
 use crate::resp::{DecodeError, ProtocolError, ReplyScanner, Value, decode, encode_command};
+use crate::tls::{Peer, explained};
 
 /// A silent peer is probed after this long: before the idle time-outs of common NATs and balancers (60 s and up).
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
@@ -24,6 +23,8 @@ const KEEPALIVE_PROBES: u32 = 3;
 const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest reply taken. The largest that is asked for, a Sentinel's list of a hundred replicas, has some 100 KiB.
 const MAX_FRAME: usize = 16 << 20;
+/// How an answer of TLS begins that says what is wrong with a question that is not TLS (RFC 8446, 5.1 and 6).
+const TLS_ALERT: &[u8] = &[21, 3];
 /// Room made for a read: holds nearly every reply of the control plane.
 const READ_BYTES: usize = 4096;
 
@@ -36,12 +37,18 @@ pub enum ClientError {
     /// The server closed the connection.
     #[error("closed by the server")]
     Closed,
+    /// The same before it had said anything, on a plain connection: so does a Redis that expects TLS.
+    #[error("closed by the server before it said anything; perhaps it speaks TLS on this port")]
+    ClosedAtOnce,
     /// What came is not RESP; the connection is of no more use.
     #[error(transparent)]
     Protocol(#[from] ProtocolError),
     /// A reply that cannot be decoded; the next one can be.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// The server expects TLS; the connection is of no more use.
+    #[error("the server speaks TLS on this port (see backend_tls and sentinel_tls)")]
+    SpeaksTls,
     /// A reply of more than 16 MiB; the connection is of no more use.
     #[error("reply larger than {MAX_FRAME} bytes")]
     TooLarge,
@@ -50,25 +57,27 @@ pub enum ClientError {
 /// A connection to a Redis server or a Sentinel. Time-outs of single calls are the caller's.
 #[derive(Debug)]
 pub struct Client {
-    stream: TcpStream,
+    stream: Stream,
     /// Begins with the reply that is being received.
     buf: BytesMut,
     scanner: ReplyScanner,
     /// Bytes of `buf` that the scanner has consumed.
     scanned: usize,
+    /// Nothing was received yet.
+    unheard: bool,
 }
 
 impl Client {
-    /// Connects within `limit`; [`io::ErrorKind::TimedOut`] otherwise.
-    pub async fn connect(addr: SocketAddr, limit: Duration) -> io::Result<Self> {
-        let stream = timeout(limit, TcpStream::connect(addr)).await.map_err(|_| io::ErrorKind::TimedOut)??;
-        set_options(&stream)?;
-        Ok(Self { stream, buf: BytesMut::new(), scanner: ReplyScanner::new(), scanned: 0 })
+    /// A client on a stream on which nothing was said yet.
+    pub(super) fn new(stream: Stream) -> Self {
+        Self { stream, buf: BytesMut::new(), scanner: ReplyScanner::new(), scanned: 0, unheard: true }
     }
 
     /// Writes commands that are already encoded, one or several. Not cancel safe: half a command may have gone.
     pub async fn send(&mut self, commands: &[u8]) -> io::Result<()> {
-        self.stream.write_all(commands).await
+        self.stream.write_all(commands).await?;
+        // What TLS has encrypted and the kernel did not take.
+        self.stream.flush().await
     }
 
     /// The next reply or push. Cancel safe: what has arrived is kept for the next call.
@@ -79,7 +88,11 @@ impl Client {
     /// As [`Client::receive`], byte for byte.
     pub async fn receive_frame(&mut self) -> Result<Bytes, ClientError> {
         loop {
-            let progress = self.scanner.scan(&self.buf[self.scanned..])?;
+            let progress = match self.scanner.scan(&self.buf[self.scanned..]) {
+                Ok(progress) => progress,
+                Err(_) if self.buf.starts_with(TLS_ALERT) => return Err(ClientError::SpeaksTls),
+                Err(e) => return Err(e.into()),
+            };
             self.scanned += progress.consumed;
             if progress.complete {
                 return Ok(self.buf.split_to(std::mem::take(&mut self.scanned)).freeze());
@@ -88,8 +101,15 @@ impl Client {
                 return Err(ClientError::TooLarge);
             }
             self.buf.reserve(READ_BYTES);
-            if self.stream.read_buf(&mut self.buf).await? == 0 {
-                return Err(ClientError::Closed);
+            let at_once = self.unheard && matches!(self.stream, Stream::Tcp(_));
+            match self.stream.read_buf(&mut self.buf).await {
+                Ok(0) if at_once => return Err(ClientError::ClosedAtOnce),
+                Ok(0) => return Err(ClientError::Closed),
+                Ok(_) => self.unheard = false,
+                Err(e) if at_once && e.kind() == io::ErrorKind::ConnectionReset => {
+                    return Err(ClientError::ClosedAtOnce);
+                }
+                Err(e) => return Err(explained(e, Peer::Server).into()),
             }
         }
     }
@@ -106,8 +126,8 @@ impl Client {
         self.receive_frame().await
     }
 
-    /// The socket, and what has been read from it but not been received.
-    pub fn into_parts(self) -> (TcpStream, BytesMut) {
+    /// The stream, and what has been read from it but not been received.
+    pub fn into_parts(self) -> (Stream, BytesMut) {
         (self.stream, self.buf)
     }
 }
@@ -126,7 +146,14 @@ pub fn set_options(socket: &impl AsFd) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::addr::AddressMap;
+    use crate::net::{Dialer, Resolver};
+    use std::net::SocketAddr;
     use tokio::net::TcpListener;
+
+    async fn connect(addr: SocketAddr) -> io::Result<Client> {
+        Dialer::new(AddressMap::default(), Duration::from_secs(5), Resolver::default()).connect(addr).await
+    }
 
     /// A server that sends `reply` in single bytes and then closes.
     async fn served(reply: &'static [u8]) -> Client {
@@ -140,7 +167,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        Client::connect(addr, Duration::from_secs(5)).await.unwrap()
+        connect(addr).await.unwrap()
     }
 
     #[tokio::test]
@@ -184,7 +211,7 @@ mod tests {
             // Ends with an error when the client has had enough.
             while stream.write_all(&[0; 1 << 16]).await.is_ok() {}
         });
-        let mut client = Client::connect(addr, Duration::from_secs(5)).await.unwrap();
+        let mut client = connect(addr).await.unwrap();
         assert!(matches!(client.receive().await, Err(ClientError::TooLarge)));
     }
 
@@ -195,7 +222,7 @@ mod tests {
         let socket = SockRef::from(&stream);
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
-        assert!(stream.nodelay().unwrap());
+        assert!(socket.tcp_nodelay().unwrap());
     }
 
     #[tokio::test]
@@ -203,7 +230,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         drop(listener);
-        let error = Client::connect(addr, Duration::from_secs(5)).await.unwrap_err();
+        let error = connect(addr).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -3,15 +3,20 @@
 
 mod backoff;
 pub mod client;
+mod dial;
 mod dns;
 mod listen;
 mod outbox;
 mod signal;
+mod tls;
 mod transport;
 
 pub use backoff::Backoff;
+pub use dial::Dialer;
 pub use dns::{DnsError, Resolver};
 pub use listen::{Accepted, BindError, ClientSocket, Listener, bind, directory};
 pub use outbox::Outbox;
 pub use signal::Signal;
+#[cfg(test)]
+pub(crate) use tls::testing::connected as tls_connected;
 pub use transport::{ReadHalf, Stream, WriteHalf};

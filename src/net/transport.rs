@@ -1,4 +1,4 @@
-//! The byte streams of both legs, TCP or Unix, split into a half that is awaited and a half that anyone may write to.
+//! The byte streams of both legs, TCP, TLS or Unix, split into a half that is awaited and a half that anyone may write to.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -6,8 +6,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
+use tokio_rustls::TlsStream;
+
+use super::tls::{self, TlsRead, TlsWrite};
 
 /// A connected stream.
 #[derive(Debug)]
@@ -16,12 +19,18 @@ pub enum Stream {
     Tcp(TcpStream),
     /// A Unix stream socket.
     Unix(UnixStream),
+    /// TLS over TCP, its handshake done.
+    Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
     /// Splits into halves.
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
         match self {
+            Self::Tls(s) => {
+                let (r, w) = tls::split(*s);
+                (ReadHalf::Tls(Box::new(r)), WriteHalf::Tls(Box::new(w)))
+            }
             Self::Tcp(s) => {
                 let (r, w) = s.into_split();
                 (ReadHalf::Tcp(r), WriteHalf::Tcp(w))
@@ -34,6 +43,52 @@ impl Stream {
     }
 }
 
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(s) => s.as_fd(),
+            Self::Unix(s) => s.as_fd(),
+            Self::Tls(s) => s.get_ref().0.as_fd(),
+        }
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Unix(s) => Pin::new(s).poll_write(cx, bytes),
+            Self::Tls(s) => Pin::new(s).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_flush(cx),
+            Self::Unix(s) => Pin::new(s).poll_flush(cx),
+            Self::Tls(s) => Pin::new(s).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Unix(s) => Pin::new(s).poll_shutdown(cx),
+            Self::Tls(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+}
+
 /// The half that is read by one task, through `AsyncRead`: after a short read tokio knows that the socket is empty and
 /// saves the system call that would say so.
 #[derive(Debug)]
@@ -42,6 +97,8 @@ pub enum ReadHalf {
     Tcp(tcp::OwnedReadHalf),
     /// Unix.
     Unix(unix::OwnedReadHalf),
+    /// TLS.
+    Tls(Box<TlsRead>),
 }
 
 impl ReadHalf {
@@ -54,6 +111,7 @@ impl ReadHalf {
         match self {
             Self::Tcp(s) => s.ready(Interest::PRIORITY).await,
             Self::Unix(s) => s.ready(Interest::PRIORITY).await,
+            Self::Tls(s) => s.tcp().ready(Interest::PRIORITY).await,
         }
         .map(drop)
     }
@@ -64,6 +122,7 @@ impl AsyncRead for ReadHalf {
         match self.get_mut() {
             Self::Tcp(s) => Pin::new(s).poll_read(cx, buf),
             Self::Unix(s) => Pin::new(s).poll_read(cx, buf),
+            Self::Tls(s) => s.poll_read(cx, buf),
         }
     }
 }
@@ -75,17 +134,29 @@ pub enum WriteHalf {
     Tcp(tcp::OwnedWriteHalf),
     /// Unix.
     Unix(unix::OwnedWriteHalf),
+    /// TLS.
+    Tls(Box<TlsWrite>),
 }
 
 impl WriteHalf {
     /// Writes what the kernel takes now. Never registers a waker, so any task may call it.
     ///
     /// # Errors
-    /// `WouldBlock` when the kernel takes nothing; otherwise the connection's error.
+    /// `WouldBlock` when the kernel takes nothing (see [`WriteHalf::is_committed`]); otherwise the connection's error.
     pub fn try_write_vectored(&self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
         match self {
             Self::Tcp(s) => s.try_write_vectored(bufs),
             Self::Unix(s) => s.try_write_vectored(bufs),
+            Self::Tls(s) => s.try_write_vectored(bufs),
+        }
+    }
+
+    /// Whether what was last given to [`WriteHalf::try_write_vectored`], and not taken, must be what is given next or
+    /// nothing any more: TLS has encrypted it. As long as nothing is given, the other side gets nothing that it can read.
+    pub fn is_committed(&self) -> bool {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => false,
+            Self::Tls(s) => s.is_committed(),
         }
     }
 
@@ -97,11 +168,19 @@ impl WriteHalf {
         match self {
             Self::Tcp(s) => s.writable().await,
             Self::Unix(s) => s.writable().await,
+            Self::Tls(s) => s.tcp().writable().await,
         }
     }
 
     /// Ends the connection in both directions; the reading half sees an end of file.
     pub fn shutdown(&self) {
+        if let Self::Tls(s) = self {
+            s.say_goodbye();
+        }
+        self.cut();
+    }
+
+    fn cut(&self) {
         // An error means that the peer was faster.
         let _ = rustix::net::shutdown(self.fd(), rustix::net::Shutdown::Both);
     }
@@ -110,13 +189,14 @@ impl WriteHalf {
     /// the kernel goes on sending it for as long as it takes, to a peer behind a cut cable perhaps until that is mended.
     pub fn abort(&self) {
         let _ = rustix::net::sockopt::set_socket_linger(self.fd(), Some(Duration::ZERO));
-        self.shutdown();
+        self.cut();
     }
 
     fn fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Tcp(s) => s.as_ref().as_fd(),
             Self::Unix(s) => s.as_ref().as_fd(),
+            Self::Tls(s) => s.tcp().as_ref().as_fd(),
         }
     }
 }

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::{Peer, SentinelEvent, Trouble};
 use super::{auth, message, view};
-use crate::addr::{AddressMap, Endpoint};
+use crate::addr::Endpoint;
 use crate::config::Credentials;
 use crate::net::client::{Client, ClientError};
-use crate::net::{Backoff, Resolver};
+use crate::net::{Backoff, Dialer, Resolver};
 use crate::resp::{Value, encode_command};
 use crate::topology::{Event, SentinelId};
 
@@ -50,10 +50,8 @@ pub struct SentinelTask {
     pub credentials: Option<Credentials>,
     /// Resolves its name, and those in its answers and messages.
     pub resolver: Resolver,
-    /// Where it is dialled.
-    pub address_map: AddressMap,
-    /// Longest time for connect and handshake of one connection.
-    pub connect_timeout: Duration,
+    /// How it is dialled.
+    pub dialer: Dialer,
     /// How often to poll. Whatever is sent here, the same again included, also means "poll now", or, when it is out of
     /// hearing, "try to connect now".
     pub pace: watch::Receiver<Duration>,
@@ -66,18 +64,8 @@ impl SentinelTask {
     pub async fn run(self, cancel: CancellationToken) {
         let events = self.events.clone();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1, fastrand::u64(..));
-        let Self {
-            id,
-            endpoint,
-            service,
-            credentials,
-            resolver,
-            address_map,
-            connect_timeout,
-            mut pace,
-            events: sender,
-        } = self;
-        let link = Link { id, endpoint, service, credentials, resolver, address_map, connect_timeout, events: sender };
+        let Self { id, endpoint, service, credentials, resolver, dialer, mut pace, events: sender } = self;
+        let link = Link { id, endpoint, service, credentials, resolver, dialer, events: sender };
         tokio::select! {
             () = cancel.cancelled() => {}
             () = events.closed() => {}
@@ -93,8 +81,7 @@ struct Link {
     service: String,
     credentials: Option<Credentials>,
     resolver: Resolver,
-    address_map: AddressMap,
-    connect_timeout: Duration,
+    dialer: Dialer,
     events: mpsc::Sender<SentinelEvent>,
 }
 
@@ -155,7 +142,7 @@ impl Link {
     }
 
     async fn open_at(&self, address: SocketAddr) -> Result<(Client, Client), Trouble> {
-        let subscription = timeout(self.connect_timeout, async {
+        let subscription = timeout(self.dialer.connect_timeout(), async {
             let mut client = self.connect(address).await?;
             client.send(&encode_command(&SUBSCRIBE)).await?;
             for _ in &SUBSCRIBE[1..] {
@@ -168,12 +155,13 @@ impl Link {
             Ok(client)
         });
         let subscription = subscription.await.map_err(|_| Trouble::Silent)??;
-        let questions = timeout(self.connect_timeout, self.connect(address)).await.map_err(|_| Trouble::Silent)??;
+        let questions =
+            timeout(self.dialer.connect_timeout(), self.connect(address)).await.map_err(|_| Trouble::Silent)??;
         Ok((subscription, questions))
     }
 
     async fn connect(&self, address: SocketAddr) -> Result<Client, Trouble> {
-        let mut client = Client::connect(self.address_map.dial(address), self.connect_timeout).await?;
+        let mut client = self.dialer.connect_as(Some(&self.endpoint.host), address).await?;
         if let Some(credentials) = &self.credentials {
             client.send(&auth::command(credentials)).await?;
             let reply = client.receive().await?;
@@ -337,6 +325,7 @@ impl From<ClientError> for Trouble {
         match error {
             ClientError::Io(error) => error.into(),
             ClientError::Closed => Self::Closed,
+            ClientError::ClosedAtOnce | ClientError::SpeaksTls => Self::Network(error.to_string()),
             other => Self::Unexpected(other.to_string()),
         }
     }

@@ -9,7 +9,6 @@ use super::probe::{Connection, Failure};
 use super::role;
 use super::tasks::Common;
 use crate::clock::Moment;
-use crate::net::client::Client;
 use crate::topology::failover::Demotion;
 use crate::topology::{Event, RoleAnswer};
 
@@ -32,7 +31,7 @@ enum End {
 pub(super) async fn run(common: Common, demotion: Demotion) {
     let end = Instant::now() + TRY_FOR;
     let text = loop {
-        match timeout(common.connect_timeout + ANSWER_LIMIT, attempt(&common, &demotion)).await {
+        match timeout(common.nodes.connect_timeout() + ANSWER_LIMIT, attempt(&common, &demotion)).await {
             Ok(End::Settled(text)) => break text,
             Ok(End::Silent) | Err(_) if Instant::now() >= end => {
                 break "does not answer: that it follows is left to Sentinel".to_owned();
@@ -46,8 +45,7 @@ pub(super) async fn run(common: Common, demotion: Demotion) {
 }
 
 async fn attempt(common: &Common, demotion: &Demotion) -> End {
-    let dialled = common.address_map.dial(demotion.old);
-    let Ok(client) = Client::connect(dialled, common.connect_timeout).await else { return End::Silent };
+    let Ok(client) = common.nodes.connect(demotion.old).await else { return End::Silent };
     let mut connection = Connection::new(client, common.backend.as_ref());
     let asked = Moment::now();
     let reply = match connection.ask().await {

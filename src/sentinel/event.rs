@@ -70,7 +70,7 @@ pub enum Trouble {
     /// It closed the connection.
     #[error("connection closed")]
     Closed,
-    /// Another network error.
+    /// TLS comes to nothing, or another network error.
     #[error("{0}")]
     Network(String),
     /// It refused our credentials, or asks for some: the error it gave.
@@ -93,6 +93,8 @@ impl From<io::Error> for Trouble {
             BrokenPipe, ConnectionAborted, ConnectionRefused, ConnectionReset, TimedOut, UnexpectedEof,
         };
         match error.kind() {
+            // It says more than its kind does.
+            _ if error.get_ref().is_some() => Self::Network(error.to_string()),
             ConnectionRefused => Self::Refused,
             TimedOut => Self::Silent,
             UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe => Self::Closed,

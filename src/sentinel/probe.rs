@@ -15,12 +15,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::event::SentinelEvent;
 use super::{auth, role};
-use crate::addr::AddressMap;
 use crate::clock::Moment;
 use crate::config::Credentials;
 use crate::net::client::{Client, ClientError};
-use crate::net::{Backoff, Resolver};
+use crate::net::{Backoff, Dialer, Resolver};
 use crate::resp::{Value, encode_command};
+use crate::tls::is_fault;
 use crate::topology::{Event, FAST_PATIENCE, History, RoleAnswer};
 
 /// A pace of this or faster means that somebody is waiting: silence is reported soon, connections are tried again at
@@ -49,10 +49,8 @@ pub struct ProbeTask {
     pub credentials: Option<Credentials>,
     /// Resolves the names in its answers.
     pub resolver: Resolver,
-    /// Where the node is dialled.
-    pub address_map: AddressMap,
-    /// Longest time for a connect.
-    pub connect_timeout: Duration,
+    /// How the node is dialled.
+    pub dialer: Dialer,
     /// How often to ask; none: not at all. Whatever is sent here, the same again included, also means "ask now" (when
     /// the question that is out has been answered).
     pub pace: watch::Receiver<Option<Duration>>,
@@ -112,17 +110,23 @@ impl Probe {
     /// One connection, from the attempt to its end, which it reports.
     async fn connection(&mut self) -> Retry {
         let asked = Moment::now();
-        let connect = Client::connect(self.task.address_map.dial(self.task.node), self.task.connect_timeout);
+        let (dialer, node) = (self.task.dialer.clone(), self.task.node);
+        let connect = dialer.connect(node);
         let client = match self.patiently(asked, connect).await {
             Ok(client) => client,
             Err(error) => {
                 let answer = match error.kind() {
                     io::ErrorKind::ConnectionRefused => RoleAnswer::Refused,
-                    io::ErrorKind::ConnectionReset => RoleAnswer::Silent { closed: true },
+                    // The latter in a handshake.
+                    io::ErrorKind::ConnectionReset | io::ErrorKind::UnexpectedEof => {
+                        RoleAnswer::Silent { closed: true }
+                    }
+                    _ if is_fault(&error) => RoleAnswer::Error(error.to_string()),
                     _ => RoleAnswer::Silent { closed: false },
                 };
+                let retry = if matches!(answer, RoleAnswer::Error(_)) { Retry::Later } else { Retry::Soon };
                 self.emit(asked, answer).await;
-                return Retry::Soon;
+                return retry;
             }
         };
         let opened = Instant::now();
@@ -305,7 +309,8 @@ impl Connection {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         match error {
-            ClientError::Io(_) | ClientError::Closed => Self::Closed,
+            ClientError::Io(error) if is_fault(&error) => Self::Denied(error.to_string()),
+            ClientError::Io(_) | ClientError::Closed | ClientError::ClosedAtOnce => Self::Closed,
             other => Self::Denied(other.to_string()),
         }
     }

@@ -10,11 +10,11 @@ use tokio::time::timeout;
 
 use super::auth;
 use super::tasks::{Common, Sentinels};
-use crate::addr::{AddressMap, Endpoint};
+use crate::addr::Endpoint;
 use crate::clock::Moment;
 use crate::config::Credentials;
-use crate::net::Resolver;
 use crate::net::client::{Client, ClientError};
+use crate::net::{Dialer, Resolver};
 use crate::resp::Value;
 use crate::topology::SwitchoverEvent;
 use crate::topology::switchover::{Action, Answer, Ask, Event, Order, Outcome, Report, Request, Right, Server};
@@ -170,8 +170,7 @@ struct ServerTask {
     service: String,
     credentials: Option<Credentials>,
     resolver: Resolver,
-    address_map: AddressMap,
-    connect_timeout: Duration,
+    dialer: Dialer,
     client: Option<Client>,
 }
 
@@ -187,17 +186,19 @@ impl ServerTask {
         server: Server,
         answered: mpsc::Sender<(u32, Answer)>,
     ) -> mpsc::Sender<(u32, Request)> {
-        let (place, credentials) = match server {
-            Server::Node(node) => (Place::Node(node), common.backend.clone()),
-            Server::Sentinel(id) => (Place::Sentinel(sentinels.facts(id).map(|f| f.endpoint)), common.sentinel.clone()),
+        let (place, credentials, dialer) = match server {
+            Server::Node(node) => (Place::Node(node), common.backend.clone(), common.nodes.clone()),
+            Server::Sentinel(id) => {
+                let place = Place::Sentinel(sentinels.facts(id).map(|f| f.endpoint));
+                (place, common.sentinel.clone(), common.sentinels.clone())
+            }
         };
         let mut task = Self {
             place,
             service: common.service.clone(),
             credentials,
             resolver: common.resolver.clone(),
-            address_map: common.address_map.clone(),
-            connect_timeout: common.connect_timeout,
+            dialer,
             client: None,
         };
         let (sender, mut requests) = mpsc::channel(REQUESTS);
@@ -228,7 +229,7 @@ impl ServerTask {
     async fn ask(&mut self, request: Request) -> Result<Answer, Failure> {
         let mut client = match self.client.take() {
             Some(client) => client,
-            None => timeout(self.connect_timeout, self.connect()).await.map_err(|_| silent())??,
+            None => timeout(self.dialer.connect_timeout(), self.connect()).await.map_err(|_| silent())??,
         };
         let command = command(request, &self.service);
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
@@ -238,16 +239,17 @@ impl ServerTask {
     }
 
     async fn connect(&self) -> Result<Client, Failure> {
-        let addresses = match &self.place {
-            Place::Node(node) => vec![*node],
-            Place::Sentinel(Some(endpoint)) => {
-                self.resolver.resolve(endpoint).await.map_err(|e| Failure::Lost(e.to_string()))?
+        let endpoint = match &self.place {
+            Place::Node(node) => {
+                let client = self.dialer.connect(*node).await.map_err(ClientError::from)?;
+                return self.authenticate(client).await;
             }
+            Place::Sentinel(Some(endpoint)) => endpoint,
             Place::Sentinel(None) => return Err(Failure::Lost("it is not known any more".to_owned())),
         };
         let mut failure = silent();
-        for address in addresses {
-            match Client::connect(self.address_map.dial(address), self.connect_timeout).await {
+        for address in self.resolver.resolve(endpoint).await.map_err(|e| Failure::Lost(e.to_string()))? {
+            match self.dialer.connect_as(Some(&endpoint.host), address).await {
                 Ok(client) => return self.authenticate(client).await,
                 Err(e) => failure = Failure::Lost(e.to_string()),
             }

@@ -10,10 +10,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::client::SentinelTask;
 use super::event::{Peer, SentinelEvent};
 use super::probe::ProbeTask;
-use crate::addr::{AddressMap, Endpoint};
+use crate::addr::Endpoint;
 use crate::clock::Moment;
 use crate::config::{Credentials, ServiceConfig, Source};
-use crate::net::Resolver;
+use crate::net::{Dialer, Resolver};
 use crate::topology::failover::{Pace, SentinelFacts};
 use crate::topology::{Event, SentinelId};
 
@@ -28,8 +28,10 @@ const FORGET_AFTER: Duration = Duration::from_secs(60);
 pub(super) struct Common {
     pub(super) service: String,
     pub(super) resolver: Resolver,
-    pub(super) address_map: AddressMap,
-    pub(super) connect_timeout: Duration,
+    /// How Redis servers are dialled.
+    pub(super) nodes: Dialer,
+    /// How Sentinels are.
+    pub(super) sentinels: Dialer,
     pub(super) backend: Option<Credentials>,
     pub(super) sentinel: Option<Credentials>,
     pub(super) events: mpsc::Sender<SentinelEvent>,
@@ -43,9 +45,9 @@ impl Common {
         };
         Self {
             service: config.name.clone(),
+            nodes: Dialer::of_nodes(config, resolver.clone()),
+            sentinels: Dialer::of_sentinels(config, resolver.clone()),
             resolver,
-            address_map: config.address_map.clone(),
-            connect_timeout: config.connect_timeout,
             backend: config.backend.clone(),
             sentinel,
             events,
@@ -54,8 +56,10 @@ impl Common {
 
     /// Whether servers are dialled alike.
     pub(super) fn dials_like(&self, other: &Self) -> bool {
-        let terms = |c: &Self| (c.address_map.clone(), c.connect_timeout, c.backend.clone(), c.sentinel.clone());
-        terms(self) == terms(other)
+        self.nodes.dials_like(&other.nodes)
+            && self.sentinels.dials_like(&other.sentinels)
+            && self.backend == other.backend
+            && self.sentinel == other.sentinel
     }
 }
 
@@ -133,8 +137,7 @@ impl Sentinels {
             service: self.common.service.clone(),
             credentials: self.common.sentinel.clone(),
             resolver: self.common.resolver.clone(),
-            address_map: self.common.address_map.clone(),
-            connect_timeout: self.common.connect_timeout,
+            dialer: self.common.sentinels.clone(),
             pace: self.pace.subscribe(),
             events: self.common.events.clone(),
         };
@@ -305,8 +308,7 @@ impl Probes {
             node,
             credentials: self.common.backend.clone(),
             resolver: self.common.resolver.clone(),
-            address_map: self.common.address_map.clone(),
-            connect_timeout: self.common.connect_timeout,
+            dialer: self.common.nodes.clone(),
             pace: self.pace.subscribe(),
             events: self.common.events.clone(),
         };

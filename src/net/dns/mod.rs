@@ -192,6 +192,13 @@ impl Resolver {
         }
     }
 
+    /// The name by which the node at an address was last asked for, if it was by one.
+    pub fn name_of(&self, address: SocketAddr) -> Option<String> {
+        let all = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let its = all.iter().filter(|(_, known)| known.address() == Some(address));
+        its.max_by_key(|(_, known)| known.asked).map(|(endpoint, _)| endpoint.host.clone())
+    }
+
     /// What is known of a name, with a look-up begun if the latest one is not fresh.
     fn renewed(&self, endpoint: &Endpoint) -> Known {
         let mut all = self.0.known.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,0 +1,95 @@
+//! TLS as given becomes TLS as used: the files are read, and complaints name the key that they are about.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::error::Problem;
+use super::settings::GivenTls;
+use crate::tls::{Fault, Outgoing, OutgoingSettings, Part, Validity, Verify};
+
+/// What there is to say of TLS, by weight.
+pub(super) struct Said<'a> {
+    /// What keeps pointsman from running.
+    pub(super) problems: &'a mut Vec<Problem>,
+    /// What does not, but will keep others from talking to it: certificates that are not valid.
+    pub(super) faults: &'a mut Vec<Problem>,
+    /// What is suspicious.
+    pub(super) warnings: &'a mut Vec<Problem>,
+}
+
+/// TLS on one leg, if it is on. `name` is the one to expect where none is given; none: the one that is dialled.
+pub(super) fn outgoing(
+    leg: &str,
+    given: &GivenTls,
+    name: Option<String>,
+    said: &mut Said<'_>,
+) -> Option<Arc<Outgoing>> {
+    let GivenTls { on, ca_file, cert_file, key_file, server_name, verify } = given;
+    let files = [("ca_file", ca_file), ("cert_file", cert_file), ("key_file", key_file)];
+    let files = files.into_iter().filter_map(|(end, file)| Some((end, &file.as_ref()?.place)));
+    let Some(on) = on.as_ref().filter(|on| on.value) else {
+        let name = server_name.as_ref().map(|name| ("server_name", &name.place));
+        let unused = files
+            .chain(name)
+            .map(|(end, place)| Problem::new(place, format!("`{leg}_{end}` is of no use without `{leg} = true`")));
+        said.problems.extend(unused);
+        return None;
+    };
+    let identity = match (cert_file, key_file) {
+        (Some(certificate), Some(key)) => Some((certificate.value.clone(), key.value.clone())),
+        (None, None) => None,
+        (alone, other) => {
+            let (is, lacks) = if alone.is_some() { ("cert", "key") } else { ("key", "cert") };
+            let message = format!("`{leg}_{is}_file` without `{leg}_{lacks}_file`");
+            said.problems.extend(alone.as_ref().or(other.as_ref()).map(|file| Problem::new(&file.place, message)));
+            return None;
+        }
+    };
+    if let Some(verify) = verify.as_ref().filter(|v| v.value == Verify::None) {
+        let message = format!(
+            "`{leg}_verify`: \"none\" takes any certificate: whoever gets between pointsman and the server can read and \
+             change everything, passwords included"
+        );
+        said.warnings.push(Problem::new(&verify.place, message));
+    }
+    let settings = OutgoingSettings {
+        ca_file: ca_file.as_ref().map(|file| file.value.clone()),
+        identity,
+        server_name: server_name.as_ref().map(|name| name.value.clone()).or(name),
+        verify: verify.as_ref().map_or(Verify::default(), |verify| verify.value),
+    };
+    let problem = |part, message: &str| {
+        let (end, file) = match part {
+            Part::Authorities => ("_ca_file", ca_file),
+            Part::Certificate => ("_cert_file", cert_file),
+            Part::Key => ("_key_file", key_file),
+        };
+        // Without a file it is about the authorities of the system.
+        match file {
+            Some(file) => Problem::new(&file.place, format!("`{leg}{end}`: {message}")),
+            None => Problem::new(&on.place, format!("`{leg}`: {message}")),
+        }
+    };
+    match Outgoing::load(settings) {
+        Ok(loaded) => {
+            judge(&loaded.validities(), problem, said);
+            Some(Arc::new(loaded))
+        }
+        Err(Fault { part, message }) => {
+            said.problems.push(problem(part, &message));
+            None
+        }
+    }
+}
+
+/// Says which certificates are not valid, or not for much longer. Of an authority that has expired there may be a
+/// successor in the same file.
+fn judge(validities: &[Validity], problem: impl Fn(Part, &str) -> Problem, said: &mut Said<'_>) {
+    let now = SystemTime::now();
+    for validity in validities {
+        let Some(complaint) = validity.complaint(now) else { continue };
+        let valid = validity.not_before <= now && !validity.has_ended(now);
+        let list = if valid || validity.part == Part::Authorities { &mut *said.warnings } else { &mut *said.faults };
+        list.push(problem(validity.part, &complaint));
+    }
+}
