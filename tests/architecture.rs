@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         &["addr", "backend", "clients", "clock", "config", "metrics", "net", "pool", "resp", "router", "topology"],
     ),
     ("worker", &["backend", "clients", "clock", "config", "metrics", "net", "pool", "session", "topology"]),
-    ("admin", &["clock", "metrics", "topology"]),
+    ("admin", &["clock", "config", "metrics", "topology"]),
     ("listener", &["config", "metrics", "net", "resp", "worker"]),
     ("systemd", &["admin"]),
     (

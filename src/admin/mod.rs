@@ -23,6 +23,7 @@ use std::time::SystemTime;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Moment;
+use crate::config::ServiceConfig;
 use crate::metrics::ByWorker;
 use crate::topology::status::{ServiceStatus, WallTime};
 use crate::topology::switchover::Order;
@@ -32,6 +33,8 @@ use crate::topology::switchover::Order;
 pub struct Watched {
     /// Its name.
     pub name: Arc<str>,
+    /// What is configured.
+    pub config: watch::Receiver<Arc<ServiceConfig>>,
     /// What the workers count of it.
     pub stats: ByWorker,
     /// What control says of it.

@@ -23,6 +23,7 @@ pub(super) fn scrape(state: &AdminState) -> Result<String, prometheus::Error> {
     let mut families = vec![build, Family::single(names::DRAINING, flag(state.is_draining()))];
     families.extend(reload_families(&state.reloads));
     families.extend(worker_families(services.iter().map(|s| (&*s.name, &s.stats))));
+    families.extend(limit_families(&services));
     families.extend(status_families(&services));
     families.extend(process::families(state.started_at));
     let families: Vec<_> = families.into_iter().filter_map(Family::build).collect();
@@ -41,6 +42,18 @@ fn reload_families(reloads: &Reloads) -> Vec<Family> {
         Family::single(names::LAST_RELOAD_SUCCESSFUL, successful),
         Family::single(names::LAST_RELOAD_SUCCESS_TIMESTAMP, count(&reloads.last_success) / 1e3),
     ]
+}
+
+/// How much is allowed of what is counted elsewhere.
+fn limit_families(services: &[Watched]) -> Vec<Family> {
+    let mut clients = Family::new(names::CLIENTS_MAX);
+    let mut pinned = Family::new(names::BACKEND_PINNED_MAX);
+    for Watched { name, config, stats, .. } in services {
+        let limits = config.borrow().limits;
+        clients.add(&[name], limits.max_clients as f64);
+        pinned.add(&[name], (limits.pinned * stats.len()) as f64);
+    }
+    vec![clients, pinned]
 }
 
 /// What control says of each service.

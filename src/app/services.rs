@@ -85,7 +85,13 @@ impl Running {
         if !workers.serve_also(for_workers).await {
             return None;
         }
-        let watched = Watched { name: name.into(), stats, status: status_reader, orders: order_taker };
+        let watched = Watched {
+            name: name.into(),
+            config: config.subscribe(),
+            stats,
+            status: status_reader,
+            orders: order_taker,
+        };
         Some(Self { id, config, watched, end })
     }
 

@@ -64,6 +64,8 @@ metrics! {
 
     CLIENTS = Gauge "pointsman_clients" ["service"]
         "Clients connected now.";
+    CLIENTS_MAX = Gauge "pointsman_clients_max" ["service"]
+        "Clients that may be connected (limits.max_clients).";
     CLIENTS_ACCEPTED = Counter "pointsman_clients_accepted_total" ["service"]
         "Client connections accepted.";
     CLIENTS_REJECTED = Counter "pointsman_clients_rejected_total" ["service"]
@@ -102,6 +104,8 @@ metrics! {
 
     BACKEND_CONNECTIONS = Gauge "pointsman_backend_connections" ["service" "role"]
         "Backend connections open now: shared to the master, shared to a replica, pinned, or for judgements.";
+    BACKEND_PINNED_MAX = Gauge "pointsman_backend_pinned_max" ["service"]
+        "Backend connections that may belong to single clients (limits.pinned of every worker).";
     BACKEND_CONNECTS = Counter "pointsman_backend_connects_total" ["service"]
         "Backend connections opened, handshake included.";
     BACKEND_CONNECT_FAILURES = Counter "pointsman_backend_connect_failures_total" ["service"]

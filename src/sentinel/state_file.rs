@@ -32,6 +32,8 @@ fn store(path: &Path, remembered: &Remembered) -> io::Result<()> {
 /// Writes what is worth remembering, as it changes, on the runtime's threads for blocking work: a disk that hangs must
 /// not stand in control's way.
 pub(super) async fn keep(service: String, path: PathBuf, mut latest: watch::Receiver<Option<Remembered>>) {
+    // What another task of this kind had no time for when it was ended.
+    latest.mark_changed();
     while latest.changed().await.is_ok() {
         let Some(remembered) = latest.borrow_and_update().clone() else { continue };
         let to = path.clone();

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use pointsman::admin::{AdminState, Limits, ReloadOrder, Watched, serve_with};
+use pointsman::config::{ServiceConfig, Source};
 use pointsman::metrics::ByWorker;
 use pointsman::topology::status::{FlowStatus, FlowWord, Phase, SentinelStatus, ServiceStatus};
 use pointsman::topology::switchover::Order;
@@ -47,7 +48,9 @@ impl Admin {
         for (name, stats) in services.iter().zip(&stats) {
             let (sender, status) = watch::channel(Arc::new(ServiceStatus::unknown(name)));
             let (taker, taken) = mpsc::channel(1);
-            watched.push(Watched { name: (*name).into(), stats: stats.clone(), status, orders: taker });
+            let source = Source::Static(master().into());
+            let config = watch::channel(Arc::new(ServiceConfig::new(*name, Vec::new(), source))).1;
+            watched.push(Watched { name: (*name).into(), config, stats: stats.clone(), status, orders: taker });
             senders.push((name.to_string(), sender));
             orders.push(taken);
         }
