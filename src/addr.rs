@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -148,6 +149,39 @@ pub enum ClientAddr {
     Unix(Arc<str>),
 }
 
+impl ClientAddr {
+    /// The address without its port; none of a Unix connection. An IPv4 address is one however it came.
+    pub fn ip(&self) -> Option<IpAddr> {
+        match self {
+            Self::Tcp(addr) => Some(addr.ip().to_canonical()),
+            Self::Unix(_) => None,
+        }
+    }
+}
+
+/// Networks of addresses.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Networks(Vec<IpNet>);
+
+impl Networks {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the address is in one of them. An IPv4 address is one also where it came to an IPv6 socket.
+    pub fn contains(&self, ip: IpAddr) -> bool {
+        let ip = ip.to_canonical();
+        self.0.iter().any(|network| network.contains(&ip))
+    }
+}
+
+impl FromIterator<IpNet> for Networks {
+    fn from_iter<I: IntoIterator<Item = IpNet>>(networks: I) -> Self {
+        Self(networks.into_iter().collect())
+    }
+}
+
 /// As Redis writes it in `CLIENT LIST`: `IP:PORT`, or `/path:0` for both ends of a Unix connection.
 impl fmt::Display for ClientAddr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -206,6 +240,21 @@ mod tests {
         ] {
             let parse = |text: &str| text.parse::<SocketAddr>().expect("an address");
             assert_eq!(map.dial(parse(announced)), parse(dialled), "{announced}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_is_in_its_network_however_it_came() {
+        let networks: Networks =
+            ["192.168.255.0/24", "2001:db8::/32"].iter().map(|n| n.parse().expect("one")).collect();
+        for (ip, is_in) in [
+            ("192.168.255.9", true),
+            ("::ffff:192.168.255.9", true),
+            ("192.168.254.9", false),
+            ("2001:db8:1::1", true),
+            ("2001:db9::1", false),
+        ] {
+            assert_eq!(networks.contains(ip.parse().expect("an address")), is_in, "{ip}");
         }
     }
 

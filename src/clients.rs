@@ -2,8 +2,9 @@
 //! `UNBLOCK`, `TRACKING … REDIRECT`). Written when a client comes, goes, changes its name or is given a connection; for a command no more than two
 //! words are stored, which hardly anybody reads.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -181,10 +182,17 @@ impl Drop for Held {
     }
 }
 
+#[derive(Debug, Default)]
+struct Open {
+    by_id: BTreeMap<u64, Arc<Client>>,
+    /// How many have each address.
+    by_address: HashMap<IpAddr, usize>,
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Clients {
-    open: Mutex<BTreeMap<u64, Arc<Client>>>,
+    open: Mutex<Open>,
     /// By worker.
     errands: Vec<(Mutex<Errands>, Notify)>,
 }
@@ -210,8 +218,22 @@ impl Clients {
         Self { open: Mutex::default(), errands: (0..workers).map(|_| Default::default()).collect() }
     }
 
-    /// A client has come to a worker.
-    pub fn join(self: &Arc<Self>, id: u64, worker: usize, addr: ClientAddr, laddr: ClientAddr) -> Presence {
+    /// A client has come to a worker. None: there are as many with its address as there may be.
+    pub fn join(
+        self: &Arc<Self>,
+        id: u64,
+        worker: usize,
+        [addr, laddr]: [ClientAddr; 2],
+        per_address: Option<usize>,
+    ) -> Option<Presence> {
+        let mut open = lock(&self.open);
+        if let Some(ip) = addr.ip() {
+            let others = open.by_address.entry(ip).or_default();
+            if per_address.is_some_and(|limit| *others >= limit) {
+                return None;
+            }
+            *others += 1;
+        }
         let now = Moment::now();
         let client = Arc::new(Client {
             id,
@@ -229,18 +251,18 @@ impl Clients {
             active: AtomicU64::new(now.0),
             command: AtomicUsize::new(usize::MAX),
         });
-        lock(&self.open).insert(id, Arc::clone(&client));
-        Presence { client, clients: Arc::clone(self) }
+        open.by_id.insert(id, Arc::clone(&client));
+        Some(Presence { client, clients: Arc::clone(self) })
     }
 
     /// All clients, the eldest first.
     pub fn all(&self) -> Vec<Arc<Client>> {
-        lock(&self.open).values().cloned().collect()
+        lock(&self.open).by_id.values().cloned().collect()
     }
 
     /// One client.
     pub fn get(&self, id: u64) -> Option<Arc<Client>> {
-        lock(&self.open).get(&id).cloned()
+        lock(&self.open).by_id.get(&id).cloned()
     }
 
     /// Has its worker close the client.
@@ -296,7 +318,14 @@ pub struct Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         self.client.set_deaf(true);
-        lock(&self.clients.open).remove(&self.client.id);
+        let mut open = lock(&self.clients.open);
+        open.by_id.remove(&self.client.id);
+        if let Some(Entry::Occupied(mut others)) = self.client.addr.ip().map(|ip| open.by_address.entry(ip)) {
+            *others.get_mut() -= 1;
+            if *others.get() == 0 {
+                others.remove();
+            }
+        }
     }
 }
 
@@ -311,7 +340,7 @@ mod tests {
     #[test]
     fn a_connection_that_somebody_names_is_not_given_away() {
         let clients = Arc::new(Clients::new(1));
-        let presence = clients.join(7, 0, anywhere(), anywhere());
+        let presence = clients.join(7, 0, [anywhere(), anywhere()], None).unwrap();
         let (here, there) = (SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 1], 2)));
         presence.client.pin(here, 40);
         let held = clients.get(7).unwrap().hold();
@@ -325,10 +354,27 @@ mod tests {
         assert!(clients.all().is_empty());
     }
 
+    #[test]
+    fn of_one_address_there_are_only_so_many() {
+        let clients = Arc::new(Clients::new(1));
+        let tcp = |addr: &str| ClientAddr::Tcp(addr.parse().unwrap());
+        let join = |id, addr: &str| clients.join(id, 0, [tcp(addr), anywhere()], Some(2));
+        let first = join(1, "10.0.0.1:1");
+        let second = join(2, "[::ffff:10.0.0.1]:2");
+        assert!(first.is_some() && second.is_some());
+        assert!(join(3, "10.0.0.1:3").is_none());
+        assert!(join(4, "10.0.0.2:3").is_some(), "another address");
+        assert!(clients.join(5, 0, [anywhere(), anywhere()], Some(2)).is_some(), "a Unix socket has no address");
+        drop(second);
+        assert!(join(6, "10.0.0.1:6").is_some());
+        drop(first);
+        assert!(lock(&clients.open).by_address.is_empty(), "nothing is kept of those that have left");
+    }
+
     #[tokio::test]
     async fn the_worker_of_a_client_is_told_what_to_do_to_it() {
         let clients = Arc::new(Clients::new(2));
-        let presence = clients.join(7, 1, anywhere(), anywhere());
+        let presence = clients.join(7, 1, [anywhere(), anywhere()], None).unwrap();
         let client = Arc::clone(&presence.client);
         clients.kill(&client);
         assert_eq!(clients.errands(1).await.killed, [7]);

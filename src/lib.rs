@@ -5,6 +5,7 @@
 
 pub mod addr;
 pub mod clock;
+pub mod complaints;
 pub mod resp;
 pub mod shutdown;
 pub mod tls;
@@ -24,6 +25,8 @@ pub mod sentinel;
 pub mod router;
 
 pub mod session;
+
+pub mod greeting;
 
 pub mod worker;
 

@@ -2,16 +2,18 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::complaints::Complaints;
 use crate::config::{ListenerConfig, ServiceConfig};
-use crate::metrics::{ByWorker, Limit};
-use crate::net::{ClientSocket, Listener};
+use crate::metrics::{ByWorker, Limit, Rejection};
+use crate::net::{Accepted, ClientSocket, Listener, Rate};
 use crate::resp::OwnError;
 use crate::worker::{Load, Message, NewClient, WorkerService};
 
@@ -38,12 +40,54 @@ pub struct Destination {
     pub config: watch::Receiver<Arc<ServiceConfig>>,
     /// What is counted.
     pub stats: ByWorker,
+    /// What all listeners of the service go by.
+    pub gate: Arc<Gate>,
+}
+
+/// What the listeners of one service have in common.
+#[derive(Debug, Default)]
+pub struct Gate {
+    rate: Mutex<Rate>,
+    rejections: Complaints,
+    delays: Complaints,
 }
 
 impl Destination {
     /// Name of the service.
     pub fn name(&self) -> String {
         self.config.borrow().name.clone()
+    }
+
+    /// How long to wait before another client is accepted.
+    fn pause(&self) -> Duration {
+        let config = self.config.borrow();
+        let Some(per_second) = config.limits.accept_rate else { return Duration::ZERO };
+        let mut rate = self.gate.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let pause = rate.pause(per_second, Instant::now());
+        if !pause.is_zero() {
+            self.stats[0].reached(Limit::AcceptRate);
+            if let Some(unsaid) = self.gate.delays.due() {
+                tracing::warn!(service = %config.name, unsaid, "clients wait to be accepted (limits.accept_rate)");
+            }
+        }
+        pause
+    }
+
+    /// Turns away one client more than there may be.
+    fn refuse(&self, accepted: Accepted) {
+        // The accepting thread is the only one that writes these counters, whichever worker's they are.
+        self.stats[0].rejected(Rejection::MaxClients);
+        let detail = format!("{} clients are connected (limits.max_clients)", self.max_clients());
+        if let Some(unsaid) = self.gate.rejections.due() {
+            let (service, listener, from) = (self.name(), &self.listener.address, &accepted.addr);
+            tracing::warn!(%service, %listener, %from, unsaid, "client refused: {detail}");
+        }
+        let line = OwnError::TooManyClients.line(&detail);
+        // A fresh socket's buffer takes one line; a client that is gone already does not need it.
+        let _ = match accepted.socket {
+            ClientSocket::Tcp(mut s) => s.write_all(&line),
+            ClientSocket::Unix(s) => (&s as &UnixStream).write_all(&line),
+        };
     }
 
     fn max_clients(&self) -> usize {
@@ -96,8 +140,8 @@ impl Targets {
     }
 }
 
-/// Accepts the clients of one listener until `stop`, each for where `aim` says by then; the listening socket is closed on
-/// return. `failed` is for saying that a worker is gone.
+/// Accepts the clients of one listener until `stop`, and then those that the kernel has completed already, each for where
+/// `aim` says by then; the listening socket is closed on return. `failed` is for saying that a worker is gone.
 pub async fn serve(
     listener: Listener,
     aim: watch::Receiver<Arc<Destination>>,
@@ -105,21 +149,23 @@ pub async fn serve(
     stop: CancellationToken,
     failed: CancellationToken,
 ) {
-    loop {
+    // How many more, once nobody else may come.
+    let mut left: Option<u16> = None;
+    while left != Some(0) {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled(), if left.is_none() => {
+                // As many as can be there: more would come as fast as they are taken.
+                left = Some(aim.borrow().listener.backlog);
+                continue;
+            }
             accepted = listener.accept() => accepted,
+            () = std::future::ready(()), if left.is_some() => return,
         };
+        left = left.map(|n| n - 1);
         let destination = Arc::clone(&aim.borrow());
         match accepted {
-            Ok(accepted) if destination.is_full() => {
-                // The accepting thread is the only one that writes these counters, whichever worker's they are.
-                let stats = &destination.stats[0];
-                stats.clients_rejected.add(1);
-                stats.reached(Limit::MaxClients);
-                refuse(accepted.socket, destination.max_clients());
-            }
+            Ok(accepted) if destination.is_full() => destination.refuse(accepted),
             Ok(accepted) => {
                 let worker = targets.choose();
                 let id = targets.next_id.fetch_add(1, Ordering::Relaxed);
@@ -137,19 +183,17 @@ pub async fn serve(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+        let pause = destination.pause();
+        if !pause.is_zero() {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
     }
 }
 
 /// Errors of a connection that was gone before it was accepted.
 fn is_the_clients(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::Interrupted)
-}
-
-fn refuse(socket: ClientSocket, max_clients: usize) {
-    let line = OwnError::TooManyClients.line(&format!("{max_clients} clients are connected (limits.max_clients)"));
-    // A fresh socket's buffer takes one line; a client that is gone already does not need it.
-    let _ = match socket {
-        ClientSocket::Tcp(mut s) => s.write_all(&line),
-        ClientSocket::Unix(s) => (&s as &UnixStream).write_all(&line),
-    };
 }

@@ -22,9 +22,11 @@ use crate::backend::{Context, Downstream, Scripts};
 use crate::clients::Clients;
 use crate::clock::Moment;
 use crate::config::{ListenerConfig, ServiceConfig};
-use crate::metrics::{CloseReason, Counter, ServiceStats};
+use crate::greeting::{self, Newcomer};
+use crate::metrics::{CloseReason, Counter, Rejection, ServiceStats};
 use crate::net::{Accepted, ClientSocket, Resolver, Stream};
 use crate::pool::Pool;
+use crate::resp::OwnError;
 use crate::session::Session;
 use crate::topology::{Access, Hint, Link, Topology};
 
@@ -149,7 +151,7 @@ impl Worker {
                         let service = services.borrow().get(&client.service).cloned();
                         // One that is gone: so is its client, then.
                         if let Some(service) = service {
-                            service.start(self.number, client);
+                            service.admit(self.number, client);
                         }
                     }
                     None => break,
@@ -186,6 +188,7 @@ impl Worker {
             clients,
             load: Arc::clone(&self.load),
             open: Rc::default(),
+            greeting: Rc::default(),
             draining: Rc::default(),
             _served: end.served.token(),
         });
@@ -275,6 +278,8 @@ struct Serving {
     clients: Arc<Clients>,
     load: Arc<Load>,
     open: Open,
+    /// Clients that are still to send what comes before their first command.
+    greeting: Rc<Cell<usize>>,
     /// Sessions leave at their next command boundary.
     draining: Rc<Cell<bool>>,
     _served: TaskTrackerToken,
@@ -284,30 +289,74 @@ struct Serving {
 type Open = Rc<RefCell<HashMap<u64, Rc<Downstream>>>>;
 
 impl Serving {
-    fn start(&self, worker: usize, client: NewClient) {
-        let NewClient { accepted: Accepted { socket, addr, laddr }, id, .. } = client;
-        let stream = match register(socket) {
-            Ok(stream) => stream,
+    /// Serves a client, once it has sent what its listener demands.
+    fn admit(self: &Rc<Self>, worker: usize, client: NewClient) {
+        let NewClient { accepted: Accepted { socket, addr, laddr }, listener, id, .. } = client;
+        let newcomer = match register(socket) {
+            Ok(stream) => Newcomer::new(stream, addr, laddr),
             // Gone before it was looked at.
             Err(error) => {
                 tracing::debug!(%error, "a client left before it was served");
                 return;
             }
         };
-        let presence = self.clients.join(id, worker, addr, laddr);
-        let pool = Rc::clone(&self.pool);
-        // A future keeps what it is given beside what it makes of it: in a box the session is there once.
-        let mut session = Box::new(Session::new(Rc::clone(&pool), stream, presence, Rc::clone(&self.draining)));
-        self.open.borrow_mut().insert(id, session.downstream());
-        pool.context.stats.clients_accepted.add(1);
-        pool.context.stats.clients.add(1);
-        self.load.accepted.add(1);
-        self.load.clients.add(1);
-        let (open, load) = (Rc::clone(&self.open), Arc::clone(&self.load));
+        let left = Left::new(self, id);
+        if !greeting::is_due(&newcomer, &listener) {
+            if let Some(session) = self.enter(worker, newcomer, &listener, &left) {
+                tokio::task::spawn_local(serve(session, left));
+            }
+            return;
+        }
+        let (serving, greeting) = (Rc::clone(self), Greeting::begin(&self.greeting));
         tokio::task::spawn_local(async move {
-            let left = Left { pool, load, open, id, reason: Cell::new(CloseReason::Internal) };
-            left.reason.set(session.run().await);
+            let context = &serving.pool.context;
+            let limit = context.terms().limits.handshake_timeout;
+            match greeting::receive(newcomer, &listener, limit, &context.stats, &context.missing_headers).await {
+                Ok(newcomer) => {
+                    let session = serving.enter(worker, newcomer, &listener, &left);
+                    drop(greeting);
+                    if let Some(session) = session {
+                        tokio::task::spawn_local(serve(session, left));
+                    }
+                }
+                Err(reason) => left.reason.set(reason),
+            }
         });
+    }
+
+    /// Makes a client one of the service's, if it may come in.
+    fn enter(&self, worker: usize, newcomer: Newcomer, listener: &ListenerConfig, left: &Left) -> Option<Box<Session>> {
+        let per_address = self.pool.context.terms().limits.max_clients_per_address;
+        let ip = newcomer.addr.ip().map_or_else(String::new, |ip| ip.to_string());
+        if !newcomer.is_allowed(listener) {
+            let detail = format!("{ip} is not among the networks that may connect (listen.allow)");
+            self.reject(newcomer, listener, Rejection::NotAllowed, OwnError::Denied, &detail);
+            left.reason.set(CloseReason::Rejected);
+            return None;
+        }
+        let addresses = [newcomer.addr.clone(), newcomer.laddr.clone()];
+        let Some(presence) = self.clients.join(left.id, worker, addresses, per_address) else {
+            let limit = per_address.unwrap_or_default();
+            let detail = format!("{limit} clients of {ip} are connected (limits.max_clients_per_address)");
+            self.reject(newcomer, listener, Rejection::PerAddress, OwnError::TooManyClients, &detail);
+            left.reason.set(CloseReason::Rejected);
+            return None;
+        };
+        // A future keeps what it is given beside what it makes of it: in a box the session is there once.
+        let draining = Rc::clone(&self.draining);
+        let session = Box::new(Session::new(Rc::clone(&self.pool), newcomer.stream, presence, draining));
+        self.open.borrow_mut().insert(left.id, session.downstream());
+        Some(session)
+    }
+
+    fn reject(&self, newcomer: Newcomer, listener: &ListenerConfig, why: Rejection, error: OwnError, detail: &str) {
+        let context = &self.pool.context;
+        context.stats.rejected(why);
+        if let Some(unsaid) = context.rejections.due() {
+            let (terms, listener, from) = (context.terms(), &listener.address, &newcomer.addr);
+            tracing::warn!(service = %terms.name, %listener, %from, unsaid, "client refused: {detail}");
+        }
+        newcomer.turn_away(&error.line(detail));
     }
 
     /// Does to clients what others have asked for: closes those that they have killed, tells what is redirected to them.
@@ -331,7 +380,7 @@ impl Serving {
     /// Asks every session to leave at its next command boundary, and waits until all have; from `close` on they are
     /// closed wherever they are.
     async fn drained(&self, close: &CancellationToken) {
-        while !self.open.borrow().is_empty() {
+        while self.greeting.get() > 0 || !self.open.borrow().is_empty() {
             for downstream in self.open.borrow().values() {
                 if close.is_cancelled() {
                     downstream.close(CloseReason::Drain);
@@ -344,13 +393,44 @@ impl Serving {
     }
 }
 
-/// Counts a session out, also when its task panicked.
+async fn serve(mut session: Box<Session>, left: Left) {
+    left.reason.set(session.run().await);
+}
+
+/// Counts a client that is still to send what comes before its first command.
+struct Greeting(Rc<Cell<usize>>);
+
+impl Greeting {
+    fn begin(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for Greeting {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+/// Counts a client in, and out when it is dropped, also because its task panicked.
 struct Left {
     pool: Rc<Pool>,
     load: Arc<Load>,
     open: Open,
     id: u64,
     reason: Cell<CloseReason>,
+}
+
+impl Left {
+    fn new(serving: &Serving, id: u64) -> Self {
+        let (pool, load) = (Rc::clone(&serving.pool), Arc::clone(&serving.load));
+        pool.context.stats.clients_accepted.add(1);
+        pool.context.stats.clients.add(1);
+        load.accepted.add(1);
+        load.clients.add(1);
+        Self { pool, load, open: Rc::clone(&serving.open), id, reason: Cell::new(CloseReason::Internal) }
+    }
 }
 
 impl Drop for Left {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[(&str, &[&str])] = &[
     ("addr", &[]),
     ("clock", &[]),
+    ("complaints", &[]),
     ("resp", &[]),
     ("shutdown", &[]),
     ("tls", &[]),
@@ -17,7 +18,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metrics", &["resp"]),
     ("net", &["addr", "config", "resp", "tls"]),
     ("topology", &["addr", "clock", "config"]),
-    ("backend", &["clock", "config", "metrics", "net", "resp", "topology"]),
+    ("backend", &["clock", "complaints", "config", "metrics", "net", "resp", "topology"]),
     ("pool", &["backend", "clock", "net", "topology"]),
     ("sentinel", &["addr", "clock", "config", "net", "resp", "tls", "topology"]),
     ("router", &["backend", "resp"]),
@@ -25,9 +26,13 @@ const LAYERS: &[(&str, &[&str])] = &[
         "session",
         &["addr", "backend", "clients", "clock", "config", "metrics", "net", "pool", "resp", "router", "topology"],
     ),
-    ("worker", &["backend", "clients", "clock", "config", "metrics", "net", "pool", "session", "topology"]),
+    ("greeting", &["addr", "complaints", "config", "metrics", "net", "resp"]),
+    (
+        "worker",
+        &["backend", "clients", "clock", "config", "greeting", "metrics", "net", "pool", "resp", "session", "topology"],
+    ),
     ("admin", &["clock", "config", "metrics", "topology"]),
-    ("listener", &["config", "metrics", "net", "resp", "worker"]),
+    ("listener", &["complaints", "config", "metrics", "net", "resp", "worker"]),
     ("systemd", &["admin"]),
     (
         "app",

@@ -11,7 +11,7 @@ use crate::admin::{self, Watched};
 use crate::backend::Scripts;
 use crate::clients::Clients;
 use crate::config::ServiceConfig;
-use crate::listener::{Destination, Targets};
+use crate::listener::{Destination, Gate, Targets};
 use crate::metrics::ByWorker;
 use crate::net::Resolver;
 use crate::sentinel::ServiceControl;
@@ -33,6 +33,7 @@ pub(super) struct Running {
     /// Read by its workers and by control, which ends when this is gone.
     config: watch::Sender<Arc<ServiceConfig>>,
     watched: Watched,
+    gate: Arc<Gate>,
     end: ServiceEnd,
 }
 
@@ -92,7 +93,7 @@ impl Running {
             status: status_reader,
             orders: order_taker,
         };
-        Some(Self { id, config, watched, end })
+        Some(Self { id, config, watched, gate: Arc::default(), end })
     }
 
     /// What is configured.
@@ -116,6 +117,7 @@ impl Running {
             service: self.id,
             config: self.config.subscribe(),
             stats: self.watched.stats.clone(),
+            gate: Arc::clone(&self.gate),
         })
     }
 

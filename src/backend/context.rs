@@ -15,6 +15,7 @@ use super::preparation::Preparation;
 use super::scripts::{Scripts, Seen};
 use super::{Downstream, Entry, LargeReplies};
 use crate::clock::Moment;
+use crate::complaints::Complaints;
 use crate::config::{ClientAuth, Credentials, ServiceConfig};
 use crate::metrics::{CloseReason, ServiceStats};
 use crate::net::{Dialer, Resolver};
@@ -72,6 +73,12 @@ pub struct Context {
     seen_scripts: Seen,
     /// What is still to be done on a new master.
     pub preparation: Rc<Preparation>,
+    /// Clients turned away for want of a PROXY header.
+    pub missing_headers: Complaints,
+    /// Clients that were not let in.
+    pub rejections: Complaints,
+    /// PROXY headers from where none is believed.
+    pub untrusted_headers: Complaints,
     hints: mpsc::Sender<Hint>,
     /// Sessions with parked replies.
     parked: RefCell<Vec<Rc<Downstream>>>,
@@ -102,6 +109,9 @@ impl Context {
             stats,
             learned: RefCell::default(),
             large: LargeReplies::default(),
+            missing_headers: Complaints::default(),
+            rejections: Complaints::default(),
+            untrusted_headers: Complaints::default(),
             hints,
             parked: RefCell::default(),
             next_id: Cell::new(1),

@@ -58,6 +58,9 @@ impl ServiceConfig {
         });
         keys.extend(differing!(&self.limits, &other.limits, Limits {
             max_clients => ["limits.max_clients"],
+            max_clients_per_address => ["limits.max_clients_per_address"],
+            accept_rate => ["limits.accept_rate"],
+            handshake_timeout => ["limits.handshake_timeout"],
             outstanding_bytes => ["limits.outstanding_bytes"],
             output_bytes => ["limits.output_bytes"],
             pinned => ["limits.pinned"],

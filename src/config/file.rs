@@ -195,6 +195,8 @@ impl Reader<'_> {
             mode: self.take(t, "mode", |v| values::mode(string(v)?)),
             owner: self.take(t, "owner", |v| string(v).map(str::to_owned)),
             group: self.take(t, "group", |v| string(v).map(str::to_owned)),
+            proxy_protocol: self.list(t, "proxy_protocol", values::network),
+            allow: self.list(t, "allow", values::network),
             // One that is wrong has been complained of, so that no configuration comes of it.
             address: address?,
         };
@@ -218,6 +220,9 @@ impl Reader<'_> {
         self.refuse_unknown(t, Table::Limits, &[]);
         GivenLimits {
             max_clients: self.take(t, "max_clients", count),
+            max_clients_per_address: self.take(t, "max_clients_per_address", count),
+            accept_rate: self.take(t, "accept_rate", count),
+            handshake_timeout: self.take(t, "handshake_timeout", duration),
             outstanding_bytes: self.take(t, "outstanding_bytes", size),
             output_bytes: self.take(t, "output_bytes", size),
             pinned: self.take(t, "pinned", count),

@@ -6,7 +6,7 @@ use nix::unistd::{Group, User};
 
 use super::error::Problem;
 use super::settings::{Given, GivenListener};
-use crate::addr::ListenAddr;
+use crate::addr::{ListenAddr, Networks};
 
 /// Connections that the kernel completes ahead of us. PHP opens one per request, and a full Unix backlog is an immediate
 /// error for the client; the kernel caps it at `net.core.somaxconn` (4096 by default).
@@ -24,6 +24,10 @@ pub struct ListenerConfig {
     pub backlog: u16,
     /// Who may open a Unix socket.
     pub access: FileAccess,
+    /// Balancers, which say by a PROXY header whom they bring.
+    pub proxy_protocol: Networks,
+    /// Where clients may come from; none given: from everywhere.
+    pub allow: Networks,
 }
 
 /// Permissions of a socket file. What is not given is as the kernel makes it: by umask, user and group of the process.
@@ -40,7 +44,13 @@ pub struct FileAccess {
 impl ListenerConfig {
     /// A listener with everything else at its default.
     pub fn new(address: ListenAddr) -> Self {
-        Self { address, backlog: BACKLOG, access: FileAccess::default() }
+        Self {
+            address,
+            backlog: BACKLOG,
+            access: FileAccess::default(),
+            proxy_protocol: Networks::default(),
+            allow: Networks::default(),
+        }
     }
 
     /// Whether a socket opened as this says is as `other` wants it.
@@ -53,11 +63,18 @@ impl ListenerConfig {
 pub(super) fn resolve(given: &GivenListener, problems: &mut Vec<Problem>) -> ListenerConfig {
     let address = &given.address.value;
     match address {
-        ListenAddr::Unix(path) if path.as_os_str().as_bytes().len() > MAX_UNIX_PATH => {
-            let expected = format!("expected a socket path of at most {MAX_UNIX_PATH} bytes, found a longer one");
-            problems.push(Problem::new(&given.address.place, expected));
+        ListenAddr::Unix(path) => {
+            if path.as_os_str().as_bytes().len() > MAX_UNIX_PATH {
+                let expected = format!("expected a socket path of at most {MAX_UNIX_PATH} bytes, found a longer one");
+                problems.push(Problem::new(&given.address.place, expected));
+            }
+            for (key, networks) in [("proxy_protocol", &given.proxy_protocol), ("allow", &given.allow)] {
+                if let Some(network) = networks.first() {
+                    let message = format!("`{key}` names networks, and clients of a Unix socket come from none");
+                    problems.push(Problem::new(&network.place, message));
+                }
+            }
         }
-        ListenAddr::Unix(_) => {}
         ListenAddr::Tcp(_) => {
             let mode = given.mode.as_ref().map(|mode| ("mode", &mode.place));
             let owner = given.owner.as_ref().map(|owner| ("owner", &owner.place));
@@ -82,6 +99,8 @@ pub(super) fn resolve(given: &GivenListener, problems: &mut Vec<Problem>) -> Lis
     let group = number("group", given.group.as_ref(), |name| Ok(Group::from_name(name)?.map(|g| g.gid.as_raw())));
     ListenerConfig {
         backlog: given.backlog.as_ref().map_or(BACKLOG, |backlog| backlog.value),
+        allow: given.allow.iter().map(|network| network.value).collect(),
+        proxy_protocol: given.proxy_protocol.iter().map(|network| network.value).collect(),
         access: FileAccess { mode: given.mode.as_ref().map(|mode| mode.value), owner, group },
         ..ListenerConfig::new(address.clone())
     }

@@ -118,6 +118,12 @@ pub struct ServiceConfig {
 pub struct Limits {
     /// Clients of this service over all workers; one more is told so and closed.
     pub max_clients: usize,
+    /// The same for one client address; none: no limit but that.
+    pub max_clients_per_address: Option<usize>,
+    /// Connections accepted in a second; more wait in the kernel. None: no limit.
+    pub accept_rate: Option<u32>,
+    /// Longest time for what a client has to send before its first command, such as a PROXY header.
+    pub handshake_timeout: Duration,
     /// Bytes of commands one client may have outstanding on a shared connection before pointsman stops reading from it.
     pub outstanding_bytes: usize,
     /// Bytes of replies that may wait for a client; beyond, one that holds up others is closed.
@@ -181,6 +187,9 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             max_clients: 10_000,
+            max_clients_per_address: None,
+            accept_rate: None,
+            handshake_timeout: Duration::from_secs(3),
             outstanding_bytes: 1 << 20,
             output_bytes: 64 << 20,
             pinned: 2_000,

@@ -212,6 +212,20 @@ impl Resolver<'_> {
         let any = usize::MAX;
         Limits {
             max_clients: self.within("max_clients", given.max_clients.as_ref(), 1..=any, usual.max_clients),
+            max_clients_per_address: given
+                .max_clients_per_address
+                .as_ref()
+                .map(|n| self.within("max_clients_per_address", Some(n), 1..=any, 1)),
+            accept_rate: given.accept_rate.as_ref().map(|n| {
+                let rate = self.within("accept_rate", Some(n), 1..=1_000_000, 1);
+                u32::try_from(rate).unwrap_or(u32::MAX)
+            }),
+            handshake_timeout: self.duration(
+                "handshake_timeout",
+                given.handshake_timeout.as_ref(),
+                10,
+                usual.handshake_timeout,
+            ),
             outstanding_bytes: self.within(
                 "outstanding_bytes",
                 given.outstanding_bytes.as_ref(),

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::error::Place;
 use super::{ClientAuth, Commit, LogFormat, Secret};
 use crate::addr::{AddressMap, Endpoint, ListenAddr};
@@ -131,11 +133,21 @@ pub struct GivenListener {
     pub mode: Option<Given<u32>>,
     pub owner: Option<Given<String>>,
     pub group: Option<Given<String>>,
+    pub proxy_protocol: Vec<Given<IpNet>>,
+    pub allow: Vec<Given<IpNet>>,
 }
 
 impl From<Given<ListenAddr>> for GivenListener {
     fn from(address: Given<ListenAddr>) -> Self {
-        Self { address, backlog: None, mode: None, owner: None, group: None }
+        Self {
+            address,
+            backlog: None,
+            mode: None,
+            owner: None,
+            group: None,
+            proxy_protocol: Vec::new(),
+            allow: Vec::new(),
+        }
     }
 }
 
@@ -172,6 +184,9 @@ pub struct GivenTls {
 #[allow(missing_docs, reason = "the fields of Limits, documented there")]
 pub struct GivenLimits {
     pub max_clients: Option<Given<usize>>,
+    pub max_clients_per_address: Option<Given<usize>>,
+    pub accept_rate: Option<Given<usize>>,
+    pub handshake_timeout: Option<Given<Duration>>,
     pub outstanding_bytes: Option<Given<usize>>,
     pub output_bytes: Option<Given<usize>>,
     pub pinned: Option<Given<usize>>,

@@ -3,6 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::keys::nearest;
 use super::{ClientAuth, Commit, LogFormat};
 use crate::addr::{AddrError, Endpoint, ListenAddr};
@@ -114,6 +116,17 @@ pub(super) fn command(text: &str) -> Result<String, String> {
     }
 }
 
+/// A network, or the address of one machine.
+pub(super) fn network(text: &str) -> Result<IpNet, String> {
+    let network = text.parse().or_else(|_| text.parse().map(|ip: IpAddr| IpNet::from(ip.to_canonical())));
+    let network: IpNet =
+        network.map_err(|_| format!("expected a network such as \"192.168.255.0/24\", found \"{text}\""))?;
+    if network.trunc() != network {
+        return Err(format!("expected a network, found an address in one: did you mean \"{}\"?", network.trunc()));
+    }
+    Ok(network)
+}
+
 /// Permission bits of a file: octal digits, as `chmod` takes them.
 pub(super) fn mode(text: &str) -> Result<u32, String> {
     let digits = (3..=4).contains(&text.len()) && text.bytes().all(|b| matches!(b, b'0'..=b'7'));
@@ -192,6 +205,17 @@ mod tests {
         assert!(size("64KB").unwrap_err().ends_with(": write KiB for 1024"));
         for bad in ["", "KiB", "-1", "1.5MiB", "99999999999999999999", "99999999999GiB"] {
             assert!(size(bad).unwrap_err().starts_with("expected bytes"), "{bad}");
+        }
+    }
+
+    #[test]
+    fn networks() {
+        assert_eq!(network("10.0.0.0/8").map(|n| n.to_string()).as_deref(), Ok("10.0.0.0/8"));
+        assert_eq!(network("10.1.2.3").map(|n| n.to_string()).as_deref(), Ok("10.1.2.3/32"));
+        assert_eq!(network("::1").map(|n| n.to_string()).as_deref(), Ok("::1/128"));
+        assert!(network("10.1.2.3/8").unwrap_err().ends_with("did you mean \"10.0.0.0/8\"?"));
+        for bad in ["", "10.0.0.0/33", "10.0.0/8", "host", "10.0.0.0:1"] {
+            assert!(network(bad).unwrap_err().starts_with("expected a network such as"), "{bad}");
         }
     }
 

@@ -1,7 +1,9 @@
 //! What the workers count, as metric families: summed over the workers at scrape time.
 
 use super::names::{self, Metric};
-use super::{ByWorker, CLOSE_REASONS, Counter, Family, LATENCY_CLASSES, LIMITS, ServiceStats};
+use super::{
+    ByWorker, CLOSE_REASONS, Counter, Family, LATENCY_CLASSES, LIMITS, PROXY_HEADERS, REJECTIONS, ServiceStats,
+};
 use crate::resp::CommandId;
 
 /// Finds a counter in the counts of a service.
@@ -11,7 +13,6 @@ type Select = fn(&ServiceStats) -> &Counter;
 const PLAIN: &[(&Metric, Select)] = &[
     (names::CLIENTS, |s| &s.clients),
     (names::CLIENTS_ACCEPTED, |s| &s.clients_accepted),
-    (names::CLIENTS_REJECTED, |s| &s.clients_rejected),
     (names::CLIENT_RECEIVED_BYTES, |s| &s.client_received_bytes),
     (names::CLIENT_SENT_BYTES, |s| &s.client_sent_bytes),
     (names::COMMANDS_WAITING, |s| &s.commands_waiting),
@@ -44,6 +45,8 @@ pub fn worker_families<'a>(services: impl Iterator<Item = (&'a str, &'a ByWorker
     let mut families: Vec<Family> = PLAIN.iter().map(|(metric, _)| Family::new(metric)).collect();
     let mut closed = Family::new(names::CLIENTS_CLOSED);
     let mut limits = Family::new(names::LIMIT_REACHED);
+    let mut rejected = Family::new(names::CLIENTS_REJECTED);
+    let mut headers = Family::new(names::PROXY_HEADERS);
     let mut backends = Family::new(names::BACKEND_CONNECTIONS);
     let mut hold_wait = Family::new(names::HOLD_WAIT_SECONDS);
     let mut commands = Family::new(names::COMMANDS);
@@ -59,6 +62,12 @@ pub fn worker_families<'a>(services: impl Iterator<Item = (&'a str, &'a ByWorker
         for (i, limit) in LIMITS.iter().enumerate() {
             limits.add(&[name, limit], stats.sum(|s| &s.limits_reached[i]) as f64);
         }
+        for (i, reason) in REJECTIONS.iter().enumerate() {
+            rejected.add(&[name, reason], stats.sum(|s| &s.clients_rejected[i]) as f64);
+        }
+        for (i, outcome) in PROXY_HEADERS.iter().enumerate() {
+            headers.add(&[name, outcome], stats.sum(|s| &s.proxy_headers[i]) as f64);
+        }
         for (role, counter) in &BACKEND_ROLES {
             backends.add(&[name, role], stats.sum(counter) as f64);
         }
@@ -73,6 +82,6 @@ pub fn worker_families<'a>(services: impl Iterator<Item = (&'a str, &'a ByWorker
             durations.add_histogram(&[name, class], stats.iter().map(|s| &s.latency[i]));
         }
     }
-    families.extend([closed, limits, backends, hold_wait, commands, durations]);
+    families.extend([closed, rejected, limits, headers, backends, hold_wait, commands, durations]);
     families
 }

@@ -43,6 +43,12 @@ impl Counter {
 pub enum CloseReason {
     /// The client closed or reset it, or said QUIT.
     Client,
+    /// The same before it had sent anything.
+    NoData,
+    /// The PROXY header that was expected did not come, or one that was not.
+    ProxyHeader,
+    /// It may not connect: its address is not allowed, or has too many connections.
+    Rejected,
     /// Malformed RESP from the client.
     ProtocolError,
     /// The client did not take its replies.
@@ -60,8 +66,19 @@ pub enum CloseReason {
 }
 
 /// Label values of [`CloseReason`], in its order.
-pub const CLOSE_REASONS: [&str; 8] =
-    ["client", "protocol_error", "output_limit", "unknown_outcome", "state_lost", "drain", "killed", "internal"];
+pub const CLOSE_REASONS: [&str; 11] = [
+    "client",
+    "no_data",
+    "proxy_header",
+    "rejected",
+    "protocol_error",
+    "output_limit",
+    "unknown_outcome",
+    "state_lost",
+    "drain",
+    "killed",
+    "internal",
+];
 
 /// A limit that a client can reach; label `limit`. Those of the configuration have the names of their keys.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,6 +86,12 @@ pub const CLOSE_REASONS: [&str; 8] =
 pub enum Limit {
     /// A client was refused.
     MaxClients,
+    /// The same for the number of clients with one address.
+    MaxClientsPerAddress,
+    /// Clients had to wait before they were accepted.
+    AcceptRate,
+    /// What a client has to send before its first command did not come in time.
+    HandshakeTimeout,
     /// A client was read no further until replies came: bytes.
     OutstandingBytes,
     /// The same: 1024 commands.
@@ -86,8 +109,11 @@ pub enum Limit {
 }
 
 /// Label values of [`Limit`], in its order.
-pub const LIMITS: [&str; 8] = [
+pub const LIMITS: [&str; 11] = [
     "max_clients",
+    "max_clients_per_address",
+    "accept_rate",
+    "handshake_timeout",
     "outstanding_bytes",
     "outstanding_commands",
     "output_bytes",
@@ -96,6 +122,42 @@ pub const LIMITS: [&str; 8] = [
     "bulk_bytes",
     "command_bytes",
 ];
+
+/// Why a client was not let in; label `reason`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Rejection {
+    /// There were `max_clients`.
+    MaxClients,
+    /// There were `max_clients_per_address` of its address.
+    PerAddress,
+    /// Its address is in none of the networks of `allow`.
+    NotAllowed,
+}
+
+/// Label values of [`Rejection`], in its order.
+pub const REJECTIONS: [&str; 3] = ["max_clients", "max_clients_per_address", "allow"];
+
+/// What became of a PROXY header; label `outcome`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum ProxyHeader {
+    /// It named a client.
+    Client,
+    /// It named none: the balancer's own connection.
+    Local,
+    /// Something else came from where one was expected.
+    Missing,
+    /// It was malformed, or ended before its end.
+    Malformed,
+    /// It did not come in time.
+    Timeout,
+    /// It came from where none is believed.
+    Untrusted,
+}
+
+/// Label values of [`ProxyHeader`], in its order.
+pub const PROXY_HEADERS: [&str; 6] = ["client", "local", "missing", "malformed", "timeout", "untrusted"];
 
 /// Class of a command for latency; label `class`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,12 +182,14 @@ pub struct ServiceStats {
     pub clients: Counter,
     /// Clients accepted.
     pub clients_accepted: Counter,
-    /// Clients refused at `max_clients`.
-    pub clients_rejected: Counter,
+    /// Clients refused, by [`Rejection`].
+    pub clients_rejected: [Counter; REJECTIONS.len()],
     /// Clients gone, by [`CloseReason`].
     pub clients_closed: [Counter; CLOSE_REASONS.len()],
     /// Times that a [`Limit`] was reached.
     pub limits_reached: [Counter; LIMITS.len()],
+    /// PROXY headers, by [`ProxyHeader`].
+    pub proxy_headers: [Counter; PROXY_HEADERS.len()],
     /// Bytes read from clients.
     pub client_received_bytes: Counter,
     /// Bytes written to clients.
@@ -179,9 +243,10 @@ impl Default for ServiceStats {
         Self {
             clients: Counter::default(),
             clients_accepted: Counter::default(),
-            clients_rejected: Counter::default(),
+            clients_rejected: Default::default(),
             clients_closed: Default::default(),
             limits_reached: Default::default(),
+            proxy_headers: Default::default(),
             client_received_bytes: Counter::default(),
             client_sent_bytes: Counter::default(),
             commands: Box::new(std::array::from_fn(|_| Counter::default())),
@@ -213,6 +278,21 @@ impl ServiceStats {
     /// Counts that a limit was reached.
     pub fn reached(&self, limit: Limit) {
         self.limits_reached[limit as usize].add(1);
+    }
+
+    /// Counts a client that was not let in.
+    pub fn rejected(&self, why: Rejection) {
+        self.clients_rejected[why as usize].add(1);
+        match why {
+            Rejection::MaxClients => self.reached(Limit::MaxClients),
+            Rejection::PerAddress => self.reached(Limit::MaxClientsPerAddress),
+            Rejection::NotAllowed => {}
+        }
+    }
+
+    /// Counts a PROXY header.
+    pub fn proxied(&self, outcome: ProxyHeader) {
+        self.proxy_headers[outcome as usize].add(1);
     }
 }
 

@@ -68,12 +68,14 @@ metrics! {
         "Clients that may be connected (limits.max_clients).";
     CLIENTS_ACCEPTED = Counter "pointsman_clients_accepted_total" ["service"]
         "Client connections accepted.";
-    CLIENTS_REJECTED = Counter "pointsman_clients_rejected_total" ["service"]
-        "Client connections refused because max_clients was reached.";
+    CLIENTS_REJECTED = Counter "pointsman_clients_rejected_total" ["service" "reason"]
+        "Client connections that were not let in, by why.";
     CLIENTS_CLOSED = Counter "pointsman_clients_closed_total" ["service" "reason"]
         "Client connections that ended, by why.";
     LIMIT_REACHED = Counter "pointsman_limit_reached_total" ["service" "limit"]
         "Times that a client reached a limit, by which.";
+    PROXY_HEADERS = Counter "pointsman_proxy_headers_total" ["service" "outcome"]
+        "PROXY headers that came or should have come, by what became of them.";
     CLIENT_RECEIVED_BYTES = Counter "pointsman_client_received_bytes_total" ["service"]
         "Bytes read from clients.";
     CLIENT_SENT_BYTES = Counter "pointsman_client_sent_bytes_total" ["service"]

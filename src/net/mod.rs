@@ -7,6 +7,8 @@ mod dial;
 mod dns;
 mod listen;
 mod outbox;
+mod proxy_header;
+mod rate;
 mod signal;
 mod tls;
 mod transport;
@@ -16,6 +18,8 @@ pub use dial::Dialer;
 pub use dns::{DnsError, Resolver};
 pub use listen::{Accepted, BindError, ClientSocket, Listener, bind, directory};
 pub use outbox::Outbox;
+pub use proxy_header::{HeaderError, Proxied, is_header_line, receive as receive_proxy_header};
+pub use rate::Rate;
 pub use signal::Signal;
 #[cfg(test)]
 pub(crate) use tls::testing::connected as tls_connected;

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio_rustls::TlsStream;
@@ -24,6 +25,14 @@ pub enum Stream {
 }
 
 impl Stream {
+    /// Sends what the socket takes at once, past the runtime, which knows nothing yet of a socket that it was just given.
+    /// What the peer has sent is thrown away: left unread it would make a reset of the close, which can overtake the rest.
+    pub fn send_at_once(&self, bytes: &[u8]) {
+        let fd = self.as_fd();
+        let _ = rustix::net::recv(fd, &mut [0; 4096][..], RecvFlags::DONTWAIT);
+        let _ = rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+
     /// Splits into halves.
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
         match self {

@@ -16,6 +16,8 @@ pub enum OwnError {
     PinLimit,
     /// More clients than allowed; the connection is closed after it.
     TooManyClients,
+    /// The client is not one that may connect; the connection is closed after it.
+    Denied,
     /// A command that pointsman does not forward.
     Refused,
     /// The transaction could not be carried over to the new master.
@@ -59,8 +61,15 @@ impl OwnError {
         ErrorInfo {
             error: Self::TooManyClients,
             prefix: "TRYAGAIN",
-            when: "More clients than allowed are connected. The connection is closed behind the reply.",
+            when: "More clients than allowed are connected, in all or from this address. The connection is closed behind the reply.",
             advice: "Connect again later, or raise the limit that the text names.",
+        },
+        ErrorInfo {
+            error: Self::Denied,
+            prefix: "DENIED",
+            when: "The client's address is in none of the networks of `listen.allow`; or a PROXY header came from where \
+                   none is believed, or none from where one is expected. The connection is closed behind the reply.",
+            advice: "Add the address to `listen.allow`. Name in `listen.proxy_protocol` the balancers that send PROXY headers, and no others.",
         },
         ErrorInfo {
             error: Self::Refused,

@@ -136,7 +136,7 @@ mod tests {
     fn three() -> (Arc<Clients>, Vec<Presence>) {
         let clients = Arc::new(Clients::new(1));
         let tcp = |addr: &str| ClientAddr::Tcp(addr.parse().unwrap());
-        let join = |id| clients.join(id, 0, tcp(&format!("10.0.0.{id}:5")), tcp("10.1.0.1:1"));
+        let join = |id| clients.join(id, 0, [tcp(&format!("10.0.0.{id}:5")), tcp("10.1.0.1:1")], None).unwrap();
         let presences: Vec<Presence> = (1..=3).map(join).collect();
         presences[1].client.describe(b"", "bob", true);
         (clients, presences)

@@ -192,7 +192,7 @@ mod tests {
     fn a_list_speaks_of_clients() {
         let clients = Arc::new(Clients::new(1));
         let tcp = |addr: &str| ClientAddr::Tcp(addr.parse().unwrap());
-        let join = |id| clients.join(id, 0, tcp(&format!("10.0.0.{id}:5")), tcp("10.1.0.1:1"));
+        let join = |id| clients.join(id, 0, [tcp(&format!("10.0.0.{id}:5")), tcp("10.1.0.1:1")], None).unwrap();
         let presences: Vec<crate::clients::Presence> = (1..=2).map(join).collect();
         presences[0].client.pin(([127, 0, 0, 1], 1).into(), 31);
         presences[0].client.redirect_to(2);

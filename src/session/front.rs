@@ -5,7 +5,8 @@ use tokio::time::Instant;
 
 use super::{Command, REFUSED_PAUSE, Session, Step, Wait, library};
 use crate::backend::Again;
-use crate::metrics::{CloseReason, Limit};
+use crate::metrics::{CloseReason, Limit, ProxyHeader};
+use crate::net::is_header_line;
 use crate::resp::{Kind, OwnError, ProtocolError, RequestScanner, Scan, args, encode_command, inline_to_command};
 use crate::router::{self, Pinned, Replies, Route};
 
@@ -57,6 +58,9 @@ impl Session {
             }
             Ok(Scan::Inline { len }) => {
                 let line = self.buf.split_to(len);
+                if is_header_line(&line) && self.down.owed() == 0 {
+                    return self.refuse_header();
+                }
                 match inline_to_command(&line) {
                     Ok(Some(command)) => {
                         let mut buf = BytesMut::from(&command[..]);
@@ -100,6 +104,21 @@ impl Session {
             self.down.push(reply);
         }
         Step::Close(CloseReason::ProtocolError)
+    }
+
+    /// The client has sent a PROXY header where none is believed. Redis would make an unknown command of version 1, and wait
+    /// for the end of version 2 without end.
+    fn refuse_header(&mut self) -> Step {
+        let context = &self.pool.context;
+        context.stats.proxied(ProxyHeader::Untrusted);
+        let from = &self.presence.client.addr;
+        if let Some(unsaid) = context.untrusted_headers.due() {
+            let service = &context.terms().name;
+            tracing::warn!(%service, %from, unsaid, "client refused: it sent a PROXY header, and listen.proxy_protocol does not name it");
+        }
+        let detail = format!("a PROXY header from {from} is not believed (listen.proxy_protocol)");
+        self.down.push(OwnError::Denied.line(&detail));
+        Step::Close(CloseReason::ProxyHeader)
     }
 
     fn dispatch(&mut self, command: Command) -> Step {

@@ -162,6 +162,8 @@ pub struct Session {
     counted: u32,
     /// Do not send before this: the node refused what it was sent.
     not_before: Option<Instant>,
+    /// The client has sent something.
+    heard: bool,
     /// Everything that the client sent has been read.
     eof: bool,
     /// The client sends nothing more; what it has sent may not all have been read.
@@ -219,6 +221,7 @@ impl Session {
             blocked_since: None,
             counted: 0,
             not_before: None,
+            heard: false,
             eof: false,
             left: false,
             quitting: false,
@@ -249,7 +252,7 @@ impl Session {
             self.last_words().await;
         }
         self.count_sent();
-        reason
+        if reason == CloseReason::Client && !self.heard { CloseReason::NoData } else { reason }
     }
 
     /// Does the next thing that can be done.

@@ -141,6 +141,7 @@ impl Session {
             Some(None) => self.left = true,
             Some(Some(Ok(0))) => (self.eof, self.left) = (true, true),
             Some(Some(Ok(n))) => {
+                self.heard = true;
                 self.pool.context.stats.client_received_bytes.add(n as u64);
                 self.burst += n;
                 if self.burst >= READ_BURST {

@@ -22,6 +22,7 @@ impl Provokers {
             OwnError::NoMaster => "NoMaster",
             OwnError::PinLimit => "PinLimit",
             OwnError::TooManyClients => "TooManyClients",
+            OwnError::Denied => "Denied",
             OwnError::Refused => "Refused",
             OwnError::TransactionLost => "TransactionLost",
             OwnError::StaleCursor => "StaleCursor",
@@ -46,7 +47,7 @@ impl Provokers {
             let threw = said.lines().find(|line| line.starts_with("threw ")).unwrap_or_default();
             let any = match self.error {
                 // The connection is closed behind it; some clients then try again, or see no more than that.
-                OwnError::TooManyClients => true,
+                OwnError::TooManyClients | OwnError::Denied => true,
                 // phpredis loses the text, also of an error of Redis' own.
                 OwnError::TransactionLost | OwnError::StaleCursor => program.name().starts_with("php"),
                 OwnError::NoMaster | OwnError::PinLimit | OwnError::Refused | OwnError::WaitUnknown => false,
@@ -80,4 +81,10 @@ async fn one_client_too_many_is_an_exception() {
     let mut holder = Raw::connect(front.proxy).await;
     holder.ask(&["PING"]).await;
     Provokers::start(OwnError::TooManyClients, &front.cluster, front.proxy).await.go().await;
+}
+
+#[tokio::test]
+async fn a_client_that_may_not_connect_is_told_by_an_exception() {
+    let front = Front::listening("proxy_protocol = [\"127.0.0.0/8\"]", "").await;
+    Provokers::start(OwnError::Denied, &front.cluster, front.proxy).await.go().await;
 }

@@ -2,6 +2,7 @@
 
 use pointsman::config::{KEYS, Table};
 use pointsman::metrics::LIMITS;
+use tokio::net::TcpSocket;
 
 use crate::support::{Front, PATIENCE, Raw, command, text};
 
@@ -23,6 +24,9 @@ macro_rules! reaching {
 
 reaching! {
     max_clients
+    max_clients_per_address
+    accept_rate
+    handshake_timeout
     outstanding_bytes
     outstanding_commands
     output_bytes
@@ -69,6 +73,40 @@ mod reach {
         while front.metric("pointsman_clients", "").await > 1.0 {
             assert!(tokio::time::Instant::now() < end, "a client that has left is still counted");
         }
+        front
+    }
+
+    pub(super) async fn max_clients_per_address() -> Front {
+        let front = Front::configured("limits.max_clients_per_address = 1").await;
+        let mut first = Raw::connect(front.proxy).await;
+        assert_eq!(first.ask(&["PING"]).await, "+PONG\r\n");
+        let line = text(&Raw::connect(front.proxy).await.rest().await);
+        assert!(line.starts_with("-TRYAGAIN pointsman: 1 clients of 127.0.0.1 are connected"), "{line}");
+        first.send(&command(&["QUIT"])).await;
+        first.rest().await;
+        let end = tokio::time::Instant::now() + PATIENCE;
+        while front.metric("pointsman_clients", "").await > 0.0 {
+            assert!(tokio::time::Instant::now() < end, "a client that has left is still counted");
+        }
+        front
+    }
+
+    pub(super) async fn accept_rate() -> Front {
+        let front = Front::configured("limits.accept_rate = 5").await;
+        for _ in 0..6 {
+            assert_eq!(Raw::connect(front.proxy).await.ask(&["PING"]).await, "+PONG\r\n");
+        }
+        front
+    }
+
+    /// From an address that is a balancer's comes nothing.
+    pub(super) async fn handshake_timeout() -> Front {
+        let front = Front::listening("proxy_protocol = [\"127.0.0.2\"]", "limits.handshake_timeout = \"50ms\"").await;
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.2:0".parse().unwrap()).unwrap();
+        let mut client = Raw { stream: socket.connect(front.proxy).await.unwrap(), received: Vec::new() };
+        let line = text(&client.rest().await);
+        assert!(line.starts_with("-DENIED pointsman: no PROXY header came within 50ms"), "{line}");
         front
     }
 

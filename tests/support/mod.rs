@@ -41,11 +41,16 @@ impl Front {
 
     /// One Redis, and one worker with more keys for its service.
     pub async fn configured(keys: &str) -> Self {
+        Self::listening("", keys).await
+    }
+
+    /// The same with more keys for its listener.
+    pub async fn listening(listener: &str, keys: &str) -> Self {
         let cluster = Cluster::start(Settings::single()).await.unwrap();
         let (redis, path) = (cluster.addr(Member::Node(0)), cluster.dir().join("pointsman.toml"));
         let by_file = |listen: SocketAddr, admin: SocketAddr| {
-            let service =
-                format!("[[service]]\nname = \"test\"\nmaster = \"{redis}\"\nlisten = [\"{listen}\"]\n{keys}\n");
+            let listen = format!("[{{ address = \"{listen}\", {listener} }}]");
+            let service = format!("[[service]]\nname = \"test\"\nmaster = \"{redis}\"\nlisten = {listen}\n{keys}\n");
             std::fs::write(&path, format!("workers = 1\nadmin = \"{admin}\"\n{service}")).unwrap();
             ["run", "--config", path.to_str().unwrap()].map(str::to_owned).to_vec()
         };

@@ -18,7 +18,7 @@ async function waitForGo() {
 }
 
 async function provoke(error) {
-  if (error === 'TooManyClients') {
+  if (['TooManyClients', 'Denied'].includes(error)) {
     await waitForGo();
     // By default it tries twenty times, for ten seconds.
     return openRedis({ maxRetriesPerRequest: 3 }).get('key');

@@ -32,7 +32,7 @@ function scan(Redis $redis, ?int &$cursor): array
 function provoke(string $error): mixed
 {
     $cursor = null;
-    if ($error === 'TooManyClients') {
+    if (in_array($error, ['TooManyClients', 'Denied'])) {
         wait_for_go();
         return open_redis()->get('key');
     }

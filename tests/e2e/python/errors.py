@@ -18,7 +18,7 @@ def wait_for_go():
 
 
 def provoke(error):
-    if error == "TooManyClients":
+    if error in ("TooManyClients", "Denied"):
         wait_for_go()
         return open_redis().get("key")
     if error in ("TransactionLost", "StaleCursor", "WaitUnknown"):

@@ -1,0 +1,27 @@
+//! pointsman as a central proxy behind a balancer: whose address a client has, who may connect, and how it leaves.
+
+#![allow(clippy::unwrap_used)] // what a test needs and does not get fails the test
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod limits;
+mod proxy_protocol;
+
+use support::{Front, PATIENCE};
+use tokio::time::{Instant, sleep};
+
+impl Front {
+    /// Until a metric is what it is to be, for labels that contain this.
+    async fn until_metric(&self, name: &str, label: &str, value: f64) {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let found = self.metric(name, label).await;
+            if found == value {
+                return;
+            }
+            assert!(Instant::now() < end, "{name} {label} is {found}, not {value}\n{}", self.log());
+            sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+}
