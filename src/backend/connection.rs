@@ -212,7 +212,12 @@ impl Connection {
 
     /// Whether the backend has been given a write that it has not answered.
     pub fn owes_write(&self) -> bool {
-        self.inflight.borrow().owes_write()
+        self.inflight.borrow().owes(|e| e.effect == Effect::Write)
+    }
+
+    /// Whether the backend has been given a read, or something that is none, that it has not answered.
+    pub fn owes(&self, a_read: bool) -> bool {
+        self.inflight.borrow().owes(|e| (e.effect == Effect::Read) == a_read)
     }
 
     /// Whether the last command on a pinned connection was refused. If it was to end a transaction or a watch, the

@@ -14,10 +14,9 @@ use super::inflight::split;
 use super::preparation::Preparation;
 use super::scripts::{Scripts, Seen};
 use super::{Downstream, Entry, LargeReplies};
-use crate::clock::Moment;
 use crate::complaints::Complaints;
 use crate::config::{ClientAuth, Credentials, ServiceConfig};
-use crate::metrics::{CloseReason, ServiceStats};
+use crate::metrics::ServiceStats;
 use crate::net::{Dialer, Resolver};
 use crate::resp::{CommandSet, Learned, Refusal};
 use crate::topology::{Access, Hint, HintKind};
@@ -81,7 +80,7 @@ pub struct Context {
     pub untrusted_headers: Complaints,
     hints: mpsc::Sender<Hint>,
     /// Sessions with parked replies.
-    parked: RefCell<Vec<Rc<Downstream>>>,
+    pub(super) parked: RefCell<Vec<Rc<Downstream>>>,
     next_id: Cell<u64>,
     /// Until when a client of this worker has paused the others (`CLIENT PAUSE`).
     paused_until: Cell<Option<Instant>>,
@@ -191,53 +190,5 @@ impl Context {
             Refusal::NoReplicas => within(self.switched_at.get()),
         };
         passes && (of.refused_since().is_none() || within(of.refused_since()))
-    }
-
-    /// Remembers that replies of this session are parked.
-    pub fn remember_parked(&self, downstream: &Rc<Downstream>) {
-        let mut parked = self.parked.borrow_mut();
-        if !parked.iter().any(|d| Rc::ptr_eq(d, downstream)) {
-            parked.push(Rc::clone(downstream));
-        }
-    }
-
-    /// Delivers the replies parked before `safe`.
-    pub fn unpark(&self, safe: Moment) {
-        // Taken out while sessions are dealt with: delivering may park again.
-        let mut sessions = self.parked.take();
-        sessions.retain(|d| d.unpark(safe));
-        self.parked.borrow_mut().append(&mut sessions);
-    }
-
-    /// The master has changed and these replies were not seen to have reached the new one: their clients cannot be told.
-    pub fn close_parked(&self) {
-        self.give_up_parked(|_| true);
-    }
-
-    /// Nobody could tell for too long what became of these: as long as commands wait, but not less than a commit may take,
-    /// also where `hold_timeout` is 0.
-    pub fn close_overdue_parked(&self, now: Moment) {
-        let terms = self.terms();
-        let limit = terms.hold_timeout.max(terms.confirm_timeout);
-        self.give_up_parked(|since| now.since(since) >= limit);
-    }
-
-    fn give_up_parked(&self, is_given_up: impl Fn(Moment) -> bool) {
-        let mut sessions = self.parked.take();
-        sessions.retain(|d| {
-            let Some(since) = d.parked_since() else { return false };
-            if is_given_up(since) {
-                self.stats.commands_unknown.add(1);
-                d.close(CloseReason::UnknownOutcome);
-                return false;
-            }
-            true
-        });
-        self.parked.borrow_mut().append(&mut sessions);
-    }
-
-    /// Whether replies are parked.
-    pub fn has_parked(&self) -> bool {
-        !self.parked.borrow().is_empty()
     }
 }

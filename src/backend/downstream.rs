@@ -7,9 +7,9 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::cursors::Cursors;
+use super::parked::{GivenUp, Parked};
 use super::preparation::{Outstanding, Preparation};
 use super::salvage::{self, Outcome};
-use crate::clock::Moment;
 use crate::metrics::CloseReason;
 use crate::net::{Outbox, Signal};
 
@@ -42,7 +42,7 @@ pub struct Downstream {
     silent_error: Cell<bool>,
     /// Commands to be sent again, in order, before anything newer.
     again: RefCell<Vec<Again>>,
-    /// Replies to writes that arrived while writes were held, and what came behind them.
+    /// Replies that arrived while such commands were held, and what came behind them.
     parked: RefCell<Vec<Parked>>,
     /// What came since a command was refused with proof that it did not run.
     salvage: RefCell<Option<Vec<Outcome>>>,
@@ -69,13 +69,6 @@ pub struct Again {
     pub bytes: Bytes,
     /// The client does not want their replies (`CLIENT REPLY`).
     pub silent: bool,
-}
-
-#[derive(Debug)]
-struct Parked {
-    at: Moment,
-    bytes: Bytes,
-    replies: u32,
 }
 
 impl Downstream {
@@ -268,23 +261,21 @@ impl Downstream {
         self.settle(replies);
     }
 
-    /// Keeps replies until it is known whether the write that they acknowledge survives.
-    pub fn park(&self, at: Moment, bytes: Bytes, replies: u32) {
-        self.withheld.set(self.withheld.get() + bytes.len());
-        // It may stay for long, and is a part of a read buffer many times its size.
-        let bytes = Bytes::copy_from_slice(&bytes);
-        self.parked.borrow_mut().push(Parked { at, bytes, replies });
+    /// Keeps replies until it is known whether what they tell survives.
+    pub(super) fn park(&self, parked: Parked) {
+        self.withheld.set(self.withheld.get() + parked.size());
+        self.parked.borrow_mut().push(parked);
     }
 
-    /// Delivers what was parked before `safe`; returns whether something stays parked.
-    pub fn unpark(&self, safe: Moment) -> bool {
+    /// Delivers what was parked, up to the first that is not safe; returns whether something stays parked.
+    pub(super) fn unpark(&self, is_safe: impl Fn(&Parked) -> bool) -> bool {
         let mut parked = self.parked.borrow_mut();
-        let n = parked.iter().take_while(|p| p.at < safe).count();
+        let n = parked.iter().take_while(|p| is_safe(p)).count();
         let due: Vec<Parked> = parked.drain(..n).collect();
         let rest = !parked.is_empty();
         drop(parked);
         for p in due {
-            self.withheld.set(self.withheld.get().saturating_sub(p.bytes.len()));
+            self.withheld.set(self.withheld.get().saturating_sub(p.size()));
             self.deliver(p.bytes, p.replies);
         }
         self.outbox.flush();
@@ -292,9 +283,36 @@ impl Downstream {
         rest
     }
 
-    /// When the oldest of the parked replies was parked; none if there is none.
-    pub fn parked_since(&self) -> Option<Moment> {
-        self.parked.borrow().first().map(|p| p.at)
+    /// Drops what was parked: its commands are sent again, or, where one of them must not be, the client is closed.
+    /// Unless `writes`, such a client is left alone.
+    pub(super) fn give_up_parked(&self, writes: bool) -> GivenUp {
+        let parked = self.parked.borrow();
+        if parked.iter().any(|p| p.again.is_none()) {
+            drop(parked);
+            if !writes {
+                return GivenUp::NotYet;
+            }
+            self.close(CloseReason::UnknownOutcome);
+            return GivenUp::Unknown;
+        }
+        let replies = parked.iter().map(|p| p.replies).sum();
+        drop(parked);
+        if self.owed.get() > replies {
+            return GivenUp::NotYet;
+        }
+        let parked = self.parked.take();
+        let sizes: usize = parked.iter().map(Parked::size).sum();
+        self.withheld.set(self.withheld.get().saturating_sub(sizes));
+        // They stand before whatever came back or was collected meanwhile.
+        let commands = parked.into_iter().flat_map(|p| p.again.unwrap_or_default());
+        if let Some(outcomes) = self.salvage.borrow_mut().as_mut() {
+            outcomes.splice(0..0, commands.map(Outcome::NotRun));
+        } else {
+            self.again.borrow_mut().splice(0..0, commands.map(|bytes| Again { bytes, silent: false }));
+        }
+        self.settle(replies);
+        self.wake.raise();
+        GivenUp::Again
     }
 
     /// Bytes that are kept back: of replies that are parked, or collected behind a refusal; of what waits for the end of one.

@@ -103,6 +103,11 @@ impl<T> Entry<T> {
         wanted.map(|span| self.bytes.slice(span)).map(|c| (c.clone(), self.effect_of(&c))).collect()
     }
 
+    /// Whether its replies may acknowledge what is gone with a master that is replaced: those to writes, and to pops.
+    pub(super) fn acknowledges(&self) -> bool {
+        self.effect == Effect::Write || self.effect == Effect::Deferred && self.retry
+    }
+
     fn effect_of(&self, command: &[u8]) -> Effect {
         if self.commands == 1 || self.effect != Effect::Write { self.effect } else { effect(command) }
     }
@@ -207,10 +212,10 @@ impl<T> InFlight<T> {
         self.entries.iter().skip(1).any(is_such)
     }
 
-    /// Whether a write that was handed to the kernel, in part at least, is unanswered.
-    pub(super) fn owes_write(&self) -> bool {
+    /// Whether something such that was handed to the kernel, in part at least, is unanswered.
+    pub(super) fn owes(&self, is_such: impl Fn(&Entry<T>) -> bool) -> bool {
         let begun = self.written + usize::from(self.offset > 0);
-        self.entries.iter().take(begun).any(|e| e.effect == Effect::Write)
+        self.entries.iter().take(begun).any(is_such)
     }
 
     /// The front entry's answers are complete. None if it was not wholly written: the backend answered more than it was asked.

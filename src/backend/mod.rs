@@ -9,6 +9,7 @@ mod handshake;
 mod inflight;
 mod judge;
 mod large;
+mod parked;
 mod preparation;
 mod receiver;
 mod salvage;

@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use super::connection::{Connection, Lost, Use};
 use super::inflight::{Answer, Audience, Effect, Entry, Heed};
 use super::large::LARGE;
+use super::parked::{Parked, Parking};
 use super::salvage::Outcome;
 use super::subscriptions::Frame;
 use super::{Downstream, bring_scripts};
-use crate::clock::Moment;
 use crate::metrics::{CloseReason, Limit};
 use crate::resp::{Refusal, ReplyScanner, classify, says_redirection_broken};
 use crate::topology::HintKind;
@@ -116,7 +116,7 @@ impl Receiver {
         let now = Instant::now();
         // Asked once a turn: a reply that was in the socket before the hold began may be parked needlessly, never the
         // other way round.
-        let parking = !conn.context.access.may_write(conn.node, Moment::now());
+        let parking = Parking::of(&conn.context, conn.node);
         let (mut end, mut run, mut scanned) = (0, 0, self.partial);
         loop {
             let progress = self.scanner.scan(&buf[scanned..]).map_err(|_| Malformed)?;
@@ -162,7 +162,7 @@ impl Receiver {
         conn: &Rc<Connection>,
         mut replies: BytesMut,
         n: u32,
-        parking: bool,
+        parking: Parking,
         now: Instant,
     ) -> Result<(), Malformed> {
         let streamed = std::mem::take(&mut self.streamed);
@@ -180,6 +180,9 @@ impl Receiver {
             _ => {}
         }
         let commands = if to.is_salvaging() { entry.next_commands(n) } else { Vec::new() };
+        let direct = to.is_direct() && !parking.is_for(entry);
+        let wanted = !silent && !streamed && !direct && !to.is_gone() && !to.is_salvaging();
+        let parked = wanted.then(|| Parked::new(entry, conn.node, &replies, n));
         entry.answered += n;
         conn.context.stats.latency[entry.class as usize]
             .observe(now.saturating_duration_since(entry.queued_at), n.into());
@@ -197,14 +200,14 @@ impl Receiver {
             to.swallow(n, false);
         } else if streamed {
             to.deliver_part(replies.freeze(), true);
-        } else if to.is_direct() && !(parking && effect == Effect::Write) {
-            to.deliver(replies.freeze(), n);
-        } else if to.is_salvaging() {
-            self.salvage(conn, &to, replies, commands, effect, parking);
-        } else {
+        } else if let Some(parked) = parked {
             conn.context.stats.replies_parked.add(n.into());
-            to.park(Moment::now(), replies.freeze(), n);
+            to.park(parked);
             conn.context.remember_parked(&to);
+        } else if direct {
+            to.deliver(replies.freeze(), n);
+        } else {
+            self.salvage(conn, &to, replies, commands, effect, parking);
         }
         bound_withheld(conn, &to, 0);
         Ok(())
@@ -218,7 +221,7 @@ impl Receiver {
         mut replies: BytesMut,
         commands: Vec<(Bytes, Effect)>,
         effect: Effect,
-        parking: bool,
+        parking: Parking,
     ) {
         let mut scanner = ReplyScanner::new();
         for (command, its_effect) in commands {
@@ -228,7 +231,7 @@ impl Receiver {
             let is_read = effect == Effect::Read || its_effect == Effect::Read;
             if is_read {
                 to.outcome(Outcome::Read(command, reply));
-            } else if parking {
+            } else if parking.writes {
                 // It acknowledges a write that may not survive, behind a command that was refused: not worth its own queue.
                 conn.context.stats.commands_unknown.add(1);
                 to.close(CloseReason::UnknownOutcome);
@@ -244,7 +247,7 @@ impl Receiver {
         &mut self,
         conn: &Rc<Connection>,
         frame: BytesMut,
-        parking: bool,
+        parking: Parking,
         now: Instant,
     ) -> Result<(), Malformed> {
         if conn.used == Use::Pinned {
@@ -353,7 +356,7 @@ impl Receiver {
     }
 
     /// Hands on what there is of a large reply.
-    fn stream_partial(&mut self, conn: &Rc<Connection>, buf: &mut BytesMut, parking: bool) -> Result<(), Malformed> {
+    fn stream_partial(&mut self, conn: &Rc<Connection>, buf: &mut BytesMut, parking: Parking) -> Result<(), Malformed> {
         if self.partial < STREAM_AT {
             return Ok(());
         }
@@ -365,7 +368,7 @@ impl Receiver {
         }
         let mut inflight = conn.inflight.borrow_mut();
         let Some(entry) = inflight.front() else { return Err(Malformed) };
-        let (to, audience, effect) = (Rc::clone(&entry.to), entry.audience, entry.effect);
+        let (to, audience, parks) = (Rc::clone(&entry.to), entry.audience, parking.is_for(entry));
         let whole = match entry.heed {
             Heed::Translate(_) => true,
             Heed::Cursor(what) if !self.streamed => {
@@ -380,7 +383,7 @@ impl Receiver {
             return Ok(());
         }
         // One that has begun to go out goes on.
-        let held = !self.streamed && (!to.is_direct() || (parking && effect == Effect::Write));
+        let held = !self.streamed && (!to.is_direct() || parks);
         if held {
             bound_withheld(conn, &to, self.partial);
         }

@@ -298,6 +298,44 @@ async fn many_small_replies_kept_back_reach_the_limit_too() {
     assert_eq!((writer.fault(), writer.withheld()), (Some(CloseReason::OutputLimit), 0));
 }
 
+/// Held reads too: of a master that went away, what it says when it is back may be gone a moment later.
+#[tokio::test]
+async fn reads_that_were_answered_too_late_are_sent_again_and_writes_are_not() {
+    for (is_held, delivered) in [(true, false), (false, true)] {
+        let scene = Scene::new(Use::Shared).await;
+        let node = scene.conn.node;
+        let (reader, theirs) = client().await;
+        let (writer, _) = client().await;
+        scene.queue(&reader, &["GET", "k"], Effect::Read, Audience::Client);
+        scene.queue(&writer, &["INCR", "k"], Effect::Write, Audience::Client);
+        scene.queue(&reader, &["GET", "l"], Effect::Read, Audience::Client);
+        scene.conn.flush();
+        scene.permit(Flow::Held, Flow::Held);
+        let Scene { conn, read, mut peer, context, link } = scene;
+        let say = async {
+            peer.write_all(b"$1\r\n0\r\n:1\r\n").await.unwrap();
+            peer.shutdown().await.unwrap();
+        };
+        tokio::join!(say, drive(Rc::clone(&conn), read, bytes::BytesMut::new()));
+        assert_eq!((reader.owed(), writer.owed()), (1, 1), "parked; the last read came back when the connection ended");
+        if is_held {
+            context.unpark(Moment(0));
+            context.give_up_parked(true);
+        } else {
+            link.lease.store(Grant { reads: Flow::Flowing, ..link.lease.load() });
+            assert!(context.access.may_read(node, Moment::now()));
+            context.unpark(Moment(0));
+        }
+        assert_eq!(writer.fault(), is_held.then_some(CloseReason::UnknownOutcome));
+        let again: Vec<Bytes> = came_back(&reader).into_iter().map(|(command, _)| command).collect();
+        let (k, l) = (encode_command(&["GET", "k"]), encode_command(&["GET", "l"]));
+        assert_eq!(again, if delivered { vec![l] } else { vec![k, l] });
+        assert_eq!((reader.owed(), reader.withheld(), reader.fault()), (0, 0, None));
+        reader.leave();
+        assert_eq!(received(theirs).await, if delivered { "$1\r\n0\r\n" } else { "" });
+    }
+}
+
 /// Behind a refusal everything is collected, until it is known what ran.
 #[tokio::test]
 async fn what_is_collected_behind_a_refusal_has_a_limit() {

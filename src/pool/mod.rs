@@ -2,6 +2,7 @@
 //! sessions that wait until traffic may flow.
 
 mod dials;
+mod halted;
 mod judges;
 mod waiters;
 
@@ -20,6 +21,7 @@ use crate::clock::Moment;
 use crate::net::Signal;
 use crate::topology::{Flow, HintKind, Pass, Topology};
 use dials::Dials;
+use halted::Halted;
 use judges::Judges;
 use waiters::Waiters;
 
@@ -65,6 +67,7 @@ pub struct Pool {
     dials: RefCell<HashMap<(Place, Use), Dials>>,
     permits: Rc<Semaphore>,
     judges: Judges,
+    halted: Halted,
     /// Sessions that wait for permission, in the order in which they began to.
     held: RefCell<Waiters>,
     /// What reads and writes could do when those in `held` were last woken by a tick, and when that was.
@@ -82,6 +85,7 @@ impl Pool {
             dials: RefCell::default(),
             permits: Rc::new(Semaphore::new(CONCURRENT_DIALS)),
             judges: Judges::default(),
+            halted: Halted::default(),
             held: RefCell::default(),
             woken: Cell::new(((false, false), Instant::now())),
         }
@@ -234,6 +238,7 @@ impl Pool {
     pub fn apply(&self, topology: Arc<Topology>) {
         let context = &self.context;
         let before = context.access.update(Arc::clone(&topology));
+        self.halted.note(topology.reads.flow == Flow::Flowing, topology.writes.flow == Flow::Flowing, Instant::now());
         context.unpark(topology.parked_safe_before);
         // Kept until the sessions whose connections are closed below have been counted.
         let mut preparing = None;
@@ -246,9 +251,8 @@ impl Pool {
                     backend::bring_scripts(context, node, Some(context.preparation.expect()));
                 }
             }
-            context.close_parked();
         } else if topology.writes.flow == Flow::Flowing {
-            context.unpark(Moment(u64::MAX));
+            context.unpark_all();
         }
         let all: Vec<Rc<Connection>> = self.all.borrow().clone();
         for conn in all {
@@ -257,6 +261,9 @@ impl Pool {
             } else {
                 conn.sever();
             }
+        }
+        if topology.generation != before.generation {
+            context.give_up_parked(true);
         }
         self.judges.keep_where(|node| self.serves(node));
         if before.writes.flow == Flow::Flowing && topology.writes.flow != Flow::Flowing {
@@ -304,14 +311,16 @@ impl Pool {
     pub fn tick(&self) -> bool {
         let now = Moment::now();
         let access = &self.context.access;
+        let passes = (matches!(access.reads(now), Pass::To(_)), matches!(access.writes(now), Pass::To(_)));
+        self.halted.note(passes.0, passes.1, Instant::now());
         if self.context.has_parked() {
-            match access.writes(now) {
-                Pass::To(_) => self.context.unpark(Moment(u64::MAX)),
-                // Rule 8 of failovers: nothing waits for ever.
-                _ => self.context.close_overdue_parked(now),
+            if passes.1 {
+                self.context.unpark_all();
+            } else {
+                self.context.unpark(Moment(0));
             }
         }
-        let passes = (matches!(access.reads(now), Pass::To(_)), matches!(access.writes(now), Pass::To(_)));
+        self.give_up_overdue(Instant::now());
         let (before, at) = self.woken.get();
         // While writes are held and reads flow, those who wait need not ask at every tick; a lease that came back between
         // two ticks is why they ask at all.

@@ -74,7 +74,12 @@ impl Failover {
             return (flowing(node), Permission { node, flow });
         };
         let waiting = Permission { node, flow: if now >= round.deadline { Flow::Refused } else { Flow::Held } };
-        let reads = if round.reads_flow && node.is_some() && (!round.after_gap || self.is_current_after_gap()) {
+        let goes_on = |node| {
+            round.reads_flow
+                && (!round.after_gap || self.is_current_after_gap())
+                && (!round.master_failed || self.is_followed_again(node, round))
+        };
+        let reads = if node.is_some_and(goes_on) {
             flowing(node)
         } else if let Some(promoted) = self.promoted_reader(round) {
             flowing(Some(promoted))
@@ -84,6 +89,19 @@ impl Failover {
             waiting
         };
         (reads, waiting)
+    }
+
+    /// Whether the replicas are where they were, asked after a master that had gone away answered again. Without that
+    /// somebody may have been promoted meanwhile: what it was sent before and carries out now is gone with it then, and
+    /// reads would show it.
+    fn is_followed_again(&self, master: SocketAddr, round: &Round) -> bool {
+        let Some(since) = round.answering_since else { return false };
+        self.known.followers(self.generation).all(|(_, node)| match node.answer(since) {
+            Some(RoleAnswer::Replica { of, connected, .. }) => *connected && *of == master,
+            // Out of reach: whoever promotes it cannot be asked either.
+            Some(RoleAnswer::Refused | RoleAnswer::Silent { .. }) => true,
+            Some(RoleAnswer::Master { .. } | RoleAnswer::Error(_)) | None => false,
+        })
     }
 
     /// After a gap: whether the Sentinels in hearing were asked afresh and none names another master. A node that was

@@ -288,6 +288,32 @@ fn in_a_planned_failover_reads_stay_with_the_old_master_until_the_commit() {
     assert_eq!(scene.reads(), (Some(node(B)), Flow::Flowing), "unless it dies meanwhile");
 }
 
+/// What it was sent before it hung it carries out when it wakes; who was promoted meanwhile does not have that.
+#[test]
+fn a_master_that_answers_again_is_read_from_once_its_replicas_say_that_they_follow() {
+    let woken = |b: &[RoleAnswer]| {
+        let mut scene = Scene::stable(Commit::Confirmed);
+        scene.say(0, Message::SelectedSlave(node(B)));
+        scene.pass(5);
+        scene.role(A, RoleAnswer::Silent { closed: false });
+        scene.role(B, replica(A, 100));
+        scene.role(C, replica(A, 100));
+        scene.pass(5);
+        scene.role(A, master(100));
+        assert_eq!(scene.reads(), (Some(node(A)), Flow::Held), "they were asked before");
+        scene.pass(5);
+        scene.role(C, replica(A, 100));
+        b.iter().for_each(|answer| scene.role(B, answer.clone()));
+        scene.assert_held("the failover is on");
+        scene.reads()
+    };
+    assert_eq!(woken(&[]), (Some(node(A)), Flow::Held));
+    assert_eq!(woken(&[cut_off(A, 100)]), (Some(node(A)), Flow::Held));
+    assert_eq!(woken(&[master(100)]), (Some(node(B)), Flow::Flowing), "it was promoted");
+    assert_eq!(woken(&[replica(A, 100)]), (Some(node(A)), Flow::Flowing));
+    assert_eq!(woken(&[RoleAnswer::Refused]), (Some(node(A)), Flow::Flowing), "nobody can ask it");
+}
+
 /// An eager commit that the workers have not prepared yet.
 fn committed() -> Scene {
     let mut scene = selected(Commit::Eager);
