@@ -1,20 +1,24 @@
 //! Sentinels and masters by names whose addresses change while pointsman runs; the name server is dnsmasq.
 
 use std::fs;
+use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::Duration;
 
-use pointsman::demo::cluster::{Cluster, Member, Settings, free_port};
-use pointsman::demo::process::{Process, Supervisor};
+use pointsman::demo::cluster::{Cluster, Member, Place, Settings, free_port};
+use pointsman::demo::ledger::{Ledger, LedgerSettings};
+use pointsman::demo::process::{Process, Supervisor, TempDir};
 use pointsman::demo::proxy::fetch_status;
-use pointsman::demo::wire::{Connection, text};
+use pointsman::demo::wire::{Connection, elements, fields, text};
 use rustix::process::Signal;
 use serde_json::Value;
 use tokio::net::UdpSocket;
 use tokio::time::{Instant, sleep};
 
-use crate::rig::PATIENCE;
+use crate::outcome::{CRASH, in_flight, tell};
+use crate::rig::{PATIENCE, READERS, WRITERS};
 
 /// A name server for names below `test`, all with TTL 0.
 struct Names {
@@ -55,6 +59,15 @@ impl Names {
         fs::write(&self.hosts, hosts).unwrap();
         self.process.signal(Signal::HUP).unwrap();
         self.until(name, ip).await;
+    }
+
+    /// Where programs find these names by the C library as well, and no others; none without the right to arrange it.
+    fn place(&self) -> Option<Place> {
+        let probe = Command::new("unshare").args(["--mount", "--", "true"]).stderr(Stdio::null()).status();
+        probe.ok().filter(ExitStatus::success)?;
+        let script = format!("mount --bind {} /etc/hosts && exec \"$@\"", self.hosts.display());
+        let enter = ["unshare", "--mount", "--", "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+        Some(Place { enter, ..Place::default() })
     }
 
     /// Waits until the server gives this address for a name.
@@ -184,4 +197,111 @@ async fn a_master_whose_name_moves_is_followed() {
     let address = SocketAddr::from((moved, port)).to_string();
     front.until("moved", |s| s["master"] == address && s["writes"]["flow"] == "flowing").await;
     front.set("there").await;
+}
+
+/// Has every server of the cluster announce itself by name: nodes `r0.test` and on, Sentinels `s0.test` and on.
+async fn announce_names(cluster: &Cluster) {
+    let tell = async |member, words: &[&str]| {
+        let said = cluster.ask(member, words).await.unwrap();
+        assert_eq!(text(&said), "OK", "{words:?}");
+    };
+    for i in 0..3 {
+        tell(Member::Node(i), &["CONFIG", "SET", "replica-announce-ip", &format!("r{i}.test")]).await;
+        let sentinel = Member::Sentinel(i);
+        tell(sentinel, &["SENTINEL", "REMOVE", "mymaster"]).await;
+        for (key, value) in [("resolve-hostnames", "yes"), ("announce-hostnames", "yes")] {
+            tell(sentinel, &["SENTINEL", "CONFIG", "SET", key, value]).await;
+        }
+        tell(sentinel, &["SENTINEL", "CONFIG", "SET", "announce-ip", &format!("s{i}.test")]).await;
+    }
+    // What they are called they say when they come.
+    cluster.ask(Member::Node(0), &["CLIENT", "KILL", "TYPE", "replica"]).await.unwrap();
+    let port = cluster.addr(Member::Node(0)).port().to_string();
+    for i in 0..3 {
+        let sentinel = Member::Sentinel(i);
+        tell(sentinel, &["SENTINEL", "MONITOR", "mymaster", "r0.test", &port, "2"]).await;
+        for (key, value) in [("down-after-milliseconds", "1000"), ("failover-timeout", "10000")] {
+            tell(sentinel, &["SENTINEL", "SET", "mymaster", key, value]).await;
+        }
+    }
+}
+
+/// Servers that know each other, and are known, by names alone, as in Kubernetes. One is killed and comes back under its
+/// name with another address; so does a Sentinel; then the one that moved is made master.
+#[tokio::test]
+#[ignore = "all of them take minutes: `make faults` runs it"]
+async fn servers_known_by_names_that_come_back_with_other_addresses() {
+    let (here, moved) = (Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2));
+    let hosts = |r0: Ipv4Addr, s0: Ipv4Addr| {
+        format!("{r0} r0.test\n{s0} s0.test\n127.0.0.1 r1.test r2.test s1.test s2.test\n127.0.0.1 localhost\n")
+    };
+    let supervisor = Supervisor::new().unwrap();
+    let dir = TempDir::new().unwrap();
+    let names = Names::start(&supervisor, dir.path()).await;
+    names.set(&hosts(here, here), "r0.test", here).await;
+    let Some(place) = names.place() else {
+        let _ = writeln!(std::io::stderr(), "NOT TESTED, it needs root for a hosts file of its own: names");
+        return;
+    };
+    let both = vec!["bind 127.0.0.1 127.0.0.2".to_owned()];
+    let settings = Settings {
+        nodes_at: vec![place.clone()],
+        sentinels_at: vec![place],
+        redis_lines: both.clone(),
+        sentinel_lines: both,
+        ..Settings::default()
+    };
+    let mut cluster = Cluster::start(settings).await.unwrap();
+    announce_names(&cluster).await;
+    let sentinels: Vec<String> =
+        cluster.sentinels().iter().enumerate().map(|(i, s)| format!("s{i}.test:{}", s.port())).collect();
+    let front = Front::start(&cluster, &names, &format!("sentinels = {sentinels:?}"));
+    let connected = |s: &Value| {
+        s["replicas"].as_array().is_some_and(|r| r.iter().filter(|r| r["link"] == "connected").count() == 2)
+    };
+    front.until("at work", |s| all_up(s, true) && s["settled"] == true && connected(s)).await;
+    let load = LedgerSettings {
+        writers: WRITERS,
+        readers: READERS,
+        pause: Duration::from_millis(5),
+        ..LedgerSettings::new(front.listen)
+    };
+    let ledger = Ledger::start(load);
+
+    let (old, port) = (Member::Node(0), cluster.addr(Member::Node(0)).port());
+    cluster.kill(old).unwrap();
+    cluster.kill(Member::Sentinel(0)).unwrap();
+    names.set(&hosts(moved, moved), "r0.test", moved).await;
+    let service = front.until("failed over", |s| s["generation"] == 2 && s["writes"]["flow"] == "flowing").await;
+    let new = (1..3).find(|i| service["master"] == cluster.addr(Member::Node(*i)).to_string()).unwrap();
+    let said = cluster.ask(Member::Node(3 - new), &["CONFIG", "SET", "replica-priority", "0"]).await.unwrap();
+    assert_eq!(text(&said), "OK");
+    cluster.restart(old).await.unwrap();
+    cluster.ask(old, &["CONFIG", "SET", "bind", "127.0.0.2"]).await.unwrap();
+    cluster.restart(Member::Sentinel(0)).await.unwrap();
+
+    front.until("settled again", |s| all_up(s, true) && s["settled"] == true && connected(s)).await;
+    let clients = text(&cluster.ask(Member::Sentinel(0), &["CLIENT", "LIST"]).await.unwrap());
+    assert!(clients.lines().any(|c| c.contains(" laddr=127.0.0.2:") && !c.contains("name=sentinel-")), "{clients}");
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let replicas = cluster.ask(Member::Sentinel(1), &["SENTINEL", "REPLICAS", "mymaster"]).await.unwrap();
+        let replicas: Vec<_> = elements(&replicas).iter().map(fields).collect();
+        let of = |name: &str| replicas.iter().find(|r| r["ip"] == name).map(|r| r["slave-priority"].clone());
+        if of("r0.test").is_some() && of(&format!("r{}.test", 3 - new)).as_deref() == Some("0") {
+            break;
+        }
+        assert!(Instant::now() < end, "{replicas:?}");
+        sleep(Duration::from_millis(100)).await;
+    }
+    let said = cluster.ask(Member::Sentinel(1), &["SENTINEL", "FAILOVER", "mymaster"]).await.unwrap();
+    assert_eq!(text(&said), "OK");
+    let address = SocketAddr::from((moved, port));
+    let master = address.to_string();
+    front.until("there", |s| s["generation"] == 3 && s["master"] == master && s["writes"]["flow"] == "flowing").await;
+    front.set("there").await;
+    let tally = ledger.audit(&mut Connection::open(address, PATIENCE).await.unwrap()).await.unwrap();
+    tell("N", "servers by names: one dies and comes back elsewhere, and is made master", &tally);
+    let broken = in_flight(CRASH).broken(&tally);
+    assert!(broken.is_empty(), "{broken:?}\n{}", fs::read_to_string(&front.log).unwrap());
 }
