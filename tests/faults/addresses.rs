@@ -3,8 +3,13 @@
 use pointsman::demo::cluster::{Member, Settings};
 use pointsman::demo::wire::text;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::network::in_network;
 use crate::outcome::{PLANNED, waiting};
-use crate::rig::{Rig, last_record};
+use crate::rig::{PATIENCE, Rig, last_record};
 
 /// Replicas and Sentinels call each other 127.0.0.2. pointsman goes by these names and never dials one of them, through a
 /// planned failover, which nobody notices.
@@ -46,4 +51,26 @@ async fn announced_addresses_are_compared_and_mapped_ones_are_dialled() {
         }
     }
     assert!(seen > 0, "Sentinels do dial what is announced");
+}
+
+/// The admin address knows no passwords: what changes the master is taken from pointsman's own host alone.
+#[test]
+fn a_switchover_is_not_ordered_from_another_host() {
+    in_network(async |network| {
+        let rig = Rig::start_in(network, &[]).await;
+        let order = r#"{"service": "mymaster"}"#;
+        let mut stream = TcpStream::connect(rig.proxy.admin()).await.unwrap();
+        assert!(!stream.local_addr().unwrap().ip().is_loopback());
+        let request = format!(
+            "POST /switchover HTTP/1.1\r\nHost: pointsman\r\nConnection: close\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{order}",
+            order.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 403 ") && answer.contains("from this host only"), "{answer}");
+        let service = rig.service().await;
+        assert_eq!((&service["generation"], &service["phase"]), (&1.into(), &"stable".into()), "{service:#}");
+    });
 }
