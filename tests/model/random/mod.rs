@@ -13,8 +13,8 @@ use std::time::Duration;
 use fastrand::Rng;
 use pointsman::clock::Moment;
 use pointsman::config::Commit;
-use pointsman::topology::failover::Settings;
-use pointsman::topology::{Event, Flow, Message, Remembered, SentinelId, SwitchoverEvent};
+use pointsman::topology::failover::{Action, Settings};
+use pointsman::topology::{Event, Flow, Message, Remembered, SentinelId, SwitchoverEvent, Topology};
 
 use coverage::Coverage;
 use steps::{NODES, SENTINELS, Step, known, master, node, replica, sequence, view};
@@ -40,10 +40,15 @@ fn settings(rng: &mut Rng) -> Settings {
     }
 }
 
-/// A machine as it starts, and what is to happen to it.
+/// A machine, and what is to happen to it.
 fn scene(seed: u64) -> (Witness, Vec<Step>) {
     let mut rng = Rng::with_seed(seed);
     let settings = settings(&mut rng);
+    (begun(&mut rng, settings), sequence(&mut rng))
+}
+
+/// A machine as it starts.
+fn begun(rng: &mut Rng, settings: Settings) -> Witness {
     let mut witness = Witness::new(settings);
     let begun = if !settings.managed {
         witness.event(Event::StaticMaster(node(rng.u16(1..=NODES))))
@@ -54,7 +59,7 @@ fn scene(seed: u64) -> (Witness, Vec<Step>) {
         Ok(())
     };
     begun.expect("a machine that starts");
-    (witness, sequence(&mut rng))
+    witness
 }
 
 /// Runs the steps; a failure or a panic in words.
@@ -161,6 +166,49 @@ fn the_same_events_give_the_same_actions() {
         },
         || (),
     );
+}
+
+/// A fence refuses writes, or has an old master made a replica. Who is master, what is read and how long a hold lasts it
+/// changes nothing about: so the other tests, and the model, are true of machines with fences as well.
+#[test]
+fn fences_change_nothing_but_what_they_are_for() {
+    let of = |seed, counts: &mut (u64, u64)| {
+        let (mut plain, steps) = scene(seed);
+        let mut rng = Rng::with_seed(seed);
+        let settings = Settings { fence_without_quorum: true, fence_old_master: true, ..settings(&mut rng) };
+        let mut fenced = begun(&mut rng, settings);
+        fenced.log = Some(Vec::new());
+        // A fence publishes more: by number, what is old to the one may be news to the other.
+        for step in steps.into_iter().filter(|s| !matches!(s.event, Some(steps::Happening::AcknowledgeOld))) {
+            let before = fenced.machine.topology().clone();
+            plain.step(&step)?;
+            fenced.step(&step)?;
+            let (with, without) = (fenced.machine.topology(), plain.machine.topology());
+            let same = |t: &Topology| (t.generation, t.reads, t.writes.node, t.parked_safe_before);
+            if same(with) != same(without) {
+                return Err(format!("{with:?}, and without fences {without:?}"));
+            }
+            if with.writes.flow != without.writes.flow {
+                counts.0 += 1;
+                if with.writes.flow != Flow::Refused {
+                    return Err(format!("{with:?}, and without fences {without:?}"));
+                }
+            }
+            for action in fenced.log.as_mut().expect("asked for").drain(..) {
+                let Action::Demote(demotion) = action else { continue };
+                counts.1 += 1;
+                let nodes = (demotion.old, Some(demotion.new));
+                if Some(nodes.0) == with.writes.node || nodes.1 != with.writes.node || before.generation == 0 {
+                    return Err(format!("{demotion:?}, and {with:?}"));
+                }
+            }
+        }
+        Ok(())
+    };
+    let counts = on_all_cores(10_000, of, || (0, 0));
+    let (refused, demoted) = counts.into_iter().fold((0, 0), |sum, c| (sum.0 + c.0, sum.1 + c.1));
+    eprintln!("writes refused by the fence alone {refused} times, {demoted} old masters demoted");
+    assert!(refused > 1000 && demoted > 100, "they were hardly ever up: {refused}, {demoted}");
 }
 
 /// Answers to questions from before a hold change nothing in it.

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use fastrand::Rng;
-use pointsman::topology::{Event, Hint, HintKind, Message, ReplicaView, RoleAnswer, SentinelId, SwitchoverEvent, View};
+use pointsman::topology::{
+    Event, Hint, HintKind, History, Message, ReplicaView, RoleAnswer, SentinelId, SwitchoverEvent, View,
+};
 
 /// Steps of a sequence, at least and at most.
 pub(crate) const STEPS: std::ops::RangeInclusive<usize> = 50..=60;
@@ -66,7 +69,9 @@ pub(crate) fn view(master: u16, epoch: u64, in_progress: bool, down: bool) -> Vi
 
 pub(crate) fn master(offset: u64, run: &str) -> RoleAnswer {
     let replicas = (2..=NODES).map(|n| (node(n), offset)).collect();
-    RoleAnswer::Master { offset, replicas, run_id: Some(run.into()), history: None }
+    // Whoever is master has followed whoever was it before: what tells of a loss, and whom a fence may demote.
+    let history = History { id: "stream".into(), followed: Some(("stream".into(), 150)) };
+    RoleAnswer::Master { offset, replicas, run_id: Some(run.into()), history: Some(Arc::new(history)) }
 }
 
 pub(crate) fn replica(of: u16, offset: u64) -> RoleAnswer {
