@@ -44,6 +44,44 @@ fn without_sentinels_traffic_goes_on() {
     scene.assert_flows_to(A, "the last confirmed master");
 }
 
+/// No timer is about this: for an hour nothing is published, and then a failover is followed as ever. Control forgets
+/// Sentinels that it only learned of meanwhile.
+#[test]
+fn without_sentinels_an_hour_is_like_a_minute() {
+    let mut scene = confirmed();
+    for id in 0..3 {
+        scene.event(Event::SentinelDown(SentinelId(id)));
+    }
+    let published = scene.topology().clone();
+    scene.actions.clear();
+    for second in 0..3600 {
+        scene.pass(1000);
+        scene.role(A, master(100 + second));
+        for n in [B, C] {
+            scene.role(n, replica(A, 100 + second));
+        }
+        if second == 60 {
+            (1..3).for_each(|id| scene.event(Event::SentinelForgotten(SentinelId(id))));
+        }
+    }
+    assert_eq!(scene.topology(), &published);
+    let paced = |a: &Action| matches!(a, Action::Probe { .. } | Action::Poll(_));
+    assert!(scene.actions.iter().all(paced), "{:?}", scene.actions);
+    for id in 0..3 {
+        scene.event(Event::SentinelKnown(SentinelId(id), node(100 + id).into()));
+        scene.event(Event::SentinelUp(SentinelId(id)));
+        scene.view(id, A, 1);
+    }
+    scene.assert_flows_to(A, "they are back");
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.assert_held("as ever");
+    scene.pass(5);
+    scene.role(B, master(4000));
+    scene.view(0, B, 2);
+    scene.view(1, B, 2);
+    scene.assert_flows_to(B, "as ever");
+}
+
 #[test]
 fn without_sentinels_a_master_that_came_back_needs_a_witness() {
     let back = |run_id: &str, b: RoleAnswer| {
