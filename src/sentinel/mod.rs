@@ -7,6 +7,7 @@ mod demotion;
 mod event;
 mod links;
 mod message;
+mod preferred;
 mod probe;
 mod role;
 mod state_file;

@@ -1,8 +1,10 @@
-//! The confirmed master, remembered over a restart of pointsman.
+//! What is remembered over a restart of pointsman: the confirmed master.
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::topology::Remembered;
@@ -11,7 +13,7 @@ use crate::topology::Remembered;
 ///
 /// # Errors
 /// The kernel's, or `InvalidData` for a file that is not ours.
-pub(super) fn load(path: &Path) -> io::Result<Option<Remembered>> {
+pub(super) fn load<T: DeserializeOwned>(path: &Path) -> io::Result<Option<T>> {
     match std::fs::read(path) {
         Ok(text) => Ok(Some(serde_json::from_slice(&text)?)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
@@ -20,11 +22,12 @@ pub(super) fn load(path: &Path) -> io::Result<Option<Remembered>> {
 }
 
 /// Replaces the file whole: a reader finds the old text or the new one, whenever we are stopped.
-fn store(path: &Path, remembered: &Remembered) -> io::Result<()> {
+pub(super) fn store(path: &Path, remembered: &impl Serialize) -> io::Result<()> {
     if let Some(dir) = path.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    let new = path.with_extension("new");
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
     std::fs::write(&new, serde_json::to_vec(remembered)?)?;
     std::fs::rename(new, path)
 }
@@ -52,7 +55,7 @@ mod tests {
     fn what_was_stored_is_loaded_and_rubbish_is_an_error() {
         let dir = std::env::temp_dir().join(format!("pointsman-state-{}", std::process::id()));
         let path = dir.join("mymaster.json");
-        assert_eq!(load(&path).unwrap(), None);
+        assert_eq!(load::<Remembered>(&path).unwrap(), None);
         let master = "[::1]:6379".parse().unwrap();
         for epoch in [3, 4] {
             let remembered = Remembered { master, epoch, run_id: "ab12".into() };
@@ -60,7 +63,7 @@ mod tests {
             assert_eq!(load(&path).unwrap(), Some(remembered));
         }
         std::fs::write(&path, "{").unwrap();
-        assert_eq!(load(&path).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert_eq!(load::<Remembered>(&path).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
         std::fs::remove_dir_all(&dir).unwrap();
     }
 }

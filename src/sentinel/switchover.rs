@@ -3,13 +3,14 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use super::auth;
 use super::tasks::{Common, Sentinels};
+use super::{auth, preferred};
 use crate::addr::Endpoint;
 use crate::clock::Moment;
 use crate::config::Credentials;
@@ -17,7 +18,7 @@ use crate::net::client::{Client, ClientError};
 use crate::net::{Dialer, Resolver};
 use crate::resp::Value;
 use crate::topology::SwitchoverEvent;
-use crate::topology::switchover::{Action, Answer, Ask, Event, Order, Outcome, Report, Request, Right, Server};
+use crate::topology::switchover::{Action, Answer, Ask, CHOSEN, Event, Order, Outcome, Report, Request, Right, Server};
 use crate::topology::switchover::{Survey, Switchover};
 
 /// Longest wait for an answer. Sentinel writes its file to the disk before it answers.
@@ -165,12 +166,13 @@ fn log(service: &str, report: &Report) {
 }
 
 /// Asks one server one thing after the other, on one connection that is replaced when it is lost.
-struct ServerTask {
+pub(super) struct ServerTask {
     place: Place,
     service: String,
     credentials: Option<Credentials>,
     resolver: Resolver,
     dialer: Dialer,
+    preferred: Option<PathBuf>,
     client: Option<Client>,
 }
 
@@ -180,26 +182,35 @@ enum Place {
 }
 
 impl ServerTask {
+    fn new(common: &Common, place: Place, credentials: Option<Credentials>, dialer: Dialer) -> Self {
+        Self {
+            place,
+            service: common.service.clone(),
+            credentials,
+            resolver: common.resolver.clone(),
+            dialer,
+            preferred: common.preferred.clone(),
+            client: None,
+        }
+    }
+
+    /// For a node, as pointsman's own user.
+    pub(super) fn of_node(common: &Common, node: SocketAddr) -> Self {
+        Self::new(common, Place::Node(node), common.backend.clone(), common.nodes.clone())
+    }
+
     fn start(
         common: &Common,
         sentinels: &Sentinels,
         server: Server,
         answered: mpsc::Sender<(u32, Answer)>,
     ) -> mpsc::Sender<(u32, Request)> {
-        let (place, credentials, dialer) = match server {
-            Server::Node(node) => (Place::Node(node), common.backend.clone(), common.nodes.clone()),
+        let mut task = match server {
+            Server::Node(node) => Self::of_node(common, node),
             Server::Sentinel(id) => {
-                let place = Place::Sentinel(sentinels.facts(id).map(|f| f.endpoint));
-                (place, common.sentinel.clone(), common.sentinels.clone())
+                let endpoint = sentinels.facts(id).map(|f| f.endpoint);
+                Self::new(common, Place::Sentinel(endpoint), common.sentinel.clone(), common.sentinels.clone())
             }
-        };
-        let mut task = Self {
-            place,
-            service: common.service.clone(),
-            credentials,
-            resolver: common.resolver.clone(),
-            dialer,
-            client: None,
         };
         let (sender, mut requests) = mpsc::channel(REQUESTS);
         tokio::spawn(async move {
@@ -213,7 +224,20 @@ impl ServerTask {
         sender
     }
 
-    async fn answer(&mut self, request: Request) -> Answer {
+    /// Asks it once, and what may be asked twice on a new connection if that was lost.
+    pub(super) async fn answer(&mut self, request: Request) -> Answer {
+        let (preferred, place) = (self.preferred.clone(), &self.place);
+        if let (Request::Prefer(before), Some(path), Place::Node(node)) = (request, &preferred, place) {
+            preferred::note(&self.service, path, *node, before).await;
+        }
+        let answer = self.answer_of(request).await;
+        if let (Request::SetPriority(_), Some(path), Answer::Done(_)) = (request, &preferred, &answer) {
+            preferred::forget(path).await;
+        }
+        answer
+    }
+
+    async fn answer_of(&mut self, request: Request) -> Answer {
         // A promotion closes the connections to a node. What may be said twice is said again on a new one.
         let may_repeat = self.client.is_some() && request != Request::FailOver;
         match self.ask(request).await {
@@ -297,6 +321,7 @@ fn command(request: Request, service: &str) -> Vec<String> {
         Request::May(Right::FailOver) => (&["SENTINEL", "FAILOVER"], Some(format!("{service} check"))),
         Request::Quorum => (&["SENTINEL", "CKQUORUM"], Some(service.to_owned())),
         Request::Priority => (&["CONFIG", "GET", "replica-priority"], None),
+        Request::Prefer(_) => (&["CONFIG", "SET", "replica-priority"], Some(CHOSEN.to_string())),
         Request::SetPriority(priority) => (&["CONFIG", "SET", "replica-priority"], Some(priority.to_string())),
         Request::Persist => (&["CONFIG", "REWRITE"], None),
         Request::Pause(time) => {

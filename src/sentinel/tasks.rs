@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
@@ -9,6 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::client::SentinelTask;
 use super::event::{Peer, SentinelEvent};
+use super::preferred;
 use super::probe::ProbeTask;
 use crate::addr::Endpoint;
 use crate::clock::Moment;
@@ -34,6 +36,8 @@ pub(super) struct Common {
     pub(super) sentinels: Dialer,
     pub(super) backend: Option<Credentials>,
     pub(super) sentinel: Option<Credentials>,
+    /// Where the priority is remembered that a switchover changes for the while.
+    pub(super) preferred: Option<PathBuf>,
     pub(super) events: mpsc::Sender<SentinelEvent>,
 }
 
@@ -50,6 +54,7 @@ impl Common {
             resolver,
             backend: config.backend.clone(),
             sentinel,
+            preferred: config.state_file.as_deref().map(preferred::beside),
             events,
         }
     }

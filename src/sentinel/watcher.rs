@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::control::ServiceControl;
-use super::demotion;
 use super::event::SentinelEvent;
 use super::links::{LEASE_VALIDITY, Links, RENEWAL_INTERVAL};
 use super::state_file;
 use super::switchover::Switchovers;
 use super::tasks::{Common, Probes, Sentinels};
+use super::{demotion, preferred};
 use crate::addr::Endpoint;
 use crate::clock::Moment;
 use crate::config::{ServiceConfig, Source};
@@ -130,6 +130,7 @@ impl Watcher {
             Ok(None) => {}
             Err(error) => tracing::warn!(service = self.service, "cannot read {}: {error}", path.display()),
         }
+        tokio::spawn(preferred::restore(self.common.clone()));
     }
 
     /// Has the master found in the configured way, and remembered where that is configured.

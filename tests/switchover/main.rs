@@ -220,6 +220,31 @@ async fn killed_in_the_middle() {
     rig.audit(PLANNED).await;
 }
 
+/// pointsman is killed when it has changed a priority and nothing else yet: the one that is started next sets it back.
+#[tokio::test]
+async fn killed_with_a_priority_that_was_for_the_while() {
+    let state =
+        |cluster: &Cluster| ["--state-dir".to_owned(), cluster.dir().join("state").display().to_string()].to_vec();
+    let mut rig = Rig::start_with(Settings::default(), state).await;
+    let target = rig.addr(2).to_string();
+    let switchover = rig.begin_switchover(&["--to", &target]);
+    let end = Instant::now() + PATIENCE;
+    while rig.priority(2).await != "1" {
+        assert!(Instant::now() < end, "never changed\n{}", rig.proxy.log_tail());
+        sleep(Duration::from_millis(1)).await;
+    }
+    rig.proxy.signal(Signal::KILL).unwrap();
+    assert_eq!(switchover.await.unwrap().code, Some(69));
+    assert_eq!(rig.priority(2).await, "1", "nobody else does it");
+    rig.proxy = start_proxy(&rig.cluster, state(&rig.cluster)).await;
+    while rig.priority(2).await != "100" {
+        assert!(Instant::now() < end, "never set back\n{}", rig.proxy.log_tail());
+        sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!rig.cluster.dir().join("state/mymaster.priority").exists(), "it is done");
+    rig.cluster.wait_settled(PATIENCE).await.unwrap();
+}
+
 /// Two before one service: the one that is not asked keeps its promises too.
 #[tokio::test]
 async fn several_instances() {

@@ -10,7 +10,7 @@ use crate::clock::Moment;
 use crate::topology::{ReplicaView, SentinelId, View};
 
 /// A `replica-priority` that makes Sentinel choose a replica: the lowest but 0, which means never.
-pub(super) const CHOSEN: u32 = 1;
+pub const CHOSEN: u32 = 1;
 /// Bytes of the replication stream that a replica may lack at the start. It must have all of them before it is promoted,
 /// within [`super::CATCH_UP_PATIENCE`]; who lacks more than this, when asked every few milliseconds, would not.
 const LAG_MAX: u64 = 1 << 20;

@@ -19,6 +19,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+pub use checks::CHOSEN;
 pub use report::{Order, Outcome, REPORTS, Report};
 pub use survey::{Answer, NodeSurvey, Request, Right, SentinelSurvey, Server, Survey};
 
@@ -259,8 +260,8 @@ impl Switchover {
                     self.undo(now, &format!("the master did not stop its writers: {}", fault(&answer)), out);
                 }
             }
-            (Request::SetPriority(_), Answer::Done(_)) => {}
-            (Request::SetPriority(_), answer) => {
+            (Request::Prefer(_), Answer::Done(_)) => {}
+            (Request::Prefer(_), answer) => {
                 self.undo(now, &format!("the replica-priority could not be set: {}", fault(&answer)), out);
             }
             (Request::FailOver, Answer::Done(_)) => {

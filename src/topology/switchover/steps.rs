@@ -38,7 +38,7 @@ impl Switchover {
             Some((node, before)) => {
                 // From here on it may be changed, whatever is answered.
                 self.arranged = Some((node, before));
-                self.send(Server::Node(node), Request::SetPriority(CHOSEN), out);
+                self.send(Server::Node(node), Request::Prefer(before), out);
                 self.state = State::Arranging { since: now };
             }
             None => self.begin_hold(now, &plan, out),

@@ -113,6 +113,9 @@ pub enum Request {
     Quorum,
     /// `replica-priority`, answered as a number.
     Priority,
+    /// `CONFIG SET replica-priority` to [`CHOSEN`](super::CHOSEN), where it was this: remembered first, so that another
+    /// process can set it back.
+    Prefer(u32),
     /// `CONFIG SET replica-priority`.
     SetPriority(u32),
     /// `CONFIG REWRITE`: what was set is to outlive a restart.

@@ -151,8 +151,8 @@ impl World {
         match request {
             Request::May(_) | Request::Quorum | Request::Persist => {}
             Request::Priority => return Answer::Done(self.priorities[&at].to_string()),
-            Request::SetPriority(n) => {
-                self.priorities.insert(at, n);
+            Request::Prefer(_) | Request::SetPriority(_) => {
+                self.priorities.insert(at, if let Request::SetPriority(n) = request { n } else { CHOSEN });
                 self.noticed_at = self.now + Duration::from_secs(8);
             }
             Request::Pause(time) => self.paused_until = self.paused_until.max(self.now + time),
@@ -309,7 +309,10 @@ fn it_switches_over() {
     assert_eq!((outcome, why.as_str()), (Outcome::Done, ""));
     assert_eq!(world.follows, Some(node(2)), "the old master follows");
     assert!(world.paused_until == Moment(0), "the pause was lifted");
-    assert!(!world.asked.iter().any(|r| matches!(r, Request::SetPriority(_))), "no priority needed a change");
+    assert!(
+        !world.asked.iter().any(|r| matches!(r, Request::Prefer(_) | Request::SetPriority(_))),
+        "no priority needed a change"
+    );
     let Some(Report::End { stall_ms, .. }) = world.reports.last() else { panic!() };
     assert!((200..260).contains(stall_ms), "{stall_ms}");
 }
@@ -318,7 +321,7 @@ fn it_switches_over() {
 fn the_priority_is_changed_for_the_while() {
     let (outcome, why, world) = World::new(Some(2), false, &[], &[]).finish();
     assert_eq!((outcome, why.as_str()), (Outcome::Done, ""));
-    assert!(world.asked.contains(&Request::SetPriority(CHOSEN)), "Sentinel was told whom to choose");
+    assert!(world.asked.contains(&Request::Prefer(100)), "Sentinel was told whom to choose");
     assert_eq!(world.priorities[&node(2)], 100);
     let last = |request| world.asked.iter().rposition(|r| *r == request);
     assert!(last(Request::Persist) > last(Request::SetPriority(100)), "the promotion wrote the other to the file");
@@ -353,7 +356,7 @@ fn every_fault_at_every_place() {
                 }
                 let must_fail = match request {
                     Request::May(_) | Request::Quorum | Request::Priority => !matches!(fault, Fault::Late(_)),
-                    Request::SetPriority(CHOSEN) | Request::FailOver => fault == Fault::Refused,
+                    Request::Prefer(_) | Request::FailOver => fault == Fault::Refused,
                     _ => false,
                 };
                 assert!(!must_fail || matches!(outcome, Outcome::Refused | Outcome::Undone), "{what}");
