@@ -7,7 +7,7 @@ SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 # What the tests have beside them: networks whose cables can be cut, and threads that are stopped.
 FAULTS := ip perl dnsmasq
 
-.PHONY: help build demo test test-all faults soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench bench-growth \
+.PHONY: help build demo test test-all faults failover-compare soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench bench-growth \
 	conformance conformance-valkey conformance-resp3 conformance-ready clean
 
 help: ## list the targets
@@ -30,15 +30,19 @@ test: ## all tests but the few that take minutes
 	$(CARGO) test $(FAST) --test '*'
 
 test-all: test ## and those too
-	$(CARGO) test $(FAST) --test '*' -- --ignored --nocapture
+	$(CARGO) test $(FAST) --test '*' -- --ignored --nocapture --skip beside_haproxy
 
 # Most of the time they wait, so that more of them than there are cores can run at once.
 faults: ## every fault around a failover, and a table of what it cost (2 minutes; as root for those in network namespaces)
 	@tests/install.sh $(SERVERS) $(FAULTS)
 	@rm -f target/tmp/faults.table
-	$(CARGO) test $(FAST) --test faults -- --include-ignored --test-threads 6; status=$$?; \
+	$(CARGO) test $(FAST) --test faults -- --include-ignored --skip beside_haproxy --test-threads 6; status=$$?; \
 		echo '|   # | scenario | errors | drops | longest stall, ms | acknowledged and lost | run twice | acknowledged |'; \
 		sort -t '|' -k 2 target/tmp/faults.table; exit $$status
+
+failover-compare: ## planned, crash and hang, through pointsman and through HAProxy with role checks: a table (5 minutes)
+	@tests/install.sh $(SERVERS) haproxy
+	$(CARGO) test $(FAST) --test faults -- --ignored --nocapture beside_haproxy
 
 soak: ## a hundred clients through planned failovers and killed masters for ten minutes; SOAK_SEED=n repeats one
 	@tests/install.sh $(SERVERS)

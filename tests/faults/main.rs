@@ -49,6 +49,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test needs and does not get fails the test")]
 
 mod addresses;
+mod compare;
 mod crowd;
 mod fence;
 mod hangs;
