@@ -215,9 +215,9 @@ impl Connection {
         self.inflight.borrow().owes(|e| e.effect == Effect::Write)
     }
 
-    /// Whether the backend has been given a read, or something that is none, that it has not answered.
-    pub fn owes(&self, a_read: bool) -> bool {
-        self.inflight.borrow().owes(|e| (e.effect == Effect::Read) == a_read)
+    /// Whether the backend has been given a read, or something that is none, at `before` or earlier, and has not answered.
+    pub fn owes(&self, a_read: bool, before: Instant) -> bool {
+        self.inflight.borrow().owes(|e| (e.effect == Effect::Read) == a_read && e.queued_at <= before)
     }
 
     /// Whether the last command on a pinned connection was refused. If it was to end a transaction or a watch, the

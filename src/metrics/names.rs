@@ -92,7 +92,7 @@ metrics! {
     HOLD_WAIT_SECONDS = Counter "pointsman_hold_wait_seconds_total" ["service"]
         "Time that commands waited in holds, summed over the clients that waited.";
     REPLIES_PARKED = Counter "pointsman_replies_parked_total" ["service"]
-        "Replies to writes kept back until the candidate was known to have the writes.";
+        "Replies kept back until it was known that what they tell survives the failover.";
     COMMANDS_RESENT = Counter "pointsman_commands_resent_total" ["service"]
         "Commands sent again after a lost connection or a refusal, none of which can have run twice.";
     COMMANDS_REFUSED = Counter "pointsman_commands_refused_total" ["service"]

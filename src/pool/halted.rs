@@ -25,8 +25,10 @@ impl Halted {
     }
 }
 
-fn overdue(since: &Cell<Option<Instant>>, limit: Duration, now: Instant) -> bool {
-    since.get().is_some_and(|since| now.saturating_duration_since(since) >= limit)
+/// Since when it has not flowed, if that is as long ago as the limit. What was sent since (where writes alone are held,
+/// what waits for neither goes on) is not meant.
+fn overdue(since: &Cell<Option<Instant>>, limit: Duration, now: Instant) -> Option<Instant> {
+    since.get().filter(|since| now.saturating_duration_since(*since) >= limit)
 }
 
 impl Pool {
@@ -38,19 +40,19 @@ impl Pool {
         let terms = self.context.terms();
         let reads = overdue(&self.halted.reads, terms.hold_timeout, now);
         let writes = overdue(&self.halted.writes, terms.hold_timeout.max(terms.confirm_timeout), now);
-        if !reads && !writes {
+        if reads.is_none() && writes.is_none() {
             return;
         }
         let is_overdue = |conn: &Rc<Connection>| {
-            let owes_writes = conn.owes(false);
-            if owes_writes { writes } else { reads && conn.owes(true) }
+            let owes = |a_read, since: Option<Instant>| since.is_some_and(|since| conn.owes(a_read, since));
+            owes(false, writes) || owes(true, reads) && (writes.is_some() || !conn.owes(false, now))
         };
         let stuck: Vec<Rc<Connection>> = self.all.borrow().iter().filter(|c| is_overdue(c)).cloned().collect();
         for conn in stuck {
             conn.sever();
         }
         // Behind those: what was answered stands before what was not.
-        self.context.give_up_parked(writes);
+        self.context.give_up_parked(writes.is_some());
     }
 }
 
@@ -65,10 +67,16 @@ mod tests {
         let limit = Duration::from_millis(100);
         halted.note(true, false, at(0));
         halted.note(true, false, at(90));
-        assert!(!overdue(&halted.writes, limit, at(99)) && overdue(&halted.writes, limit, at(100)));
-        assert!(!overdue(&halted.reads, limit, at(1000)));
+        assert_eq!(
+            (overdue(&halted.writes, limit, at(99)), overdue(&halted.writes, limit, at(100))),
+            (None, Some(at(0)))
+        );
+        assert_eq!(overdue(&halted.reads, limit, at(1000)), None);
         halted.note(true, true, at(100));
         halted.note(false, false, at(110));
-        assert!(!overdue(&halted.writes, limit, at(200)) && overdue(&halted.reads, limit, at(210)));
+        assert_eq!(
+            (overdue(&halted.writes, limit, at(200)), overdue(&halted.reads, limit, at(210))),
+            (None, Some(at(110)))
+        );
     }
 }

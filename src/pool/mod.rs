@@ -371,9 +371,9 @@ impl Pool {
         self.sweep();
     }
 
-    /// Whether sessions wait for permission.
+    /// Whether sessions wait for permission, or for replies that may be told once there is one.
     pub fn has_held(&self) -> bool {
-        !self.held.borrow().is_empty()
+        !self.held.borrow().is_empty() || self.context.has_parked()
     }
 
     fn wake_held(&self) {

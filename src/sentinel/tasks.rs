@@ -59,12 +59,13 @@ impl Common {
         }
     }
 
-    /// Whether servers are dialled alike.
+    /// Whether servers are dialled alike, and what is remembered of them is kept in the same place.
     pub(super) fn dials_like(&self, other: &Self) -> bool {
         self.nodes.dials_like(&other.nodes)
             && self.sentinels.dials_like(&other.sentinels)
             && self.backend == other.backend
             && self.sentinel == other.sentinel
+            && self.preferred == other.preferred
     }
 }
 

@@ -77,7 +77,7 @@ impl fmt::Display for FailoverKind {
 pub struct RecordCounts {
     /// Commands that had to wait.
     pub held: u64,
-    /// Replies to writes that were parked.
+    /// Replies that were parked.
     pub parked: u64,
     /// Commands sent again.
     pub resent: u64,
