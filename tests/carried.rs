@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod interrupted;
 mod support;
 
 use std::path::PathBuf;

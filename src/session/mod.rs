@@ -355,29 +355,31 @@ impl Session {
         if refused {
             self.not_before = Some(Instant::now() + REFUSED_PAUSE);
         }
-        if again.is_empty() {
+        let answered = again.is_empty();
+        if answered {
             self.tracking.answered(self.state.multi);
         } else {
             self.reclaim(&again);
         }
-        self.finish_pausing(again.is_empty());
+        self.finish_pausing(answered);
+        // What was answered holds, and what came back has changed nothing, also where the connection is lost by now.
+        if std::mem::take(&mut self.transaction.opening) {
+            self.finish_opening(answered);
+        }
+        if std::mem::take(&mut self.judging) {
+            self.finish_judging(answered);
+        }
         if lost {
             return Some(self.lose_pin(&again));
         }
         let in_transaction = (self.state.multi || self.transaction.is_ending()) && !self.state.kept;
         if in_transaction
-            && !again.is_empty()
+            && !answered
             && let Some((conn, _)) = &self.pin
         {
             // Taken back by a hold. What the connection has of the transaction ends here; it is replayed elsewhere.
             conn.close(Lost::Dropped);
             return Some(self.lose_pin(&again));
-        }
-        if self.transaction.opening {
-            self.finish_opening();
-        }
-        if std::mem::take(&mut self.judging) {
-            self.finish_judging();
         }
         if std::mem::take(&mut self.becoming)
             && let Some(step) = self.finish_becoming()
@@ -385,7 +387,7 @@ impl Session {
             return Some(step);
         }
         if self.unpin {
-            self.finish_pin(again.is_empty());
+            self.finish_pin(answered);
             return Some(Step::Done);
         }
         if self.renewal.is_some()
@@ -393,7 +395,7 @@ impl Session {
         {
             return Some(step);
         }
-        (!again.is_empty()).then_some(Step::Done)
+        (!answered).then_some(Step::Done)
     }
 
     fn flush(&self) {

@@ -309,13 +309,8 @@ impl Session {
             }
         }
         let tracked = self.state.tracking;
-        if let Some(conn) = self.pin.as_ref().map(|(conn, _)| Rc::clone(conn)) {
-            let accepted = answered && !conn.is_refused();
-            if let Some(asked) = self.tracking.asked().cloned() {
-                self.conclude_redirection(&asked, accepted);
-            }
-            self.state.kept |= !self.tracking.conclude(accepted);
-            self.state.tracking = self.tracking.is_on();
+        self.conclude_tracking(answered);
+        if let Some((conn, _)) = &self.pin {
             let subscribed = !conn.subscriptions.borrow().is_empty();
             if self.state.subscribed != subscribed {
                 self.state.subscribed = subscribed;
@@ -331,10 +326,20 @@ impl Session {
         }
     }
 
-    /// `MULTI` was answered. Refused (by an ACL, say) it has opened nothing, and what follows runs at once.
-    pub(super) fn finish_opening(&mut self) {
-        self.transaction.opening = false;
-        if self.pin.as_ref().is_some_and(|(conn, _)| conn.is_refused()) {
+    /// Nothing is owed: what a `CLIENT TRACKING` has led to.
+    fn conclude_tracking(&mut self, answered: bool) {
+        let accepted = answered && self.pin.as_ref().is_some_and(|(conn, _)| !conn.is_refused());
+        if let Some(asked) = self.tracking.asked().cloned() {
+            self.conclude_redirection(&asked, accepted);
+        }
+        self.state.kept |= !self.tracking.conclude(accepted);
+        self.state.tracking = self.tracking.is_on();
+    }
+
+    /// Nothing is owed for a `MULTI`. Refused (by an ACL, say) it has opened nothing, and what follows runs at once; nor
+    /// has one that came back (not `answered`).
+    pub(super) fn finish_opening(&mut self, answered: bool) {
+        if !answered || self.pin.as_ref().is_some_and(|(conn, _)| conn.is_refused()) {
             let watch_lost = self.transaction.watch_lost;
             self.transaction.clear();
             self.transaction.watch_lost = watch_lost;
@@ -343,11 +348,12 @@ impl Session {
         }
     }
 
-    /// A command that may have changed the connection in a way that is not followed was answered. Clients try
-    /// subcommands of `CLIENT` that their server does not have; what is refused has changed nothing.
-    pub(super) fn finish_judging(&mut self) {
+    /// Nothing is owed for a command that may have changed the connection, in a way that is followed (`SELECT`) or not.
+    /// Clients try subcommands of `CLIENT` that their server does not have; what is refused has changed nothing, nor has
+    /// what came back (not `answered`).
+    pub(super) fn finish_judging(&mut self, answered: bool) {
         let selected = self.selecting.take();
-        if self.pin.as_ref().is_some_and(|(conn, _)| conn.is_refused()) {
+        if !answered || self.pin.as_ref().is_some_and(|(conn, _)| conn.is_refused()) {
             self.state.unchanged();
             self.ends_state = false;
             self.unpin = !self.state.is_pinned();
@@ -388,11 +394,10 @@ impl Session {
 
     /// The pin was lost with its backend; `again` came back.
     pub(super) fn lose_pin(&mut self, again: &[Again]) -> Step {
+        self.conclude_tracking(again.is_empty());
         let Some((conn, _)) = self.disown() else { return Step::Done };
         self.unpin = false;
-        (self.judging, self.becoming, self.marked) = (false, false, false);
-        self.selecting = None;
-        self.transaction.opening = false;
+        (self.becoming, self.marked) = (false, false);
         if self.state.kept || self.tracking.is_caching() {
             return Step::Close(CloseReason::StateLost);
         }
