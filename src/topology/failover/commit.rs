@@ -4,9 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::round::{Cause, Previous};
-use super::{
-    Action, Failover, Level, Master, PREPARATION_LIMIT, START_FAILOVER_PATIENCE, START_PATIENCE, STRAGGLER_PATIENCE,
-};
+use super::{Action, Failover, Level, Master, START_FAILOVER_PATIENCE, START_PATIENCE, STRAGGLER_PATIENCE};
 use crate::clock::Moment;
 use crate::config::Commit;
 use crate::topology::record::FailoverKind;
@@ -195,7 +193,7 @@ impl Failover {
             Some(Master { node, epoch, run_id, provisional: previous.filter(|_| provisional).map(|p| (now, p)) });
         self.generation += 1;
         if previous.is_some() {
-            self.preparing = Some(now + PREPARATION_LIMIT.min(self.settings.hold_timeout));
+            self.preparing = Some(self.preparation_ends(now));
             self.last_deadline = now + self.settings.hold_timeout;
         }
         self.turned = now;

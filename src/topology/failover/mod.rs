@@ -311,6 +311,11 @@ impl Failover {
         &mut self.recorder
     }
 
+    /// Until when writes wait for the workers to prepare a master that is confirmed now.
+    fn preparation_ends(&self, now: Moment) -> Moment {
+        now + PREPARATION_LIMIT.min(self.settings.hold_timeout)
+    }
+
     /// Draws conclusions until none is left.
     fn settle(&mut self, now: Moment, out: &mut Vec<Action>) {
         self.known.note_names(now);
@@ -330,9 +335,10 @@ impl Failover {
                 break;
             }
         }
-        if self.preparing.is_some_and(|until| now >= until) {
+        // During a round nothing is prepared: the time is given anew when it ends.
+        if self.round.is_none() && self.preparing.is_some_and(|until| now >= until) {
             self.preparing = None;
-            if self.round.is_none() && !self.settings.hold_timeout.is_zero() {
+            if !self.settings.hold_timeout.is_zero() {
                 out.push(Action::Say(Level::Warn, "writes flow before scripts and subscriptions are all back".into()));
             }
         }

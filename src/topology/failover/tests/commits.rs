@@ -324,6 +324,18 @@ fn committed() -> Scene {
     scene
 }
 
+/// All is well with B.
+fn end_hold(scene: &mut Scene) {
+    for _ in 0..2 {
+        scene.pass(5);
+        scene.role(B, master(100));
+        scene.role(A, replica(B, 100));
+        scene.role(C, replica(B, 100));
+        (0..3).for_each(|id| scene.view(id, B, 2));
+    }
+    assert_eq!(scene.obstacle(), Some("no master is confirmed yet".to_owned()), "the hold is over");
+}
+
 #[test]
 fn writes_wait_until_every_worker_has_prepared_the_new_master() {
     let mut scene = committed();
@@ -371,15 +383,23 @@ fn a_hold_in_between_does_not_make_the_new_master_prepared() {
     scene.view(1, B, 2);
     scene.pass(1);
     scene.role(B, replica(A, 100));
-    for _ in 0..2 {
-        scene.pass(5);
-        scene.role(B, master(100));
-        scene.role(A, replica(B, 100));
-        scene.role(C, replica(B, 100));
-        (0..3).for_each(|id| scene.view(id, B, 2));
-    }
-    assert_eq!(scene.obstacle(), Some("no master is confirmed yet".to_owned()), "the hold is over");
+    end_hold(&mut scene);
     assert_eq!(scene.writes(), (Some(node(B)), Flow::Held), "and the new master still not prepared");
     scene.event(Event::Prepared(2));
     scene.assert_flows_to(B, "prepared");
+}
+
+#[test]
+fn the_time_for_preparing_does_not_run_out_during_a_hold() {
+    let mut scene = committed();
+    scene.view(0, B, 2);
+    scene.view(1, B, 2);
+    scene.pass(50);
+    scene.role(B, CLOSED);
+    scene.role(B, RoleAnswer::Refused);
+    scene.pass(PREPARATION_LIMIT.as_millis() as u64 + 300);
+    end_hold(&mut scene);
+    scene.assert_held("nobody had its scripts and subscriptions taken there meanwhile");
+    scene.pass(PREPARATION_LIMIT.as_millis() as u64);
+    scene.assert_flows_to(B, "but not for ever");
 }
