@@ -89,6 +89,28 @@ async fn a_pause_that_is_refused_changes_nothing() {
     let before = pinned().await;
     assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
     assert_eq!(pinned().await, before, "writes go on sharing");
+    // Nor does one in a transaction that does not run: because of that one, of another command, of what was watched.
+    let transaction = |more: &[&[&str]]| {
+        let pause = ["CLIENT", "PAUSE", "100000", "WRITE"];
+        [&[&["MULTI"][..], &pause][..], more, &[&["EXEC"]]].concat().into_iter().flat_map(command).collect::<Vec<u8>>()
+    };
+    weak.send(&transaction(&[])).await;
+    weak.until(b"-EXECABORT").await;
+    weak.until(b"\r\n").await;
+    // In another database, and so on other connections than the one who writes.
+    let mut elsewhere = Raw::connect(front.proxy).await;
+    assert_eq!(elsewhere.ask(&["SELECT", "1"]).await, "+OK\r\n");
+    elsewhere.send(&transaction(&[&["CLIENT", "ID"]])).await;
+    elsewhere.until(b"-EXECABORT").await;
+    elsewhere.until(b"\r\n").await;
+    assert_eq!(elsewhere.ask(&["WATCH", "w"]).await, "+OK\r\n");
+    let mut direct = Raw::connect(front.redis).await;
+    assert_eq!(direct.ask(&["SELECT", "1"]).await + &direct.ask(&["SET", "w", "1"]).await, "+OK\r\n+OK\r\n");
+    elsewhere.send(&transaction(&[])).await;
+    elsewhere.until(b"*-1\r\n").await;
+    let before = pinned().await;
+    assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+    assert_eq!(pinned().await, before, "writes go on sharing");
     assert_eq!(other.ask(&["CLIENT", "PAUSE", "1", "WRITE"]).await, "+OK\r\n");
     assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
 }

@@ -45,6 +45,28 @@ pub enum Use {
     Pinned,
 }
 
+/// What a reply says of the command that it answers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Last {
+    /// Neither of the others.
+    Ran,
+    /// `-EXECABORT` or a null: what an `EXEC` answers that has ended its transaction and not run it.
+    Ended,
+    /// Any other error.
+    Refused,
+}
+
+impl Last {
+    pub(super) fn of(reply: &[u8]) -> Self {
+        match reply {
+            reply if reply.starts_with(b"-EXECABORT") => Self::Ended,
+            [b'-', ..] => Self::Refused,
+            b"*-1\r\n" | b"_\r\n" => Self::Ended,
+            _ => Self::Ran,
+        }
+    }
+}
+
 /// Why a connection ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Lost {
@@ -107,8 +129,8 @@ pub struct Connection {
     /// proves that nothing was popped.
     /// Who asked; nobody: 0.
     pub(super) withdrawn: Cell<u64>,
-    /// The last reply on a pinned connection was an error, other than `-EXECABORT`, which ends a transaction too.
-    pub(super) refused: Cell<bool>,
+    /// What the last reply on a pinned connection was.
+    pub(super) last: Cell<Last>,
     /// When the session gave it back, or, of a shared one, when something was last queued on it.
     pub idle_since: Cell<Instant>,
     /// When control was last told that the backend is silent.
@@ -141,7 +163,7 @@ impl Connection {
             subscriptions: RefCell::default(),
             raw: Cell::new(false),
             withdrawn: Cell::new(0),
-            refused: Cell::new(false),
+            last: Cell::new(Last::Ran),
             idle_since: Cell::new(Instant::now()),
             told_silent: Cell::new(None),
             context,
@@ -223,7 +245,12 @@ impl Connection {
     /// Whether the last command on a pinned connection was refused. If it was to end a transaction or a watch, the
     /// connection is still in it.
     pub fn is_refused(&self) -> bool {
-        self.refused.get()
+        self.last.get() == Last::Refused
+    }
+
+    /// Whether the last command on a pinned connection ran; if it was `EXEC`, with all that was queued.
+    pub fn has_run(&self) -> bool {
+        self.last.get() == Last::Ran
     }
 
     /// The session is done with it and left no state behind.

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::connection::{Connection, Lost, Use};
+use super::connection::{Connection, Last, Lost, Use};
 use super::inflight::{Answer, Audience, Effect, Entry, Heed};
 use super::large::LARGE;
 use super::parked::{Parked, Parking};
@@ -270,7 +270,7 @@ impl Receiver {
         let refusal = classify(&frame).filter(|r| !is_answer(r));
         let mut inflight = conn.inflight.borrow_mut();
         let entry = inflight.front().ok_or(Malformed)?;
-        conn.refused.set(frame[0] == b'-' && !frame.starts_with(b"-EXECABORT"));
+        conn.last.set(Last::of(&frame));
         conn.stalled.set(false);
         let to = Rc::clone(&entry.to);
         if frame[0] == b'-' && entry.audience != Audience::Client {
@@ -409,6 +409,8 @@ impl Receiver {
         }
         self.streamed = true;
         conn.streaming.set(true);
+        // No error is that long.
+        conn.last.set(Last::Ran);
         if wanted {
             to.deliver_part(part.freeze(), false);
             self.touch(&to);

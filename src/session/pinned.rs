@@ -270,13 +270,13 @@ impl Session {
         } else {
             self.transaction.clear();
         }
-        (self.state.multi, self.state.watching) = (false, false);
+        self.leave_transaction();
         Some(self.say(command, refusal))
     }
 
     /// `EXEC` or `DISCARD` was refused by pointsman: the transaction is over for the client, and so it must be here.
     pub(super) fn abandon_transaction(&mut self) {
-        (self.state.multi, self.state.watching) = (false, false);
+        self.leave_transaction();
         self.transaction.clear();
         if self.state.is_pinned()
             && let Some((conn, _)) = self.pin.as_ref().filter(|(conn, _)| conn.is_usable())
@@ -287,13 +287,21 @@ impl Session {
         }
     }
 
+    /// What was queued will not run.
+    fn leave_transaction(&mut self) {
+        (self.state.multi, self.state.watching) = (false, false);
+        self.pausing = None;
+    }
+
     /// Nothing is owed: a pause that was asked for has begun, unless it was refused (anybody can ask for it), or the
-    /// transaction that it is part of is still open.
+    /// transaction that it is part of is still open, also because its `EXEC` came back, or did not run.
     pub(super) fn finish_pausing(&mut self, answered: bool) {
+        let reopens = !answered && self.transaction.is_ending() && !self.state.kept;
         if !self.state.multi
+            && !reopens
             && let Some(time) = self.pausing.take()
             && answered
-            && self.pin.as_ref().is_some_and(|(conn, _)| conn.lost().is_none() && !conn.is_refused())
+            && self.pin.as_ref().is_some_and(|(conn, _)| conn.lost().is_none() && conn.has_run())
         {
             self.pool.context.pause(time);
         }
