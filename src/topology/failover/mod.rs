@@ -230,7 +230,9 @@ pub struct Failover {
     /// What the last process knew.
     remembered: Option<super::Remembered>,
     published: Topology,
-    /// Whether that refuses writes because of the fence alone.
+    /// Whether it lets no write through and every worker has acknowledged that.
+    writes_stopped: bool,
+    /// Whether it refuses writes because of the fence alone.
     published_fenced: bool,
     planned: Option<(BTreeSet<SocketAddr>, Pace)>,
     polled: Option<Pace>,
@@ -268,6 +270,7 @@ impl Failover {
             static_master: None,
             remembered: None,
             published: Topology::unknown(),
+            writes_stopped: false,
             published_fenced: false,
             planned: None,
             polled: None,
@@ -378,6 +381,8 @@ impl Failover {
         let seq = self.published.seq;
         let round = self.round.as_mut().expect("set above");
         round.held_seq = seq;
+        // Behind the fence they had stopped before, and nobody acknowledges anew.
+        round.acknowledged = self.writes_stopped.then_some(now);
         round
     }
 

@@ -2,7 +2,8 @@
 //! made a replica (`fence_old_master`).
 
 use super::*;
-use crate::topology::failover::{Demotion, FENCE_PATIENCE};
+use crate::topology::failover::{Demotion, FENCE_PATIENCE, STRAGGLER_PATIENCE};
+use crate::topology::record::OffsetLost;
 use crate::topology::status::Phase;
 
 fn fenced() -> Scene {
@@ -113,6 +114,32 @@ fn a_hold_behind_the_fence_is_refused_until_the_majority_is_back() {
     scene.event(Event::SentinelUp(SentinelId(1)));
     scene.view(1, A, 1);
     scene.assert_held("somebody could");
+}
+
+/// Two of five Sentinels are in hearing, and fail over to B.
+fn committed_behind_the_fence() -> Scene {
+    let mut scene = Scene::stable_with(Settings { fence_without_quorum: true, ..settings(Commit::Confirmed) }, 5);
+    (2..5).for_each(|id| scene.event(Event::SentinelDown(SentinelId(id))));
+    scene.pass(500);
+    assert_fenced(&scene);
+    scene.say(0, Message::TryFailover);
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(5);
+    scene.role(A, master_with(100, "a", None));
+    scene.pass(5);
+    scene.role(B, master_with(109, "b", Some(("a", 100))));
+    scene.view(0, B, 2);
+    scene.view(1, B, 2);
+    scene.pass(STRAGGLER_PATIENCE.as_millis() as u64);
+    assert_eq!((scene.topology().generation, scene.writes()), (2, (Some(node(B)), Flow::Refused)));
+    scene
+}
+
+#[test]
+fn behind_the_fence_every_worker_has_stopped_already() {
+    let scene = committed_behind_the_fence();
+    assert!(!scene.actions.iter().any(|a| matches!(a, Action::Sever { .. })), "{:?}", scene.actions);
+    assert_eq!(scene.last_record().offset_lost, OffsetLost::Exact(0), "what A said in the round was its last word");
 }
 
 /// Held by an announcement; A told its history, and B, selected, says master with this one.
