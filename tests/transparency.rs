@@ -304,7 +304,7 @@ async fn passwords_and_acl_users_are_judged_by_the_backend() {
         vec!["GET a", "AUTH wrong", "GET a", "AUTH opensesame", "SET a 1", "GET a", "AUTH wrong", "GET a"],
         vec!["AUTH reader look", "GET a", "SET a 2", "AUTH opensesame", "SET a 3"],
         vec!["SELECT 1", "HELLO 3 AUTH reader wrong", "GET a", "PING", "AUTH reader look", "SELECT 1", "GET a"],
-        vec!["MULTI", "SUBSCRIBE x", "BLPOP l 0.1"],
+        vec!["MULTI", "SUBSCRIBE x", "BLPOP l 0.1", "WAIT 0 0", "WAITAOF 0 0 0"],
         vec![
             "AUTH single step",
             "MULTI",

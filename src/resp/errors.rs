@@ -94,8 +94,8 @@ impl OwnError {
         ErrorInfo {
             error: Self::WaitUnknown,
             prefix: "WAITUNKNOWN",
-            when: "`WAIT` or `WAITAOF` after the master changed, when this connection has written nothing since; or of a \
-                   user that may not send the `PING` (with Valkey 8 the `SWAPDB`) that it takes to answer.",
+            when: "`WAIT` or `WAITAOF` after the master changed, when this connection has written nothing since; or where \
+                   the server refuses the `PING` (with Valkey 8 the `SWAPDB`) that it takes to answer.",
             advice: "Look whether the write is there, or write again and then wait.",
         },
     ];

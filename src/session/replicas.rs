@@ -33,6 +33,10 @@ impl Session {
     /// Later servers, and Valkey from 8 on, do so only at a command that they hand on to replicas: `SWAPDB 0 0` is one that
     /// changes nothing.
     pub(super) fn mark(&mut self, command: Command, conn: &Connection) -> Option<Step> {
+        // The server has the words for it.
+        if conn.hello.unauthenticated {
+            return None;
+        }
         if self.down.owed() > 0 {
             return Some(Step::Wait(Wait::REPLIES));
         }
@@ -47,7 +51,7 @@ impl Session {
             self.marked = true;
             return Some(Step::Wait(Wait::REPLIES));
         }
-        let why = || format!("it takes a {}, which this user may not send", words[0]);
+        let why = || format!("it takes a {}, which the server refused", words[0]);
         refused.then(|| self.cannot_tell(command, &why()))
     }
 
