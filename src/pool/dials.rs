@@ -14,12 +14,31 @@ use crate::net::Signal;
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_MOST: Duration = Duration::from_millis(500);
 
+/// The last failure of connects to one place, and how often they failed in a row.
+#[derive(Debug, Default)]
+pub(super) struct Setback {
+    last: Option<(DialError, Instant)>,
+    failures: u32,
+}
+
+impl Setback {
+    /// The last failure, and when to try again, while it is too early to.
+    pub(super) fn last(&self, now: Instant) -> Option<(DialError, Instant)> {
+        self.last.clone().filter(|(_, retry_at)| now < *retry_at)
+    }
+
+    pub(super) fn add(&mut self, error: DialError, now: Instant) {
+        let pause = (RETRY_FIRST * 2u32.saturating_pow(self.failures.min(10))).min(RETRY_MOST);
+        self.failures += 1;
+        self.last = Some((error, now + pause.mul_f64(0.5 + fastrand::f64() / 2.0)));
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Dials {
     pub(super) running: usize,
     waiters: Waiters,
-    failed: Option<(DialError, Instant)>,
-    failures: u32,
+    setback: Setback,
 }
 
 impl Dials {
@@ -41,18 +60,15 @@ impl Dials {
 
     /// The last failure, while it is too early to try again.
     pub(super) fn failed(&self, now: Instant) -> Option<(DialError, Instant)> {
-        self.failed.clone().filter(|(_, retry_at)| now < *retry_at)
+        self.setback.last(now)
     }
 
     pub(super) fn fail(&mut self, error: DialError, now: Instant) {
-        let pause = (RETRY_FIRST * 2u32.saturating_pow(self.failures.min(10))).min(RETRY_MOST);
-        self.failures += 1;
-        self.failed = Some((error, now + pause.mul_f64(0.5 + fastrand::f64() / 2.0)));
+        self.setback.add(error, now);
     }
 
     pub(super) fn succeeded(&mut self) {
-        self.failed = None;
-        self.failures = 0;
+        self.setback = Setback::default();
     }
 
     /// The topology has changed: what failed may succeed.

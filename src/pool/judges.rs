@@ -1,12 +1,14 @@
 //! The connections on which backends judge (see [`Judge`]): how many, whose turn it is, and how long they are kept.
 
 use std::cell::RefCell;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout};
 
+use super::dials::Setback;
 use super::{IDLE, Pool};
 use crate::backend::{DialError, Judge, Key, Verdict};
 use crate::clock::Moment;
@@ -22,13 +24,20 @@ pub(super) struct Judges {
     turns: Semaphore,
     /// Connections that nobody is judged on.
     kept: RefCell<Vec<Judge>>,
+    /// Connects that failed since the points were last turned.
+    setbacks: RefCell<HashMap<SocketAddr, Setback>>,
     /// The points may have been turned.
     turned: Notify,
 }
 
 impl Default for Judges {
     fn default() -> Self {
-        Self { turns: Semaphore::new(JUDGES), kept: RefCell::default(), turned: Notify::new() }
+        Self {
+            turns: Semaphore::new(JUDGES),
+            kept: RefCell::default(),
+            setbacks: RefCell::default(),
+            turned: Notify::new(),
+        }
     }
 }
 
@@ -40,9 +49,30 @@ impl Judges {
         Some(kept.remove(at))
     }
 
+    /// Why the last connect failed, while it is too early for another.
+    fn failed(&self, node: SocketAddr) -> Option<DialError> {
+        self.setbacks.borrow().get(&node)?.last(Instant::now()).map(|(error, _)| error)
+    }
+
+    fn note(&self, node: SocketAddr, failure: Option<&DialError>) {
+        let mut setbacks = self.setbacks.borrow_mut();
+        let now = Instant::now();
+        match failure {
+            None => drop(setbacks.remove(&node)),
+            // Those that were under way at once fail at once: that is one failure.
+            Some(error) => {
+                let setback = setbacks.entry(node).or_default();
+                if setback.last(now).is_none() {
+                    setback.add(error.clone(), now);
+                }
+            }
+        }
+    }
+
     /// Closes those that lead where no traffic goes, and has the judgements that are under way look for themselves.
     pub(super) fn keep_where(&self, serves: impl Fn(SocketAddr) -> bool) {
         self.kept.borrow_mut().retain(|judge| serves(judge.node));
+        self.setbacks.borrow_mut().clear();
         self.turned.notify_waiters();
     }
 
@@ -114,8 +144,12 @@ impl Pool {
                     Some(judge) => (judge, true),
                     None => {
                         let permit = self.permits.acquire().await;
+                        if let Some(error) = self.judges.failed(node) {
+                            return (None, Err(error));
+                        }
                         let judge = Judge::dial(&self.context, node).await;
                         drop(permit);
+                        self.judges.note(node, judge.as_ref().err());
                         match judge {
                             Ok(judge) => (judge, false),
                             Err(error) => {

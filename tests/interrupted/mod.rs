@@ -7,7 +7,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use pointsman::addr::ClientAddr;
-use pointsman::backend::{Context, Downstream};
+use pointsman::backend::{Context, DialError, Downstream, Key};
 use pointsman::clients::Clients;
 use pointsman::clock::Moment;
 use pointsman::config::{ServiceConfig, Source};
@@ -16,12 +16,13 @@ use pointsman::demo::settings::Settings;
 use pointsman::demo::wire::text as reply_text;
 use pointsman::net::{Resolver, Stream};
 use pointsman::pool::Pool;
+use pointsman::resp::encode_command;
 use pointsman::session::Session;
 use pointsman::topology::{Access, Flow, Grant, Link, Permission, Topology};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::support::{PATIENCE, Raw, command, text};
 
@@ -164,4 +165,25 @@ async fn what_was_refused_leaves_nothing_to_be_lost() {
     scene.client.until(b"-ERR ").await;
     scene.client.until(b"\r\n").await;
     assert_eq!(scene.client.ask(&["GET", "k"]).await, "$-1\r\n");
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_dead_master_is_not_dialled_for_every_judgement() {
+    const JUDGEMENTS: usize = 100;
+    let mut scene = Scene::start().await;
+    scene.cluster.kill(Member::Node(0)).unwrap();
+    let (key, question) = (Key { database: 0, resp3: false, user: None }, [encode_command(&["HELLO"])]);
+    let began = Instant::now();
+    for _ in 0..JUDGEMENTS {
+        let mut told = None;
+        scene.pool.judge(scene.nodes[0], &key, &question, |verdict| told = Some(verdict)).await;
+        assert!(matches!(told, Some(Err(DialError::Refused))), "{told:?}");
+    }
+    let (failures, took) = (scene.pool.context.stats.backend_connect_failures.value(), began.elapsed());
+    // The pauses are 5 ms and more.
+    assert!(u128::from(failures) <= 1 + took.as_millis() / 5, "{failures} in {took:?}");
+    assert!(failures < JUDGEMENTS as u64, "{failures} in {took:?}");
+    // Elsewhere nothing has failed.
+    switch_to(&scene.link, &scene.pool, 2, scene.nodes[1]);
+    assert!(scene.client.ask(&["HELLO"]).await.contains("proto"));
 }
