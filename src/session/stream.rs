@@ -72,7 +72,7 @@ impl Session {
             Err(step) => return Some(step),
         };
         self.forget_wait();
-        if !info.readonly {
+        if conn.is_some() && !info.readonly {
             self.note_write();
         }
         self.count(id.index());

@@ -103,13 +103,17 @@ fn lease(link: &Link, generation: u32, writes: Flow) {
 }
 
 fn switch_to(link: &Link, pool: &Pool, generation: u32, node: SocketAddr) {
-    let flowing = Permission { node: Some(node), flow: Flow::Flowing };
-    lease(link, generation, Flow::Flowing);
+    publish(link, pool, generation, node, Flow::Flowing);
+}
+
+fn publish(link: &Link, pool: &Pool, generation: u32, node: SocketAddr, writes: Flow) {
+    let permission = |flow| Permission { node: Some(node), flow };
+    lease(link, generation, writes);
     pool.apply(Arc::new(Topology {
         seq: generation.into(),
         generation: generation.into(),
-        reads: flowing,
-        writes: flowing,
+        reads: permission(Flow::Flowing),
+        writes: permission(writes),
         ..Topology::unknown()
     }));
 }
@@ -186,4 +190,17 @@ async fn a_dead_master_is_not_dialled_for_every_judgement() {
     // Elsewhere nothing has failed.
     switch_to(&scene.link, &scene.pool, 2, scene.nodes[1]);
     assert!(scene.client.ask(&["HELLO"]).await.contains("proto"));
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_large_write_that_was_refused_is_none_that_wait_could_speak_of() {
+    let mut scene = Scene::start().await;
+    assert_eq!(scene.client.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+    publish(&scene.link, &scene.pool, 2, scene.nodes[1], Flow::Refused);
+    let large = "x".repeat(1 << 20);
+    let refused = scene.client.ask(&["SET", "k", &large]).await;
+    assert!(refused.starts_with("-MASTERDOWN "), "{refused}");
+    switch_to(&scene.link, &scene.pool, 2, scene.nodes[1]);
+    let unknown = scene.client.ask(&["WAIT", "0", "0"]).await;
+    assert!(unknown.starts_with("-WAITUNKNOWN "), "{unknown}");
 }
