@@ -5,6 +5,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -178,12 +179,12 @@ impl fmt::Display for FailoverRecord {
 pub struct Recorder {
     wall_at_zero: WallTime,
     opened: u64,
+    /// The one that is open, and when it began.
     open: Option<(Moment, FailoverRecord)>,
-    closed: VecDeque<Arc<FailoverRecord>>,
-    /// When the record that was closed last began.
-    last_began: Moment,
-    /// What `writes_held_ms` and `reads_held_ms` were then, until traffic flows again: behind the switch writes still wait
-    /// for what sessions need.
+    /// The others, and when each began.
+    closed: VecDeque<(Moment, Arc<FailoverRecord>)>,
+    /// What `writes_held_ms` and `reads_held_ms` were when the record that was closed last began, until traffic flows again:
+    /// behind the switch writes still wait for what sessions need.
     last_held: Option<(u64, u64)>,
     totals: [u64; FAILOVER_KINDS.len()],
     /// Bytes that are lost for certain, over all records.
@@ -210,7 +211,6 @@ impl Recorder {
             opened: 0,
             open: None,
             closed: VecDeque::with_capacity(RECORDS),
-            last_began: now,
             last_held: None,
             totals: [0; FAILOVER_KINDS.len()],
             lost_bytes: 0,
@@ -241,7 +241,7 @@ impl Recorder {
             self.writes_held_ms += ms;
         }
         (self.tracked, self.reads_flow, self.writes_flow) = (now, reads_flow, writes_flow);
-        if let (Some((writes_before, reads_before)), Some(record)) = (self.last_held, self.closed.back_mut()) {
+        if let (Some((writes_before, reads_before)), Some((_, record))) = (self.last_held, self.closed.back_mut()) {
             let (writes, reads) = (self.writes_held_ms - writes_before, self.reads_held_ms - reads_before);
             if (record.writes_held_ms, record.reads_held_ms) != (writes, reads) {
                 let record = Arc::make_mut(record);
@@ -251,6 +251,11 @@ impl Recorder {
                 self.last_held = None;
             }
         }
+    }
+
+    /// What does not flow from now on is no matter of the record that was closed last.
+    pub(super) fn end_wait(&mut self) {
+        self.last_held = None;
     }
 
     pub(super) fn open(&mut self, now: Moment, from: Option<SocketAddr>, cause: String) -> u64 {
@@ -281,16 +286,16 @@ impl Recorder {
 
     /// Adds to the open record; without one, nothing is recorded.
     pub(super) fn event(&mut self, now: Moment, source: &str, text: impl Into<String>) {
-        let Some((began, record)) = &mut self.open else { return };
-        let ms = u64::try_from(now.since(*began).as_millis()).unwrap_or(u64::MAX);
-        record.add(ms, source, text.into());
+        if let Some((began, record)) = &mut self.open {
+            record.add(now.since(*began), source, text.into());
+        }
     }
 
     /// Adds to the record that was closed last.
     pub(super) fn late_event(&mut self, now: Moment, source: &str, text: &str) {
-        let Some(record) = self.closed.back_mut() else { return };
-        let ms = u64::try_from(now.since(self.last_began).as_millis()).unwrap_or(u64::MAX);
-        Arc::make_mut(record).add(ms, source, text.to_owned());
+        if let Some((began, record)) = self.closed.back_mut() {
+            Arc::make_mut(record).add(now.since(*began), source, text.to_owned());
+        }
     }
 
     /// Adds to the open record, or to the one that was closed last.
@@ -314,7 +319,7 @@ impl Recorder {
         self.track(now, self.reads_flow, self.writes_flow);
         self.event(now, "pointsman", outcome.clone());
         let Some((began, record)) = self.open.take() else { return 0 };
-        (self.last_began, self.last_held) = (began, Some((record.writes_held_ms, record.reads_held_ms)));
+        self.last_held = Some((record.writes_held_ms, record.reads_held_ms));
         let record =
             FailoverRecord { kind, to: Some(to), generation, outcome, offset_lost, ..self.running(now, began, record) };
         let number = record.number;
@@ -326,7 +331,7 @@ impl Recorder {
         if self.closed.len() == RECORDS {
             self.closed.pop_front();
         }
-        self.closed.push_back(Arc::new(record));
+        self.closed.push_back((began, Arc::new(record)));
         number
     }
 
@@ -342,10 +347,9 @@ impl Recorder {
 
     /// What is known of a loss is known better, since a node told more.
     pub(super) fn amend_loss(&mut self, now: Moment, number: u64, source: &str, text: &str, loss: OffsetLost) {
-        let wall = self.wall(now);
-        let Some(record) = self.closed.iter_mut().find(|r| r.number == number) else { return };
+        let Some((began, record)) = self.closed.iter_mut().find(|(_, r)| r.number == number) else { return };
         let record = Arc::make_mut(record);
-        record.add(wall.0.saturating_sub(record.began.0), source, text.to_owned());
+        record.add(now.since(*began), source, text.to_owned());
         // A lower bound only ever rises, and so does the total.
         self.lost_bytes += loss.bounds().0.saturating_sub(record.offset_lost.bounds().0);
         record.offset_lost = loss;
@@ -356,21 +360,21 @@ impl Recorder {
 
     /// Gives a closed record its share of the workers' counts.
     pub fn set_counts(&mut self, number: u64, counts: RecordCounts) {
-        if let Some(record) = self.closed.iter_mut().find(|r| r.number == number) {
+        if let Some((_, record)) = self.closed.iter_mut().find(|(_, r)| r.number == number) {
             Arc::make_mut(record).counts = counts;
         }
     }
 
     /// A closed record.
     pub fn closed(&self, number: u64) -> Option<&Arc<FailoverRecord>> {
-        self.closed.iter().find(|r| r.number == number)
+        self.closed.iter().map(|(_, record)| record).find(|r| r.number == number)
     }
 
     pub(super) fn records(&self, now: Moment) -> Vec<Arc<FailoverRecord>> {
         let open = self.open.as_ref().map(|(began, record)| {
             Arc::new(FailoverRecord { lasted_ms: None, ..self.running(now, *began, record.clone()) })
         });
-        self.closed.iter().cloned().chain(open).collect()
+        self.closed.iter().map(|(_, record)| record).cloned().chain(open).collect()
     }
 
     pub(super) fn totals(&self) -> Vec<(FailoverKind, u64)> {
@@ -395,11 +399,12 @@ impl Recorder {
 }
 
 impl FailoverRecord {
-    fn add(&mut self, ms: u64, source: &str, text: String) {
+    fn add(&mut self, since: Duration, source: &str, text: String) {
         if self.events.len() == EVENTS {
             self.events_dropped += 1;
             self.events.remove(EVENTS / 2);
         }
+        let ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         self.events.push(RecordEvent { ms, source: source.to_owned(), text });
     }
 }

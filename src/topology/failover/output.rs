@@ -177,6 +177,9 @@ impl Failover {
             (true, true)
         };
         self.recorder.track(now, reads, writes);
+        if self.round.is_none() && self.published_fenced {
+            self.recorder.end_wait();
+        }
     }
 
     /// Says whom to ask how often, if that changed.

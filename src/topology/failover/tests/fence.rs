@@ -142,6 +142,16 @@ fn behind_the_fence_every_worker_has_stopped_already() {
     assert_eq!(scene.last_record().offset_lost, OffsetLost::Exact(0), "what A said in the round was its last word");
 }
 
+#[test]
+fn the_fence_is_no_wait_of_the_failover_behind_it() {
+    let mut scene = committed_behind_the_fence();
+    let waited = scene.last_record().writes_held_ms;
+    scene.pass(3_600_000);
+    assert_eq!(scene.last_record().writes_held_ms, waited);
+    let total = scene.machine.status(scene.now, "main", |_| None).writes_held_ms_total;
+    assert!(total >= 3_600_000, "{total}: but nothing is written all the time");
+}
+
 /// Held by an announcement; A told its history, and B, selected, says master with this one.
 fn promoted(commit: Commit, followed: Option<(&str, u64)>) -> Scene {
     let mut scene = Scene::stable_with(Settings { fence_old_master: true, ..settings(commit) }, 3);
