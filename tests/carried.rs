@@ -102,7 +102,8 @@ async fn carried(kill: bool) {
     let mut third = Raw::connect(rig.proxy.listen()).await;
     third.send(&command(&["HELLO", "3", "AUTH", "default", "redispw", "SETNAME", "third"])).await;
     third.until(b"modules\r\n*0\r\n").await;
-    assert_eq!(third.ask(&["SELECT", "5"]).await, "+OK\r\n");
+    third.send(&[&["MULTI"][..], &["SELECT", "5"], &["EXEC"]].map(command).concat()).await;
+    third.until(b"*1\r\n+OK\r\n").await;
     assert_eq!(third.ask(&["SET", "k", "five"]).await, "+OK\r\n");
     let mut sharded = rig.client().await;
     sharded.send(&[command(&["HELLO", "3"]), command(&["SSUBSCRIBE", "shard"])].concat()).await;

@@ -75,9 +75,10 @@ fn is_local(command: &str) -> bool {
     ["CLIENT SETNAME", "CLIENT GETNAME", "CLIENT REPLY"].iter().any(|c| command.to_uppercase().starts_with(c))
 }
 
-/// What may give the client a connection of its own that is not followed: what is queued is not looked into.
-fn may_keep(command: &str) -> bool {
-    ["MULTI", "CLIENT NO-EVICT", "MODULE"].iter().any(|c| command.starts_with(c))
+/// What may give the client a connection of its own that is not followed; `queued`: in a transaction.
+fn may_keep(command: &str, queued: bool) -> bool {
+    ["CLIENT NO-EVICT", "MODULE"].iter().any(|c| command.starts_with(c))
+        || queued && ["SUBSCRIBE", "CLIENT", "NOSUCH", "RESET"].iter().any(|c| command.to_uppercase().contains(c))
 }
 
 /// One client's commands as bytes, in the pieces in which they are sent.
@@ -102,7 +103,7 @@ fn session(client: usize, picks: &[(&'static str, bool)]) -> Session {
             continue;
         }
         listening |= text.contains("SUBSCRIBE");
-        kept |= may_keep(text);
+        kept |= may_keep(text, open);
         // What is queued is not looked into.
         followed &= !(open && text.contains("SUBSCRIBE"));
         followed &= !unfollowed;

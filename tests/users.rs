@@ -7,7 +7,8 @@ mod support;
 use std::net::SocketAddr;
 
 use pointsman::demo::settings::Settings;
-use support::{Front, Raw, command};
+use support::{Front, Raw, command, text};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 /// Judgements of one worker at a time, as docs/architecture.md has it.
@@ -166,7 +167,7 @@ async fn changes_of_users_reach_connected_clients() {
             continue;
         }
         client.send(&command(&["GET", "alice"])).await;
-        let last = support::text(&client.rest().await);
+        let last = text(&client.rest().await);
         assert!(last.is_empty() || last.starts_with("-WRONGPASS"), "nothing is answered to nobody: {last}");
     }
 }
@@ -263,5 +264,109 @@ async fn what_changes_on_an_own_connection_is_followed() {
                 }
             }
         }
+    }
+}
+
+/// A transaction may change who the client is, and ask; both are followed when it has run, and not when it has not.
+#[tokio::test]
+async fn what_a_transaction_changes_is_followed() {
+    let front = with_users(&["--workers", "1"]).await;
+    let mut client = Raw::connect(front.proxy).await;
+    let id = client.ask(&["CLIENT", "ID"]).await;
+    client.ask(&["ECHO", "a"]).await;
+    let transaction = [
+        &["MULTI"][..],
+        &["SELECT", "1"],
+        &["CLIENT", "ID"],
+        &["AUTH", "bob", "bob-pw"],
+        &["HELLO", "3", "SETNAME", "me"],
+        &["SELECT", "99"],
+        &["CLIENT", "INFO"],
+        &["CLIENT", "LIST"],
+        &["ECHO", "$2\r\nid\r\n:1\r\n"],
+        &["EXEC"],
+        &["ECHO", "end"],
+    ];
+    client.send(&transaction.map(command).concat()).await;
+    let answer = text(&client.until(b"$3\r\nend\r\n").await);
+    let exec = answer.split_once("*8\r\n").unwrap().1;
+    assert!(exec.starts_with(&format!("+OK\r\n{id}+OK\r\n%7\r\n")), "{answer}");
+    assert!(exec.contains(&format!("$2\r\nid\r\n{id}$4\r\nmode")), "{answer}");
+    assert!(exec.contains("-ERR DB index is out of range\r\n="), "{answer}");
+    let described = format!("id={} ", &id[1..id.len() - 2]);
+    assert_eq!(exec.matches(&described).count(), 2, "{answer}");
+    assert_eq!(exec.matches("id=").count(), 2, "nobody else is there: {answer}");
+    assert!(exec.contains("\n\r\n$12\r\n$2\r\nid\r\n:1\r\n\r\n"), "what looks like an id is none: {answer}");
+    for (words, expected) in [
+        (&["ACL", "WHOAMI"][..], "$3\r\nbob\r\n"),
+        (&["GET", "bob"], "$3\r\nbob\r\n"),
+        (&["CONFIG", "GET", "nothing"], "%0\r\n"),
+        (&["CLIENT", "GETNAME"], "$2\r\nme\r\n"),
+    ] {
+        assert_eq!(client.ask(words).await, expected, "{words:?}");
+    }
+    let pinned = async || front.metric("pointsman_backend_connections", "role=\"pinned\"").await;
+    assert_eq!(pinned().await, 1.0);
+    let mut same = Raw::connect(front.proxy).await;
+    same.ask(&["HELLO", "3", "AUTH", "bob", "bob-pw"]).await;
+    same.ask(&["SELECT", "1"]).await;
+    same.ask(&["WATCH", "bob"]).await;
+    assert_eq!(same.ask(&["GET", "bob"]).await, "$3\r\nbob\r\n");
+    assert_eq!(pinned().await, 1.0, "it was given back as what it had become");
+    assert_eq!(same.ask(&["CLIENT", "GETNAME"]).await, "_\r\n");
+    same.ask(&["UNWATCH"]).await;
+
+    for (end, last) in [(&["NOSUCH"][..], "EXEC"), (&["PING"], "DISCARD")] {
+        let none = [&["MULTI"][..], &["SELECT", "0"], &["HELLO", "2"], &["AUTH", "alice", "alice-pw"], end, &[last]];
+        client.send(&none.map(command).concat()).await;
+        assert_eq!(client.ask(&["CONFIG", "GET", "nothing"]).await.rsplit("\r\n").nth(1), Some("%0"), "RESP3");
+        assert_eq!(client.ask(&["GET", "bob"]).await, "$3\r\nbob\r\n", "{last}");
+    }
+}
+
+/// What a subscriber is told before the answer to its `HELLO 2` is RESP3, and what it is told behind it is RESP2.
+#[tokio::test]
+async fn the_version_changes_where_the_answer_stands() {
+    let front = with_users(&["--workers", "1"]).await;
+    let mut publisher = Raw::connect(front.redis).await;
+    let publish = command(&["PUBLISH", "news", "flash"]);
+    let (mut receiving, mut sending) = publisher.stream.split();
+    let storm = async {
+        loop {
+            // Whole commands; the replies are read and dropped.
+            sending.write_all(&publish.repeat(20)).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+    };
+    let drain = async {
+        let mut replies = vec![0; 1 << 16];
+        while receiving.read(&mut replies).await.unwrap() > 0 {}
+    };
+    let change = async {
+        let message = "3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$5\r\nflash\r\n";
+        for i in 0..60 {
+            let mut client = Raw::connect(front.proxy).await;
+            client.send(&[command(&["HELLO", "3"]), command(&["SUBSCRIBE", "news"])].concat()).await;
+            client.until(format!(">{message}").as_bytes()).await;
+            // By itself, or within a transaction.
+            let (words, answer) = if i % 2 == 0 {
+                (vec![&["HELLO", "2"][..]], "*14\r\n$6\r\nserver")
+            } else {
+                (vec![&["MULTI"][..], &["HELLO", "2"], &["EXEC"]], "*1\r\n*14\r\n$6\r\nserver")
+            };
+            client.send(&words.iter().flat_map(|words| command(words)).collect::<Vec<_>>()).await;
+            let before = text(&client.until(answer.as_bytes()).await);
+            client.until(b"modules\r\n*0\r\n").await;
+            let before = before.replace(&format!(">{message}"), "");
+            let expected = if i % 2 == 0 { answer.to_owned() } else { format!("+OK\r\n+QUEUED\r\n{answer}") };
+            assert_eq!(before, expected);
+            let behind = format!("*{message}").repeat(3);
+            assert!(text(&client.until(behind.as_bytes()).await) == behind, "{i}");
+        }
+    };
+    tokio::select! {
+        () = storm => {}
+        () = drain => {}
+        () = change => {}
     }
 }

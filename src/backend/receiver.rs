@@ -254,7 +254,8 @@ impl Receiver {
             let owner = conn.owner.borrow().clone();
             let expected = |e: &mut Entry<_>| matches!(e.answer, Answer::Confirmations(_));
             let expected = conn.inflight.borrow_mut().front().is_some_and(expected);
-            let kind = conn.subscriptions.borrow_mut().note(&frame, expected);
+            let owed = conn.inflight.borrow_mut().front().is_some();
+            let kind = conn.subscriptions.borrow_mut().note(&frame, expected, owed);
             if kind != Frame::Reply {
                 return self.unasked(conn, owner, frame, kind);
             }
@@ -275,6 +276,9 @@ impl Receiver {
         let to = Rc::clone(&entry.to);
         if frame[0] == b'-' && entry.audience != Audience::Client {
             entry.answered += 1;
+            if let Heed::Translate(into) = &entry.heed {
+                into.translate(frame);
+            }
             if entry.answered >= entry.commands {
                 inflight.pop().ok_or(Malformed)?;
             }

@@ -59,12 +59,13 @@ impl Subscriptions {
 
     /// Tells what a frame is and takes note of confirmations.
     ///
-    /// `expected`: a subscribe command is the oldest unanswered one. In RESP2 a message is told from a reply by its
+    /// `expected`: a subscribe command is the oldest unanswered one; `owed`: there is an unanswered one. In RESP2 a message is told from a reply by its
     /// shape, which is sure only while something is subscribed (then nothing else but `PING` is answered) or expected; in
-    /// RESP3 anything may be answered meanwhile, a list that begins with the word "message" too.
-    pub fn note(&mut self, frame: &[u8], expected: bool) -> Frame {
+    /// RESP3 anything may be answered meanwhile, a list that begins with the word "message" too. Where nothing is to be
+    /// answered the server has been told in a transaction to speak RESP2.
+    pub fn note(&mut self, frame: &[u8], expected: bool, owed: bool) -> Frame {
         let resp3 = frame.first() == Some(&b'>');
-        if !resp3 && (frame.first() != Some(&b'*') || !expected && (self.pushes || self.is_empty())) {
+        if !resp3 && (frame.first() != Some(&b'*') || !expected && (self.pushes && owed || self.is_empty())) {
             return Frame::Reply;
         }
         let Some(word) = first_word(frame) else { return if resp3 { Frame::Push } else { Frame::Reply } };
@@ -126,24 +127,24 @@ mod tests {
     #[test]
     fn a_subscriber_that_goes_back_to_resp2_is_told_in_arrays() {
         let mut s = Subscriptions::default();
-        s.note(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", true);
+        s.note(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", true, true);
         let message = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n";
-        assert_eq!(s.note(message, false), Frame::Reply, "a list with such a beginning");
+        assert_eq!(s.note(message, false, true), Frame::Reply, "a list with such a beginning");
         s.expect_arrays();
-        assert_eq!(s.note(b"*2\r\n$6\r\nserver\r\n$5\r\nredis\r\n", false), Frame::Reply, "to HELLO");
-        assert_eq!(s.note(message, false), Frame::Push);
+        assert_eq!(s.note(b"*2\r\n$6\r\nserver\r\n$5\r\nredis\r\n", false, true), Frame::Reply, "to HELLO");
+        assert_eq!(s.note(message, false, true), Frame::Push);
     }
 
     #[test]
     fn follows_confirmations_and_renews_what_is_left() {
         let mut s = Subscriptions::default();
-        let sub = |s: &mut Subscriptions, f: &[u8]| s.note(f, true);
+        let sub = |s: &mut Subscriptions, f: &[u8]| s.note(f, true, true);
         assert_eq!(sub(&mut s, b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n"), Frame::Confirmation(Kind::Channel));
         sub(&mut s, b"*3\r\n$9\r\nsubscribe\r\n$1\r\nb\r\n:2\r\n");
         sub(&mut s, b"*3\r\n$10\r\npsubscribe\r\n$2\r\nx*\r\n:3\r\n");
         sub(&mut s, b"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:2\r\n");
-        assert_eq!(s.note(b"*3\r\n$7\r\nmessage\r\n$1\r\nb\r\n$2\r\nhi\r\n", false), Frame::Push);
-        assert_eq!(s.note(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n", false), Frame::Reply);
+        assert_eq!(s.note(b"*3\r\n$7\r\nmessage\r\n$1\r\nb\r\n$2\r\nhi\r\n", false, true), Frame::Push);
+        assert_eq!(s.note(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n", false, true), Frame::Reply);
         let renewal = s.renewal();
         assert_eq!(renewal[0], (Bytes::from_static(b"*2\r\n$9\r\nSUBSCRIBE\r\n$1\r\nb\r\n"), 1));
         assert_eq!(renewal.len(), 2);
@@ -151,12 +152,20 @@ mod tests {
     }
 
     #[test]
+    fn a_subscriber_whose_transaction_goes_back_to_resp2_hears_on() {
+        let mut s = Subscriptions::default();
+        s.note(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", true, true);
+        let message = b"*3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n";
+        assert_eq!(s.note(message, false, false), Frame::Push, "nothing is to be answered");
+    }
+
+    #[test]
     fn a_resp3_subscriber_may_read_a_list_that_looks_like_a_message() {
         let mut s = Subscriptions::default();
-        s.note(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", true);
+        s.note(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", true, true);
         for word in ["message", "subscribe", "unsubscribe"] {
             let list = format!("*3\r\n${}\r\n{word}\r\n$1\r\na\r\n$1\r\nx\r\n", word.len());
-            assert_eq!(s.note(list.as_bytes(), false), Frame::Reply, "{word}");
+            assert_eq!(s.note(list.as_bytes(), false, true), Frame::Reply, "{word}");
         }
         assert!(!s.is_empty());
     }
@@ -164,16 +173,16 @@ mod tests {
     #[test]
     fn a_subscriber_that_goes_back_to_resp2_is_confirmed() {
         let mut s = Subscriptions::default();
-        s.note(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", true);
+        s.note(b">3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", true, true);
         let confirmation = b"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n";
-        assert_eq!(s.note(confirmation, true), Frame::Confirmation(Kind::Channel));
+        assert_eq!(s.note(confirmation, true, true), Frame::Confirmation(Kind::Channel));
         assert!(s.is_empty());
     }
 
     #[test]
     fn a_list_that_looks_like_a_message_is_a_reply_where_nothing_is_subscribed() {
         let mut s = Subscriptions::default();
-        assert_eq!(s.note(b"*3\r\n$7\r\nmessage\r\n$1\r\nb\r\n$2\r\nhi\r\n", false), Frame::Reply);
-        assert_eq!(s.note(b">2\r\n$10\r\ninvalidate\r\n_\r\n", false), Frame::Push);
+        assert_eq!(s.note(b"*3\r\n$7\r\nmessage\r\n$1\r\nb\r\n$2\r\nhi\r\n", false, true), Frame::Reply);
+        assert_eq!(s.note(b">2\r\n$10\r\ninvalidate\r\n_\r\n", false, true), Frame::Push);
     }
 }

@@ -124,7 +124,7 @@ pub fn route(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Rout
         return route;
     }
     if state.multi {
-        in_transaction(info, frame, argc)
+        in_transaction(info, frame, argc, state)
     } else if state.is_pinned() {
         on_own_connection(info, frame, argc, state)
     } else {
@@ -144,12 +144,12 @@ fn everywhere(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Opt
             let about = about.or_else(|| (is(sub, b"UNBLOCK") && argc > 2).then_some(About::Unblock));
             let about = about.or_else(|| (is(sub, b"ID") && argc == 2).then_some(About::Id));
             if let Some(about) = about {
-                return Some(match (state.multi, about) {
-                    (true, About::Id | About::Kill | About::Unblock) => {
-                        Route::Refuse("cannot be queued in a transaction behind pointsman")
-                    }
-                    (true, _) => pinned(Effect::Deferred, Step::Queue),
-                    (false, _) => Route::About(about),
+                return Some(match about {
+                    _ if !state.multi => Route::About(about),
+                    About::Id | About::Info => pinned(Effect::Deferred, Step::Queue),
+                    About::List if argc == 2 => pinned(Effect::Deferred, Step::Queue),
+                    // They name clients by their ids here.
+                    _ => Route::Refuse("cannot be queued in a transaction behind pointsman"),
                 });
             }
             let local = if is(sub, b"REPLY") && argc == 3 {
@@ -183,14 +183,16 @@ fn effect(info: &CommandInfo) -> Effect {
     if info.readonly { Effect::Read } else { Effect::Write }
 }
 
-fn in_transaction(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
+fn in_transaction(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Route {
     match info.kind {
         // With arguments it is refused, and the transaction has ended all the same.
         Kind::Exec => pinned(Effect::Write, Step::Exec),
         // With arguments it is refused, and the transaction stays open.
         Kind::Discard if argc == 1 => pinned(Effect::Deferred, Step::Discard),
-        // Queued like any other, but what they do to the connection when the transaction runs is not followed.
+        // What the reply to EXEC says of these is followed.
+        Kind::Select | Kind::Auth | Kind::Hello if !state.kept => pinned(Effect::Deferred, Step::Queue),
         Kind::Hello => pinned(Effect::Deferred, Step::Hello),
+        // Queued like any other, but what they do to the connection when the transaction runs is not followed.
         Kind::Select
         | Kind::Auth
         | Kind::Reset
@@ -320,6 +322,11 @@ fn argument(frame: &[u8], n: usize) -> Option<&[u8]> {
 
 fn is(argument: Option<&[u8]>, word: &[u8]) -> bool {
     argument.is_some_and(|a| a.eq_ignore_ascii_case(word))
+}
+
+/// The database of a `SELECT`.
+pub fn selected(frame: &[u8]) -> Option<u32> {
+    argument(frame, 1).and_then(database)
 }
 
 /// A database number as Redis reads it (`string2ll`: digits only, no leading zeros).

@@ -93,16 +93,22 @@ fn nothing_in_a_transaction_reaches_a_shared_connection() {
     assert_eq!(step("MULTI", &s), Some(Step::Queue), "the backend refuses it in its own words");
     assert_eq!(step("EXEC", &s), Some(Step::Exec));
     assert_eq!(step("DISCARD", &s), Some(Step::Discard));
-    assert_eq!(step("HELLO 3", &s), Some(Step::Hello));
+    for followed in ["HELLO 3", "SELECT 5", "AUTH x", "CLIENT ID", "CLIENT INFO", "CLIENT LIST"] {
+        assert_eq!(step(followed, &s), Some(Step::Queue), "{followed}");
+    }
+    let kept = State { kept: true, ..s.clone() };
+    assert_eq!((step("HELLO 3", &kept), step("SELECT 5", &kept)), (Some(Step::Hello), Some(Step::Keep)));
     assert_eq!(step("EXEC x", &s), Some(Step::Exec), "refused, and at an end");
     assert_eq!(step("DISCARD x", &s), Some(Step::Queue), "it stays open");
-    for smuggled in ["SELECT 5", "AUTH x", "SUBSCRIBE c", "MONITOR", "CLIENT TRACKING ON", "WHATISIT"] {
+    for smuggled in ["SUBSCRIBE c", "MONITOR", "CLIENT TRACKING ON", "WHATISIT"] {
         assert_eq!(step(smuggled, &s), Some(Step::Keep), "{smuggled}");
     }
     for harmless in ["CLIENT PAUSE 100 WRITE", "CLIENT UNPAUSE", "CLIENT SETINFO LIB-NAME x", "CLIENT HELP"] {
         assert_eq!(step(harmless, &s), Some(Step::Queue), "{harmless}");
     }
-    assert!(matches!(decide("CLIENT REPLY OFF", &s), Route::Refuse(_)));
+    for refused in ["CLIENT REPLY OFF", "CLIENT KILL ID 5", "CLIENT LIST ID 5"] {
+        assert!(matches!(decide(refused, &s), Route::Refuse(_)), "{refused}");
+    }
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl Session {
                 let asking = Asking {
                     id: self.presence.client.id,
                     command: if is_info { "client|info" } else { "client|list" },
-                    database: self.state.key.database,
+                    database: Some(self.state.key.database),
                     asked_on: verdict.asked_on,
                 };
                 text(&list(reply, &clients, &asking), self.state.key.resp3)
@@ -113,12 +113,13 @@ impl Session {
 }
 
 /// The client that asked for a list.
-struct Asking {
-    id: u64,
-    command: &'static str,
-    database: u32,
-    /// The server's id of the connection on which it asked; 0 if that is not known.
-    asked_on: i64,
+pub(super) struct Asking {
+    pub(super) id: u64,
+    pub(super) command: &'static str,
+    /// Its database, if the connection on which it asked is in another.
+    pub(super) database: Option<u32>,
+    /// The server's id of that connection; 0 if that is not known.
+    pub(super) asked_on: i64,
 }
 
 fn permitted(reply: &[u8], old_form: bool) -> bool {
@@ -127,7 +128,7 @@ fn permitted(reply: &[u8], old_form: bool) -> bool {
 
 /// The server's list of connections as one of clients: each in the words of the server about the connection that it
 /// uses, with what is its own in place of the connection's.
-fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> String {
+pub(super) fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> String {
     let body = reply.iter().position(|b| *b == b'\n').map_or(&[][..], |at| &reply[at + 1..]);
     let body = String::from_utf8_lossy(body.strip_prefix(b"txt:").unwrap_or(body)).into_owned();
     let id_of = |line: &str| line.strip_prefix("id=")?.split(' ').next()?.parse::<i64>().ok();
@@ -162,7 +163,7 @@ fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> String {
                     "lib-ver" => String::from_utf8_lossy(&version).into_owned(),
                     "redir" if value.starts_with(|c| ('1'..='9').contains(&c)) => client.redirects_to().to_string(),
                     "cmd" if asks => asking.command.to_owned(),
-                    "db" if asks => asking.database.to_string(),
+                    "db" if asks => asking.database.map_or_else(|| value.to_owned(), |db| db.to_string()),
                     "cmd" if !pinned => last_command.to_owned(),
                     "flags" if !pinned => "N".to_owned(),
                     _ => value.to_owned(),
@@ -177,7 +178,7 @@ fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> String {
 }
 
 /// A text as the server sends it: a verbatim string in RESP3.
-fn text(body: &str, resp3: bool) -> Bytes {
+pub(super) fn text(body: &str, resp3: bool) -> Bytes {
     if resp3 { format!("={}\r\ntxt:{body}\r\n", body.len() + 4) } else { format!("${}\r\n{body}\r\n", body.len()) }
         .into()
 }
@@ -200,7 +201,7 @@ mod tests {
         let reply = b"$99\r\nid=30 addr=p:1 laddr=r:1 name= age=9 idle=0 flags=N db=0 cmd=get redir=-1 user=bob resp=2\n\
                       id=31 addr=p:2 laddr=r:1 name= age=9 idle=0 flags=b db=9 cmd=blpop redir=33 user=bob resp=2\n\r\n";
         assert_eq!(
-            list(reply, &clients.all(), &Asking { id: 2, command: "client|list", database: 4, asked_on: 30 }),
+            list(reply, &clients.all(), &Asking { id: 2, command: "client|list", database: Some(4), asked_on: 30 }),
             "id=1 addr=10.0.0.1:5 laddr=10.1.0.1:1 name=me age=0 idle=0 flags=b db=9 cmd=blpop redir=2 user=default resp=2\n\
              id=2 addr=10.0.0.2:5 laddr=10.1.0.1:1 name= age=0 idle=0 flags=N db=4 cmd=client|list redir=-1 user=default resp=2\n"
         );

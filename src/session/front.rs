@@ -3,7 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use super::{Command, REFUSED_PAUSE, Session, Step, Wait, library};
+use super::{Command, REFUSED_PAUSE, Session, Step, Wait};
 use crate::backend::Again;
 use crate::metrics::{CloseReason, Limit, ProxyHeader};
 use crate::net::is_header_line;
@@ -145,13 +145,6 @@ impl Session {
                 return self.pin_and_send(command, Pinned::once(info));
             }
             return self.share(command);
-        }
-        // A shared connection forgets it with the next client that says so; whoever asks is told of the client.
-        if info.kind == Kind::Client
-            && !self.state.multi
-            && let Some((attribute, value)) = library::said(&self.buf[..command.len])
-        {
-            self.presence.client.describe_library(attribute, value);
         }
         match router::route(info, &self.buf[..command.len], command.argc, &self.state) {
             Route::Pinned(way) => self.pin_and_send(command, way),

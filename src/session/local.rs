@@ -80,6 +80,7 @@ impl Session {
         let replies = if self.state.replies == Replies::Skip { Replies::Skip } else { Replies::On };
         self.state = State { replies, ..State::new(Key { database: 0, resp3: false, user }) };
         self.transaction.clear();
+        self.executed = None;
         self.tracking = Tracking::default();
         self.relays.clear();
         self.presence.client.redirect_to(0);
@@ -176,12 +177,14 @@ impl Session {
         let Judgement { command, translate, since, .. } = *judgement;
         match result {
             Ok(Verdict { reply, .. }) if matches!(command.id.info().kind, Kind::Auth | Kind::Hello) => {
-                if reply.first() != Some(&b'-') {
-                    self.adopt(command);
-                    self.become_alike(command);
+                let accepted = reply.first() != Some(&b'-');
+                let mut reply = Some(with_id(&reply, self.presence.client.id));
+                if accepted {
+                    let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
+                    self.adopt(&frame);
+                    reply = reply.and_then(|reply| self.become_alike(command, reply));
                 }
-                let reply = with_id(&reply, self.presence.client.id);
-                self.say(command, reply)
+                reply.map_or(Step::Done, |reply| self.say(command, reply))
             }
             Ok(verdict) => self.translated(command, &verdict, translate),
             // Who would ask may not even come: that says nothing about the client.
@@ -195,15 +198,14 @@ impl Session {
         }
     }
 
-    /// The backend has accepted the `AUTH` or `HELLO` at the front: the session is what it asked to be.
-    fn adopt(&mut self, command: Command) {
-        let frame = self.buf[..command.len].to_vec();
-        let words: Vec<&[u8]> = args(&frame).collect();
+    /// A backend has accepted this `AUTH` or `HELLO`: the session is what it asked to be.
+    pub(super) fn adopt(&mut self, frame: &[u8]) {
+        let words: Vec<&[u8]> = args(frame).collect();
         let text = |w: &[u8]| String::from_utf8_lossy(w).into_owned();
         let credentials = |user: Option<&[u8]>, password: &[u8]| {
             Some(Rc::new(Credentials { user: user.map(text), password: Secret::new(password) }))
         };
-        if command.id.info().name == "auth" {
+        if words[0].eq_ignore_ascii_case(b"AUTH") {
             self.state.key.user = match words[1..] {
                 [password] => credentials(None, password),
                 [user, password] => credentials(Some(user), password),
@@ -241,7 +243,7 @@ fn bulk(bytes: &[u8]) -> Bytes {
 }
 
 /// The reply to `HELLO` with the client's own id in place of the backend connection's.
-fn with_id(reply: &Bytes, id: u64) -> Bytes {
+pub(super) fn with_id(reply: &Bytes, id: u64) -> Bytes {
     const FIELD: &[u8] = b"$2\r\nid\r\n:";
     let Some(start) = memchr::memmem::find(reply, FIELD).map(|at| at + FIELD.len()) else { return reply.clone() };
     let Some(end) = memchr::memchr(b'\r', &reply[start..]).map(|at| start + at) else { return reply.clone() };

@@ -3,8 +3,10 @@
 //! The session is a machine that advances as far as it can without waiting ([`Session::advance`]) and then says what
 //! it waits for ([`Wait`]); only [`Session::pause`] awaits. So nothing is ever cancelled half-way.
 
+mod becoming;
 mod client_filter;
 mod clients;
+mod executed;
 mod front;
 mod learning;
 mod library;
@@ -37,6 +39,8 @@ use crate::pool::Pool;
 use crate::resp::RequestScanner;
 use crate::router::State;
 use crate::topology::Pass;
+use becoming::Becoming;
+use executed::Executed;
 use local::Judgement;
 use redirection::Relay;
 use renewal::Renewal;
@@ -131,12 +135,14 @@ pub struct Session {
     /// That one is a `SELECT` of this database.
     selecting: Option<u32>,
     /// Its own connection is being made what `AUTH` or `HELLO` has made the session.
-    becoming: bool,
+    becoming: Option<Rc<Becoming>>,
     /// What was sent on the pin is to pause the server's clients for so long.
     pausing: Option<Duration>,
     /// The last command on the pin was to end some state of it, and has not if it was answered with an error.
     ends_state: bool,
     transaction: Transaction,
+    /// Its `EXEC` was sent, and what ran is heeded.
+    executed: Option<Rc<Executed>>,
     tracking: Tracking,
     /// What has its invalidations come to another client, the newest last: others are of before a command that is not
     /// answered.
@@ -204,10 +210,11 @@ impl Session {
             unpin: false,
             judging: false,
             selecting: None,
-            becoming: false,
+            becoming: None,
             pausing: None,
             ends_state: false,
             transaction: Transaction::default(),
+            executed: None,
             tracking: Tracking::default(),
             relays: Vec::new(),
             renewal: None,
@@ -369,6 +376,16 @@ impl Session {
         if std::mem::take(&mut self.judging) {
             self.finish_judging(answered);
         }
+        if let Some(executed) = self.executed.take()
+            && answered
+        {
+            self.finish_executing(&executed);
+        }
+        if let Some(becoming) = self.becoming.take()
+            && let Some(step) = self.finish_becoming(&becoming)
+        {
+            return Some(step);
+        }
         if lost {
             return Some(self.lose_pin(&again));
         }
@@ -380,11 +397,6 @@ impl Session {
             // Taken back by a hold. What the connection has of the transaction ends here; it is replayed elsewhere.
             conn.close(Lost::Dropped);
             return Some(self.lose_pin(&again));
-        }
-        if std::mem::take(&mut self.becoming)
-            && let Some(step) = self.finish_becoming()
-        {
-            return Some(step);
         }
         if self.unpin {
             self.finish_pin(answered);

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::words::{pause, with_time_left, without_name};
+use super::executed::{Executed, for_connection, is_heeded};
+use super::words::{pause, with_time_left};
 use super::{Command, Session, Step, Wait};
 use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry, Heed, Key, Lost};
 use crate::metrics::{CloseReason, LatencyClass, Limit};
@@ -18,7 +19,7 @@ impl Session {
     /// Sends the command at the front on the session's own connection.
     pub(super) fn pin_and_send(&mut self, command: Command, way: Pinned) -> Step {
         // The last command on the pin has not been answered: whether the pin goes on is not known.
-        if self.unpin || self.judging || self.becoming || self.transaction.opening {
+        if self.unpin || self.judging || self.becoming.is_some() || self.transaction.opening {
             return Step::Wait(Wait::REPLIES);
         }
         // Whether the server pauses: another reply would be taken for its answer.
@@ -69,10 +70,14 @@ impl Session {
 
     /// The command at the front as the server is to have it.
     fn for_server(&mut self, command: Command, node: std::net::SocketAddr) -> Result<Option<Bytes>, Step> {
-        if command.id.info().kind != Kind::Client {
+        let kind = command.id.info().kind;
+        if !matches!(kind, Kind::Client | Kind::Hello) {
             return Ok(None);
         }
         let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
+        if kind == Kind::Hello {
+            return Ok(Some(for_connection(&frame)).filter(|_| !self.state.kept));
+        }
         self.redirected(&frame, node).map(Some).map_err(|checkout| self.no_checkout(command, checkout))
     }
 
@@ -142,6 +147,15 @@ impl Session {
         self.transaction.replayed |= !self.transaction.replay().is_empty();
     }
 
+    /// Who is told the reply to the command that is sent now.
+    pub(super) fn next_audience(&mut self) -> Audience {
+        let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
+        if self.state.replies == Replies::Skip {
+            self.state.replies = Replies::On;
+        }
+        audience
+    }
+
     pub(super) fn entry(
         &self,
         bytes: Bytes,
@@ -167,15 +181,14 @@ impl Session {
 
     /// `for_server`: if it is not to have the command as it is.
     fn send_pinned(&mut self, conn: &Rc<Connection>, command: Command, way: Pinned, for_server: Option<Bytes>) {
-        let heed = self.heed(command, &self.buf[..command.len]);
-        let mut bytes = self.take(command);
+        let mut heed = self.heed(command, &self.buf[..command.len]);
+        let said = self.take(command);
+        let heeded = is_heeded(&said).then(|| said.clone());
+        let mut bytes = for_server.unwrap_or_else(|| said.clone());
         if command.id.info().kind == Kind::Client {
             self.pausing = pause(&bytes).or(self.pausing);
         }
-        let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
-        if self.state.replies == Replies::Skip {
-            self.state.replies = Replies::On;
-        }
+        let audience = self.next_audience();
         let mut effect = way.effect;
         let mut retry = false;
         if effect == Effect::Write && way.step != router::Step::Wait {
@@ -209,10 +222,16 @@ impl Session {
             router::Step::Wait => effect = Effect::Deferred,
             router::Step::Multi => {
                 self.transaction.opening |= !self.state.multi;
-                self.transaction.log(bytes.clone());
+                self.transaction.log(bytes.clone(), None);
             }
-            router::Step::Queue => self.transaction.log(bytes.clone()),
+            router::Step::Queue => self.transaction.log(bytes.clone(), heeded),
             router::Step::Exec | router::Step::Discard => {
+                let (queued, heeded) = self.transaction.queued();
+                if way.step == router::Step::Exec && !heeded.is_empty() && !self.state.kept {
+                    let executed = Rc::new(Executed::new(queued, heeded, &self.presence, self.redirection()));
+                    self.executed = Some(Rc::clone(&executed));
+                    heed = Heed::Translate(executed);
+                }
                 if way.step == router::Step::Discard {
                     self.pausing = None;
                 }
@@ -224,10 +243,10 @@ impl Session {
                 self.presence.client.set_deaf(true);
                 self.tunnel = way.step == router::Step::Sync;
             }
-            router::Step::Track => self.tracking.ask(bytes.clone()),
+            router::Step::Track => self.tracking.ask(said),
             router::Step::Keep | router::Step::Hello => {
                 if self.state.multi {
-                    self.transaction.log(bytes.clone());
+                    self.transaction.log(bytes.clone(), None);
                 }
                 self.judging = !self.state.kept && !self.state.multi;
             }
@@ -245,7 +264,7 @@ impl Session {
             self.tracking.send(way.step == router::Step::Caching);
         }
         self.ends_state = !matches!(way.step, router::Step::Once | router::Step::Block(_) | router::Step::Wait);
-        conn.queue(Entry { retry, heed, ..self.entry(for_server.unwrap_or(bytes), effect, way.answer, audience) });
+        conn.queue(Entry { retry, heed, ..self.entry(bytes, effect, way.answer, audience) });
     }
 
     /// `EXEC` of a transaction that must not run: because a command was not queued, or what was watched is unknown.
@@ -372,40 +391,12 @@ impl Session {
         }
     }
 
-    /// A backend has accepted the `AUTH` or `HELLO` at the front: the session's own connection is to be what the session
-    /// now is. Nothing is owed.
-    pub(super) fn become_alike(&mut self, command: Command) {
-        // One that is being lost is replaced by what the session is.
-        let Some(conn) = self.pin.as_ref().map(|(conn, _)| Rc::clone(conn)).filter(|conn| conn.is_usable()) else {
-            return;
-        };
-        self.down.take_silent_error();
-        let frame = without_name(&self.buf[..command.len]);
-        conn.queue(self.entry(frame, Effect::Deferred, Answer::Replies, Audience::Ours));
-        if !self.state.key.resp3 {
-            conn.subscriptions.borrow_mut().expect_arrays();
-        }
-        self.becoming = true;
-    }
-
-    /// It has answered that.
-    pub(super) fn finish_becoming(&mut self) -> Option<Step> {
-        // It is another's then, or would be.
-        if self.down.take_silent_error() {
-            return Some(Step::Close(CloseReason::StateLost));
-        }
-        if let Some((_, key)) = &mut self.pin {
-            *key = self.state.key.clone();
-        }
-        None
-    }
-
     /// The pin was lost with its backend; `again` came back.
     pub(super) fn lose_pin(&mut self, again: &[Again]) -> Step {
         self.conclude_tracking(again.is_empty());
         let Some((conn, _)) = self.disown() else { return Step::Done };
         self.unpin = false;
-        (self.becoming, self.marked) = (false, false);
+        self.marked = false;
         if self.state.kept || self.tracking.is_caching() {
             return Step::Close(CloseReason::StateLost);
         }

@@ -19,10 +19,19 @@ impl Session {
         if let pass @ (Pass::Wait | Pass::Refuse) = self.pass(Effect::Write) {
             return Some(self.hold(command, pass));
         }
+        if self.is_unmarkable() {
+            return Some(self.cannot_tell(command, "in a transaction this server speaks of one connection alone"));
+        }
         if wrote == self.pool.context.access.topology().generation {
             return None;
         }
         Some(self.cannot_tell(command, "the master has changed since the last write of this connection"))
+    }
+
+    /// `WAIT` in a transaction, before which nothing can be sent any more, to a server that speaks there of what came on
+    /// the connection itself.
+    fn is_unmarkable(&self) -> bool {
+        self.state.multi && self.pin.as_ref().is_some_and(|(conn, _)| conn.hello.marks_by_writes)
     }
 
     /// Has the session's own connection speak of all that the session has written, wherever that went: `WAIT` behind it

@@ -5,8 +5,9 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
+use super::library::Said;
 use super::{Command, MAX_OWED, Session, Step, Wait};
-use crate::backend::{Answer, Audience, Connection, DialError, Effect, Entry, Heed, Use};
+use crate::backend::{Answer, Connection, DialError, Effect, Entry, Heed, Translate, Use};
 use crate::metrics::{CloseReason, LatencyClass};
 use crate::pool::Checkout;
 use crate::resp::{Kind, Scan, lookup};
@@ -76,10 +77,7 @@ impl Session {
         let heed = self.heed(first, &self.buf[..len]);
         let bytes = self.buf.split_to(len).freeze();
         self.outstanding += len;
-        let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
-        if self.state.replies == Replies::Skip {
-            self.state.replies = Replies::On;
-        }
+        let audience = self.next_audience();
         conn.queue(Entry {
             to: Rc::clone(&self.down),
             bytes,
@@ -131,10 +129,11 @@ impl Session {
     pub(super) fn heed(&self, first: Command, batch: &[u8]) -> Heed {
         match first.id.info().kind {
             Kind::Scan => Heed::Cursor(self.scanned(first)),
-            Kind::Client => match self.redirection() {
-                Some(redirection) => Heed::Translate(Rc::new(redirection)),
-                None => Heed::Nothing,
-            },
+            Kind::Client => {
+                let said = Said::of(batch, &self.presence.client).map(|said| Rc::new(said) as Rc<dyn Translate>);
+                let redirection = || self.redirection().map(|redirection| Rc::new(redirection) as Rc<dyn Translate>);
+                said.or_else(redirection).map_or(Heed::Nothing, Heed::Translate)
+            }
             Kind::Script | Kind::ScriptControl if self.pool.context.has_news_of_scripts(batch) => Heed::Scripts,
             _ => Heed::Nothing,
         }

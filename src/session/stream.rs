@@ -10,7 +10,6 @@ use crate::backend::{Answer, Audience, Connection, Effect, Entry, Heed, half_str
 use crate::metrics::{CloseReason, LatencyClass, Limit};
 use crate::pool::Checkout;
 use crate::resp::{CommandId, Kind, OwnError, Scan};
-use crate::router::Replies;
 use crate::topology::Pass;
 
 /// A command that will have at least so many bytes is streamed. Below, keeping it costs less than a connection of its
@@ -77,7 +76,7 @@ impl Session {
         }
         self.count(id.index());
         if self.state.multi {
-            self.transaction.overflow();
+            self.transaction.log_streamed();
         }
         // It may change the connection in a way that is not followed.
         self.state.kept |= conn.is_some() && info.kind == Kind::Other;
@@ -157,10 +156,7 @@ impl Session {
             }
             (Some(len), conn) => {
                 let end = self.buf.split_to(len).freeze();
-                let audience = if self.state.replies == Replies::On { Audience::Client } else { Audience::Nobody };
-                if self.state.replies == Replies::Skip {
-                    self.state.replies = Replies::On;
-                }
+                let audience = self.next_audience();
                 match conn {
                     Some(conn) => self.end_streaming(conn, end, streaming.effect, audience),
                     None => {

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use crate::resp::args;
+
 /// Bytes of queued commands that are kept for replay; a larger transaction does not survive the loss of its connection.
 const MAX_LOG: usize = 1 << 20;
 
@@ -13,6 +15,10 @@ pub(super) const ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of 
 pub(super) struct Transaction {
     log: Vec<Bytes>,
     bytes: usize,
+    /// Commands that are queued.
+    queued: usize,
+    /// Those of them that ask about the connection or change it, each with its place among them.
+    heeded: Vec<(usize, Bytes)>,
     /// More was queued than is kept.
     overflowed: bool,
     /// What `EXEC` answers instead of running.
@@ -30,8 +36,11 @@ pub(super) struct Transaction {
 }
 
 impl Transaction {
-    /// Remembers a command that was sent.
-    pub(super) fn log(&mut self, command: Bytes) {
+    /// Remembers a command that was sent. `said`: what the client said of which it was made, if that asks about the
+    /// connection or changes it.
+    pub(super) fn log(&mut self, command: Bytes, said: Option<Bytes>) {
+        self.heeded.extend(said.map(|said| (self.queued, said)));
+        self.queued += usize::from(is_queued(&command));
         self.bytes += command.len();
         if self.bytes > MAX_LOG {
             self.overflow();
@@ -41,9 +50,19 @@ impl Transaction {
     }
 
     /// A command was streamed and not kept.
-    pub(super) fn overflow(&mut self) {
+    pub(super) fn log_streamed(&mut self) {
+        self.queued += 1;
+        self.overflow();
+    }
+
+    fn overflow(&mut self) {
         self.overflowed = true;
         self.log.clear();
+    }
+
+    /// How many commands were queued, and those that are heeded.
+    pub(super) fn queued(&self) -> (usize, Vec<(usize, Bytes)>) {
+        (self.queued, self.heeded.clone())
     }
 
     /// `EXEC` or `DISCARD` has been sent.
@@ -68,7 +87,9 @@ impl Transaction {
         let keep = self.log.len().saturating_sub(n);
         for dropped in self.log.drain(keep..) {
             self.bytes = self.bytes.saturating_sub(dropped.len());
+            self.queued -= usize::from(is_queued(&dropped));
         }
+        self.heeded.retain(|(place, _)| *place < self.queued);
         !self.overflowed
     }
 
@@ -105,20 +126,38 @@ impl Transaction {
     }
 }
 
+/// Whether a command is queued, unless it is refused and the transaction with it: `MULTI` opens it, and is refused by
+/// itself where it is open.
+fn is_queued(command: &[u8]) -> bool {
+    !args(command).next().is_some_and(|name| name.eq_ignore_ascii_case(b"MULTI"))
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::executed::is_heeded;
     use super::*;
+    use crate::resp::encode_command;
+
+    fn log(t: &mut Transaction, command: &'static str) {
+        let command = encode_command(&command.split(' ').collect::<Vec<_>>());
+        t.log(command.clone(), is_heeded(&command).then_some(command));
+    }
 
     #[test]
-    fn what_came_back_is_not_replayed_twice() {
+    fn what_came_back_is_neither_replayed_nor_counted_twice() {
         let mut t = Transaction::default();
-        for c in ["MULTI", "SET", "GET"] {
-            t.log(Bytes::from_static(c.as_bytes()));
+        for command in ["MULTI", "SET", "SELECT 1", "MULTI", "SELECT 2"] {
+            log(&mut t, command);
         }
-        assert!(t.unlog(1));
-        assert_eq!(t.replay(), ["MULTI", "SET"]);
-        t.log(Bytes::from(vec![0; MAX_LOG]));
+        let places = |t: &Transaction| t.queued().1.iter().map(|(place, _)| *place).collect::<Vec<_>>();
+        assert_eq!((t.queued().0, places(&t)), (3, vec![1, 2]));
+        assert!(t.unlog(3));
+        assert_eq!((t.replay().len(), t.queued().0, places(&t)), (2, 1, vec![]));
+        log(&mut t, "SELECT 1");
+        assert_eq!((t.queued().0, places(&t)), (2, vec![1]));
+        t.log_streamed();
         assert!(!t.unlog(0), "too large to be carried over");
+        assert_eq!(t.queued().0, 3);
     }
 
     #[test]

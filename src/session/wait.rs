@@ -88,7 +88,7 @@ impl Session {
     pub(super) async fn pause(&mut self, wait: Wait) {
         let down = Rc::clone(&self.down);
         // A pin that has served is given back with its last reply, not with the client's next command.
-        down.set_waiting(wait.replies || self.unpin || self.judging || self.becoming);
+        down.set_waiting(wait.replies || self.unpin || self.judging || self.becoming.is_some());
         // Hardly any wait is for these, and each client's future has room for all that is in it: in boxes.
         let mut writable = down.outbox.is_blocked().then(|| Box::pin(down.outbox.writable()));
         let mut timer = wait.until.map(|at| Box::pin(sleep_until(at)));

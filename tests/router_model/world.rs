@@ -115,6 +115,16 @@ impl World {
                     self.state.subscribed = !pin.subscribed.is_empty();
                     self.state.tracking = pin.other.contains("tracking");
                 }
+                // What ran has made the session what its connection is; the name stays with the client.
+                if way.step == Step::Exec && !kept {
+                    let mut now = pin.clone();
+                    pin.name.clear();
+                    if now.name.is_empty() {
+                        now.name = self.name();
+                    }
+                    self.adopt(&now);
+                    self.state.key.database = now.database;
+                }
                 self.say(words, answer)
             }
             Route::Judge | Route::About(_) if !matches!(info.kind, Kind::Auth | Kind::Hello) => {

@@ -1,0 +1,88 @@
+//! `AUTH`, `HELLO` and `SELECT` of a session that has a connection of its own: the one becomes what the other is.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use bytes::{Bytes, BytesMut};
+
+use super::executed::{Executed, kind};
+use super::words::without_name;
+use super::{Command, Session, Step};
+use crate::backend::{Answer, Effect, Entry, Heed, Translate};
+use crate::metrics::CloseReason;
+use crate::resp::Kind;
+use crate::router::selected;
+
+/// An `AUTH` or `HELLO` that a backend has accepted and the session's own connection has not answered.
+#[derive(Debug)]
+pub(super) struct Becoming {
+    /// What was said where it was judged.
+    reply: Bytes,
+    accepted: Cell<Option<bool>>,
+}
+
+/// The client is told what was said where it was judged, at the place where its own connection changes: what comes there
+/// before is in the old version of RESP, and what comes behind it in the new one.
+impl Translate for Becoming {
+    fn translate(&self, reply: BytesMut) -> BytesMut {
+        self.accepted.set(Some(reply.first() != Some(&b'-')));
+        self.reply.as_ref().into()
+    }
+}
+
+impl Session {
+    /// A backend has accepted the `AUTH` or `HELLO` at the front, in these words: the session's own connection is to be
+    /// what the session now is. Nothing is owed. If there is none, the words are still to be said.
+    pub(super) fn become_alike(&mut self, command: Command, reply: Bytes) -> Option<Bytes> {
+        // One that is being lost is replaced by what the session is.
+        let Some(conn) = self.pin.as_ref().map(|(conn, _)| Rc::clone(conn)).filter(|conn| conn.is_usable()) else {
+            return Some(reply);
+        };
+        let frame = without_name(&self.take(command));
+        let becoming = Rc::new(Becoming { reply, accepted: Cell::new(None) });
+        let audience = self.next_audience();
+        let heed = Heed::Translate(Rc::clone(&becoming) as Rc<dyn Translate>);
+        conn.queue(Entry { heed, ..self.entry(frame, Effect::Deferred, Answer::Replies, audience) });
+        if !self.state.key.resp3 {
+            conn.subscriptions.borrow_mut().expect_arrays();
+        }
+        self.becoming = Some(becoming);
+        None
+    }
+
+    /// It has answered that, or the command came back to be judged again.
+    pub(super) fn finish_becoming(&mut self, becoming: &Becoming) -> Option<Step> {
+        match (becoming.accepted.get(), &mut self.pin) {
+            // It is another's then, or would be.
+            (Some(false), _) => return Some(Step::Close(CloseReason::StateLost)),
+            (Some(true), Some((_, key))) => *key = self.state.key.clone(),
+            _ => {}
+        }
+        None
+    }
+
+    /// `EXEC` was answered: the session is what its connection now is.
+    pub(super) fn finish_executing(&mut self, executed: &Executed) {
+        let Some(accepted) = executed.accepted() else {
+            (self.state.kept, self.state.rephrased) = (true, true);
+            return;
+        };
+        for command in accepted {
+            match kind(&command) {
+                Kind::Select => match selected(&command) {
+                    Some(database) => self.state.key.database = database,
+                    None => self.state.kept = true,
+                },
+                Kind::Auth | Kind::Hello => self.adopt(&command),
+                _ => {}
+            }
+        }
+        self.route = None;
+        if let Some((conn, key)) = &mut self.pin {
+            *key = self.state.key.clone();
+            if !key.resp3 {
+                conn.subscriptions.borrow_mut().expect_arrays();
+            }
+        }
+    }
+}
