@@ -23,7 +23,7 @@ demo: ## two failovers on real servers, with what the clients noticed of them (u
 	target/fast/pointsman demo $(ARGS)
 
 test: ## all tests but the few that take minutes
-	@tests/install.sh $(SERVERS) $(FAULTS) promtool
+	@tests/install.sh $(SERVERS) $(FAULTS) promtool haproxy
 	@tests/e2e/install.sh
 	@tests/deploy/install.sh
 	$(CARGO) test --locked --lib --bins

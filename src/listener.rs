@@ -115,6 +115,11 @@ impl Targets {
         Self { workers, next_id: AtomicU64::new(1), handed }
     }
 
+    /// How many clients each worker has.
+    pub fn loads(&self) -> Vec<Arc<Load>> {
+        self.workers.iter().map(|worker| Arc::clone(&worker.load)).collect()
+    }
+
     /// How many workers there are.
     pub fn count(&self) -> usize {
         self.workers.len()

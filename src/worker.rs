@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::backend::{Context, Downstream, Scripts};
-use crate::clients::Clients;
+use crate::clients::{Client, Clients};
 use crate::clock::Moment;
 use crate::config::{ListenerConfig, ServiceConfig};
 use crate::greeting::{self, Newcomer};
@@ -27,7 +27,7 @@ use crate::metrics::{CloseReason, Counter, Rejection, ServiceStats};
 use crate::net::{Accepted, ClientSocket, Resolver, Stream};
 use crate::pool::Pool;
 use crate::resp::OwnError;
-use crate::session::Session;
+use crate::session::{Leave, Session};
 use crate::topology::{Access, Hint, Link, Topology};
 
 /// Pause between two looks at what time alone changes; shorter while sessions wait, for whom a lease may come back.
@@ -161,10 +161,12 @@ impl Worker {
         }
         let drain = async {
             let all: Vec<Rc<Serving>> = services.borrow().values().cloned().collect();
-            all.iter().for_each(|service| service.draining.set(true));
+            all.iter().for_each(|service| service.ask_to_leave());
+            let mut drains: JoinSet<()> = JoinSet::new();
             for service in all {
-                service.drained(&CancellationToken::new()).await;
+                drains.spawn_local(async move { service.drained(&CancellationToken::new()).await });
             }
+            while drains.join_next().await.is_some() {}
         };
         tokio::select! {
             // In a drain others may have clients for longer.
@@ -189,7 +191,7 @@ impl Worker {
             load: Arc::clone(&self.load),
             open: Rc::default(),
             greeting: Rc::default(),
-            draining: Rc::default(),
+            leaving: Rc::default(),
             _served: end.served.token(),
         });
         services.borrow_mut().insert(id, Rc::clone(&serving));
@@ -197,7 +199,7 @@ impl Worker {
         essential.spawn_local(async move {
             let drain = async {
                 end.drain.cancelled().await;
-                serving.draining.set(true);
+                serving.ask_to_leave();
                 serving.drained(&end.close).await;
             };
             tokio::select! {
@@ -280,13 +282,18 @@ struct Serving {
     open: Open,
     /// Clients that are still to send what comes before their first command.
     greeting: Rc<Cell<usize>>,
-    /// Sessions leave at their next command boundary.
-    draining: Rc<Cell<bool>>,
+    leaving: Rc<Cell<Leave>>,
     _served: TaskTrackerToken,
 }
 
-/// Where the replies of each open session go, by client.
-type Open = Rc<RefCell<HashMap<u64, Rc<Downstream>>>>;
+/// The open sessions, by client.
+type Open = Rc<RefCell<HashMap<u64, Opened>>>;
+
+/// A session as its worker reaches it.
+struct Opened {
+    downstream: Rc<Downstream>,
+    client: Arc<Client>,
+}
 
 impl Serving {
     /// Serves a client, once it has sent what its listener demands.
@@ -343,9 +350,10 @@ impl Serving {
             return None;
         };
         // A future keeps what it is given beside what it makes of it: in a box the session is there once.
-        let draining = Rc::clone(&self.draining);
-        let session = Box::new(Session::new(Rc::clone(&self.pool), newcomer.stream, presence, draining));
-        self.open.borrow_mut().insert(left.id, session.downstream());
+        let leaving = Rc::clone(&self.leaving);
+        let client = Arc::clone(&presence.client);
+        let session = Box::new(Session::new(Rc::clone(&self.pool), newcomer.stream, presence, leaving));
+        self.open.borrow_mut().insert(left.id, Opened { downstream: session.downstream(), client });
         Some(session)
     }
 
@@ -365,27 +373,38 @@ impl Serving {
             let errands = self.clients.errands(worker).await;
             let open = self.open.borrow();
             for (id, keys) in errands.told {
-                if let Some(downstream) = open.get(&id) {
-                    downstream.tell(keys);
+                if let Some(session) = open.get(&id) {
+                    session.downstream.tell(keys);
                 }
             }
             for id in errands.killed {
-                if let Some(downstream) = open.get(&id) {
-                    downstream.close(CloseReason::Killed);
+                if let Some(session) = open.get(&id) {
+                    session.downstream.close(CloseReason::Killed);
                 }
             }
         }
     }
 
-    /// Asks every session to leave at its next command boundary, and waits until all have; from `close` on they are
-    /// closed wherever they are.
+    /// Asks every session to leave at its next command boundary.
+    fn ask_to_leave(&self) {
+        self.leaving.set(Leave::Free(Moment::now()));
+    }
+
+    /// Waits until all have left; from `close` on they are closed wherever they are. Subscribers, who miss what is
+    /// published until they are back, are asked when nobody else is left.
     async fn drained(&self, close: &CancellationToken) {
         while self.greeting.get() > 0 || !self.open.borrow().is_empty() {
-            for downstream in self.open.borrow().values() {
+            if let Leave::Free(since) = self.leaving.get()
+                && self.greeting.get() == 0
+                && self.open.borrow().values().all(|session| session.client.is_subscribed())
+            {
+                self.leaving.set(Leave::Subscribed(since));
+            }
+            for session in self.open.borrow().values() {
                 if close.is_cancelled() {
-                    downstream.close(CloseReason::Drain);
+                    session.downstream.close(CloseReason::Drain);
                 } else {
-                    downstream.wake.raise();
+                    session.downstream.wake.raise();
                 }
             }
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::addr::ListenAddr;
@@ -220,11 +221,19 @@ impl App {
         if let Some(manager) = &manager {
             manager.stopping(self.config.drain_timeout);
         }
+        let end = Instant::now() + self.config.drain_timeout;
         self.listeners.close().await;
-        // With the listeners' this was the last way into the workers' inboxes, which are closed by that.
-        drop(self.targets);
-        let workers = std::mem::take(&mut self.workers);
-        let drained = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join())));
+        let loads = self.targets.loads();
+        let clients = move || loads.iter().map(|load| load.clients.value()).sum::<u64>();
+        tracing::info!(clients = clients(), "nobody can connect any more");
+        let (targets, workers) = (self.targets, std::mem::take(&mut self.workers));
+        let drained = async {
+            // A balancer has to see that the port is closed before it sends elsewhere those who leave here.
+            tokio::time::sleep(self.config.drain_grace).await;
+            // With the listeners' this was the last way into the workers' inboxes, which are closed by that.
+            drop(targets);
+            let _ = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join()))).await;
+        };
         let ended = async {
             loop {
                 if let Asked::End(signal) = self.signals.next().await {
@@ -233,9 +242,11 @@ impl App {
             }
         };
         tokio::select! {
-            _ = drained => tracing::info!("drained"),
-            signal = ended => tracing::info!(signal, "ending at once"),
-            () = tokio::time::sleep(self.config.drain_timeout) => tracing::info!("drain_timeout has passed; closing what is left"),
+            () = drained => tracing::info!("drained"),
+            signal = ended => tracing::info!(signal, clients = clients(), "ending at once"),
+            () = tokio::time::sleep_until(end) => {
+                tracing::info!(clients = clients(), "drain_timeout has passed; closing what is left");
+            }
         }
         self.control_stop.cancel();
         stop_admin.cancel();

@@ -85,8 +85,8 @@ mod tests {
 
     fn config(services: Vec<ServiceConfig>) -> Config {
         let log = crate::config::LogConfig::default();
-        let drain_timeout = std::time::Duration::from_secs(1);
-        Config { workers: 1, admin: None, log, drain_timeout, resolvers: Vec::new(), services }
+        let (drain_timeout, drain_grace) = (std::time::Duration::from_secs(1), std::time::Duration::ZERO);
+        Config { workers: 1, admin: None, log, drain_timeout, drain_grace, resolvers: Vec::new(), services }
     }
 
     #[test]

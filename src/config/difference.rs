@@ -20,6 +20,7 @@ impl Config {
             admin => ["admin"],
             log => [],
             drain_timeout => ["drain_timeout"],
+            drain_grace => ["drain_grace"],
             resolvers => ["resolvers"],
             services => [],
         });

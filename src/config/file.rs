@@ -99,6 +99,7 @@ impl Reader<'_> {
                 text.parse::<SocketAddr>().map_err(|_| format!("expected IP:PORT, found `{text}`"))
             }),
             drain_timeout: self.take(root, "drain_timeout", duration),
+            drain_grace: self.take(root, "drain_grace", duration),
             resolvers: self.list(root, "resolvers", values::name_server),
             state_dir: self.take(root, "state_dir", |v| match string(v)? {
                 "" => Err("expected the path of a directory".to_owned()),

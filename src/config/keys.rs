@@ -61,6 +61,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Root, "workers", Some("\"auto\"")),
     key(Table::Root, "admin", None),
     key(Table::Root, "drain_timeout", Some("\"30s\"")),
+    key(Table::Root, "drain_grace", Some("\"0s\"")),
     key(Table::Root, "state_dir", None),
     key(Table::Root, "resolvers", None),
     key(Table::Log, "level", Some("\"info\"")),

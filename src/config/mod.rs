@@ -46,6 +46,8 @@ pub struct Config {
     pub log: LogConfig,
     /// How long a drain may take before what is left is closed.
     pub drain_timeout: Duration,
+    /// How long of that the clients go on as before, while nobody new can connect.
+    pub drain_grace: Duration,
     /// Name servers to ask; none: those of the system.
     pub resolvers: Vec<SocketAddr>,
     /// The services, at least one, names unique.

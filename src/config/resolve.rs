@@ -57,6 +57,7 @@ impl Settings {
             },
             resolvers: self.resolvers.iter().map(|r| r.value).collect(),
             drain_timeout: r.duration("drain_timeout", self.drain_timeout.as_ref(), 0, Duration::from_secs(30)),
+            drain_grace: r.duration("drain_grace", self.drain_grace.as_ref(), 0, Duration::ZERO),
             services: self
                 .services
                 .iter()
@@ -64,6 +65,15 @@ impl Settings {
                 .map(|s| with_state(s, self.state_dir.as_ref()))
                 .collect(),
         };
+        if let Some(given) = self.drain_grace.as_ref().filter(|grace| !grace.value.is_zero())
+            && given.value >= config.drain_timeout
+        {
+            let message = format!(
+                "`drain_grace`: expected less than drain_timeout ({:?}), of which it is a part, found {:?}",
+                config.drain_timeout, given.value
+            );
+            r.problems.push(Problem::new(&given.place, message));
+        }
         r.refuse_equal_names(&self.services);
         r.refuse_equal_addresses(self);
         Problems::none_of(r.problems)?;

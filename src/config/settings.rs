@@ -36,6 +36,8 @@ pub struct Settings {
     pub admin: Option<Given<SocketAddr>>,
     /// `drain_timeout`
     pub drain_timeout: Option<Given<Duration>>,
+    /// `drain_grace`
+    pub drain_grace: Option<Given<Duration>>,
     /// `state_dir`
     pub state_dir: Option<Given<PathBuf>>,
     /// `resolvers`

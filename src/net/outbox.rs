@@ -86,6 +86,11 @@ impl Outbox {
         }
     }
 
+    /// Nothing more will be pushed: ends our direction of the connection.
+    pub fn finish(&self) {
+        self.writer.finish();
+    }
+
     /// As [`Outbox::flush`], for the session's task once the socket is writable again.
     pub fn resume(&self) {
         self.blocked.set(false);

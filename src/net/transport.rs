@@ -111,6 +111,17 @@ pub enum ReadHalf {
 }
 
 impl ReadHalf {
+    /// Whether the peer has sent something that was not read yet.
+    pub fn has_unread(&self) -> bool {
+        let fd = match self {
+            Self::Tcp(s) => s.as_ref().as_fd(),
+            Self::Unix(s) => s.as_ref().as_fd(),
+            Self::Tls(s) => s.tcp().as_ref().as_fd(),
+        };
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        rustix::net::recv(fd, &mut [0; 1][..], flags).is_ok_and(|(_, n)| n > 0)
+    }
+
     /// Ready when the peer has ended its direction, or the connection, however much is there to be read before that.
     ///
     /// # Errors
@@ -179,6 +190,11 @@ impl WriteHalf {
             Self::Unix(s) => s.writable().await,
             Self::Tls(s) => s.tcp().writable().await,
         }
+    }
+
+    /// Ends our direction: behind what was written the peer sees the end.
+    pub fn finish(&self) {
+        let _ = rustix::net::shutdown(self.fd(), rustix::net::Shutdown::Write);
     }
 
     /// Ends the connection in both directions; the reading half sees an end of file.

@@ -81,6 +81,11 @@ impl State {
 
     /// Whether the session has a connection of its own beyond one command.
     pub fn is_pinned(&self) -> bool {
-        self.multi || self.watching || self.subscribed || self.tracking || self.kept
+        self.subscribed || self.is_pinned_beyond_subscriptions()
+    }
+
+    /// The same for other reasons than that it is subscribed.
+    pub fn is_pinned_beyond_subscriptions(&self) -> bool {
+        self.multi || self.watching || self.tracking || self.kept
     }
 }

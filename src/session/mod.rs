@@ -9,6 +9,7 @@ mod clients;
 mod executed;
 mod front;
 mod learning;
+mod leaving;
 mod library;
 mod local;
 mod pinned;
@@ -22,6 +23,8 @@ mod tracking;
 mod transaction;
 mod wait;
 mod words;
+
+pub use leaving::Leave;
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -109,7 +112,7 @@ pub struct Session {
     terms: Rc<Terms>,
     pool: Rc<Pool>,
     down: Rc<Downstream>,
-    draining: Rc<Cell<bool>>,
+    leaving: Rc<Cell<Leave>>,
     read: ReadHalf,
     /// Bytes from the client, beginning with the first command that was not handed on.
     buf: BytesMut,
@@ -189,13 +192,13 @@ impl std::fmt::Debug for Session {
 
 impl Session {
     /// A session for a client that has just connected.
-    pub fn new(pool: Rc<Pool>, stream: Stream, presence: Presence, draining: Rc<Cell<bool>>) -> Self {
+    pub fn new(pool: Rc<Pool>, stream: Stream, presence: Presence, leaving: Rc<Cell<Leave>>) -> Self {
         let (read, write) = stream.into_split();
         let terms = pool.context.terms();
         let user = terms.first_user();
         Self {
             down: Rc::new(Downstream::new(Outbox::new(write))),
-            draining,
+            leaving,
             read,
             buf: BytesMut::new(),
             read_size: READ_MIN,
@@ -258,6 +261,10 @@ impl Session {
         if reason != CloseReason::OutputLimit {
             self.last_words().await;
         }
+        if reason == CloseReason::Drain && self.down.fault().is_none() {
+            // In a box, for each client's future has room for all that is in it.
+            Box::pin(self.linger()).await;
+        }
         self.count_sent();
         if reason == CloseReason::Client && !self.heard { CloseReason::NoData } else { reason }
     }
@@ -303,9 +310,11 @@ impl Session {
         if self.renewal.is_some() && owed > 0 {
             return Step::Wait(Wait::REPLIES);
         }
-        if self.quitting || self.draining.get() && owed == 0 && self.buf.is_empty() && !self.state.is_pinned() {
-            let reason = if self.quitting { CloseReason::Client } else { CloseReason::Drain };
-            return if owed == 0 { Step::Close(reason) } else { Step::Wait(Wait::REPLIES) };
+        if self.quitting {
+            return if owed == 0 { Step::Close(CloseReason::Client) } else { Step::Wait(Wait::REPLIES) };
+        }
+        if owed == 0 && self.may_leave() {
+            return Step::Close(CloseReason::Drain);
         }
         if owed == 0 && self.pool.context.has_other_terms(&self.terms) {
             self.renew_terms();

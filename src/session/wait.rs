@@ -10,7 +10,7 @@ use bytes::Bytes;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::io::poll_read_buf;
 
-use super::{Command, OUTBOX_HIGH, READ_AHEAD, READ_BURST, READ_MAX, READ_MIN, Session, Step, Wait};
+use super::{Command, Leave, OUTBOX_HIGH, READ_AHEAD, READ_BURST, READ_MAX, READ_MIN, Session, Step, Wait};
 use crate::metrics::CloseReason;
 use crate::resp::{Kind, OwnError};
 use crate::topology::Pass;
@@ -88,7 +88,9 @@ impl Session {
     pub(super) async fn pause(&mut self, wait: Wait) {
         let down = Rc::clone(&self.down);
         // A pin that has served is given back with its last reply, not with the client's next command.
-        down.set_waiting(wait.replies || self.unpin || self.judging || self.becoming.is_some());
+        // So does a client that is to leave go with its last reply.
+        let leaves = self.leaving.get() != Leave::Nobody;
+        down.set_waiting(wait.replies || self.unpin || self.judging || self.becoming.is_some() || leaves);
         // Hardly any wait is for these, and each client's future has room for all that is in it: in boxes.
         let mut writable = down.outbox.is_blocked().then(|| Box::pin(down.outbox.writable()));
         let mut timer = wait.until.map(|at| Box::pin(sleep_until(at)));

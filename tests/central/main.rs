@@ -5,8 +5,10 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod drain;
 mod limits;
 mod proxy_protocol;
+mod rolling;
 
 use support::{Front, PATIENCE};
 use tokio::time::{Instant, sleep};

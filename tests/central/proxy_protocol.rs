@@ -73,15 +73,15 @@ async fn a_balancers_own_connections_are_served_and_its_looks_are_silent() {
 
 #[tokio::test]
 async fn what_is_no_header_where_one_is_due_is_refused() {
-    let front = Front::listening(FROM_HERE, "limits.handshake_timeout = \"100ms\"").await;
+    let front = Front::listening(FROM_HERE, "limits.handshake_timeout = \"500ms\"").await;
     let mut beside = Raw::connect(front.proxy).await;
     beside.send(&header(2)).await;
     beside.ask(&["PING"]).await;
     for (said, outcome, told) in [
         (&command(&["PING"])[..], "missing", "-DENIED pointsman: a PROXY header was expected, and other bytes came"),
         (b"PROXY TCP4 nonsense\r\n", "malformed", "-DENIED pointsman: the PROXY header is malformed"),
-        (b"", "timeout", "-DENIED pointsman: no PROXY header came within 100ms"),
-        (b"PROXY TCP4 ", "timeout", "-DENIED pointsman: no PROXY header came within 100ms"),
+        (b"", "timeout", "-DENIED pointsman: no PROXY header came within 500ms"),
+        (b"PROXY TCP4 ", "timeout", "-DENIED pointsman: no PROXY header came within 500ms"),
     ] {
         let mut client = Raw::connect(front.proxy).await;
         client.send(said).await;

@@ -1,7 +1,6 @@
 //! What comes between a session's command and its end, at the moment that the test chooses: the parts of a worker run on
 //! the test's own thread, before a real Redis, and the test is control.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -61,7 +60,7 @@ impl Scene {
         socket.set_nodelay(true).unwrap();
         let clients = Arc::new(Clients::new(1));
         let presence = clients.join(1, 0, [from, front].map(ClientAddr::Tcp), None).unwrap();
-        let mut session = Session::new(Rc::clone(&pool), Stream::Tcp(socket), presence, Rc::new(Cell::new(false)));
+        let mut session = Session::new(Rc::clone(&pool), Stream::Tcp(socket), presence, Rc::default());
         let down = session.downstream();
         tokio::task::spawn_local(async move { session.run().await });
         let scene = Self { cluster, nodes, link, pool, down, client };

@@ -46,12 +46,17 @@ impl Front {
 
     /// The same with more keys for its listener.
     pub async fn listening(listener: &str, keys: &str) -> Self {
+        Self::with_head("", listener, keys).await
+    }
+
+    /// The same with more keys for the process.
+    pub async fn with_head(head: &str, listener: &str, keys: &str) -> Self {
         let cluster = Cluster::start(Settings::single()).await.unwrap();
         let (redis, path) = (cluster.addr(Member::Node(0)), cluster.dir().join("pointsman.toml"));
         let by_file = |listen: SocketAddr, admin: SocketAddr| {
             let listen = format!("[{{ address = \"{listen}\", {listener} }}]");
             let service = format!("[[service]]\nname = \"test\"\nmaster = \"{redis}\"\nlisten = {listen}\n{keys}\n");
-            std::fs::write(&path, format!("workers = 1\nadmin = \"{admin}\"\n{service}")).unwrap();
+            std::fs::write(&path, format!("workers = 1\nadmin = \"{admin}\"\n{head}\n{service}")).unwrap();
             ["run", "--config", path.to_str().unwrap()].map(str::to_owned).to_vec()
         };
         Self::serve(cluster, redis, by_file).await
