@@ -7,7 +7,7 @@ SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 # What the tests have beside them: networks whose cables can be cut, and threads that are stopped.
 FAULTS := ip perl dnsmasq
 
-.PHONY: help build demo test test-all faults failover-compare soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config audit bench bench-growth \
+.PHONY: help build demo test test-all faults failover-compare soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config deb deb-try audit bench bench-growth \
 	conformance conformance-valkey conformance-resp3 conformance-ready clean
 
 help: ## list the targets
@@ -107,6 +107,16 @@ doc: ## the documentation of the code, broken links denied
 check-config: ## whether the configuration files shipped are valid
 	$(CARGO) build $(FAST) --bin pointsman
 	for file in config/*.toml; do target/fast/pointsman check --config $$file || exit; done
+
+# As on the machine that makes it: what it needs there it finds in Debian of the same version.
+deb: build ## a Debian package of it, below target/deb
+	@tests/install.sh dpkg-buildpackage dh_installsystemd go-md2man
+	deploy/debian/build.sh target/release/pointsman target/deb
+
+deb-try: ## the package, of a build that takes less time: lintian, and installed, upgraded and purged in a small Debian (as root)
+	@tests/install.sh cc dpkg-buildpackage dh_installsystemd go-md2man lintian mmdebstrap
+	$(CARGO) build $(FAST) --bin pointsman
+	deploy/debian/try.sh "$$(deploy/debian/build.sh target/fast/pointsman target/deb-try)" target/deb-try
 
 # The advisory database is fetched from GitHub; where that cannot be reached, everything else is still checked.
 audit: ## licences, bans, sources, and known vulnerabilities where the database can be had

@@ -12,7 +12,8 @@ packages_of() {
         redis-server) echo redis-server ;;
         redis-sentinel) echo redis-sentinel ;;
         setpriv) echo util-linux ;;
-        dpkg-source) echo dpkg-dev ;;
+        dpkg-source | dpkg-buildpackage) echo dpkg-dev ;;
+        dh_installsystemd) echo debhelper ;;
         ip) echo iproute2 ;;
         promtool) echo prometheus ;;
         tclsh) echo tcl ;;

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use crate::addr::ListenAddr;
 use crate::config::ListenerConfig;
 use crate::listener::{self, Destination, Targets};
-use crate::net::{self, BindError, Listener};
+use crate::net::{self, BindError, Inherited, Listener};
 
 /// Sockets that were bound for addresses at which nobody listened yet.
 pub(super) type Bound = Vec<(ListenAddr, Listener)>;
@@ -31,18 +31,28 @@ pub(super) struct Listeners {
 }
 
 impl Listeners {
-    /// Binds those of `wanted` at whose address nobody listens.
+    /// Binds those of `wanted` at whose address nobody listens, unless it was inherited.
     ///
     /// # Errors
     /// That of the first address that cannot be had; those that were bound are closed again.
-    pub(super) fn bind_new<'a>(&self, wanted: impl Iterator<Item = &'a ListenerConfig>) -> Result<Bound, BindError> {
+    pub(super) fn bind_new<'a>(
+        &self,
+        wanted: impl Iterator<Item = &'a ListenerConfig>,
+        inherited: &mut Inherited,
+    ) -> Result<Bound, BindError> {
         let mut kept: Vec<&ListenAddr> = self.open.iter().map(|l| &l.address).collect();
         let mut bound = Bound::new();
         for listener in wanted {
             match kept.iter().position(|address| **address == listener.address) {
                 // Each once: port 0 may be wanted several times.
                 Some(at) => drop(kept.swap_remove(at)),
-                None => bound.push((listener.address.clone(), net::bind(listener)?)),
+                None => {
+                    let open = match inherited.take(listener)? {
+                        Some(open) => open,
+                        None => net::bind(listener)?,
+                    };
+                    bound.push((listener.address.clone(), open));
+                }
             }
         }
         Ok(bound)

@@ -21,7 +21,7 @@ use crate::admin::{self, AdminState, ReloadOrder, Reloaded, Watched};
 use crate::clock::Moment;
 use crate::config::{Config, ListenerConfig, Problems, Resolved, ServiceConfig};
 use crate::listener::{Target, Targets};
-use crate::net::{self, BindError, Listener, Resolver};
+use crate::net::{self, BindError, Inherited, Listener, Resolver};
 use crate::sentinel::{self, ServiceControl};
 use crate::shutdown::{Asked, Signals};
 use crate::systemd::ServiceManager;
@@ -67,14 +67,14 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> Error {
 ///
 /// # Errors
 /// [`Error`], before anything was served or when a thread has failed.
-pub fn run(config: Config, reloading: Reloading) -> Result<(), Error> {
+pub fn run(config: Config, inherited: Inherited, reloading: Reloading) -> Result<(), Error> {
     raise_descriptor_limit();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(system("cannot start the runtime"))?;
     let ended = runtime.block_on(async {
-        let app = App::build(config, reloading)?;
+        let app = App::build(config, inherited, reloading)?;
         app.serve().await
     });
     // A task of it waits for workers whose clients have not left. They end with the process.
@@ -133,10 +133,10 @@ struct App {
 
 impl App {
     /// Binds every socket first, so that nothing is served, and no thread started, if one cannot be had.
-    fn build(config: Config, reloading: Reloading) -> Result<Self, Error> {
+    fn build(config: Config, mut inherited: Inherited, reloading: Reloading) -> Result<Self, Error> {
         let signals = Signals::new().map_err(system("cannot handle signals"))?;
         let listeners = Listeners::default();
-        let bound = listeners.bind_new(config.services.iter().flat_map(|s| &s.listen))?;
+        let bound = listeners.bind_new(config.services.iter().flat_map(|s| &s.listen), &mut inherited)?;
         let admin = config.admin.map(bind_admin).transpose()?;
 
         let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..=config.workers).map(|_| AtomicU64::new(0)).collect());
@@ -300,7 +300,8 @@ impl App {
         if !faults.is_empty() {
             return refused(Problems(faults).to_string());
         }
-        let bound = match self.listeners.bind_new(config.services.iter().flat_map(|s| &s.listen)) {
+        let wanted = config.services.iter().flat_map(|s| &s.listen);
+        let bound = match self.listeners.bind_new(wanted, &mut Inherited::default()) {
             Ok(bound) => bound,
             Err(error) => return refused(error.to_string()),
         };

@@ -10,9 +10,10 @@ use super::{exit, online};
 use crate::addr::ListenAddr;
 use crate::config::{Config, Resolved, Source};
 use crate::net;
+use crate::net::Inherited;
 
 /// Checks what can only be seen on this machine, and with `--online` on the others; the configuration itself is right.
-pub(super) fn run(arguments: &CheckArguments, resolved: &Resolved) -> ExitCode {
+pub(super) fn run(arguments: &CheckArguments, resolved: &Resolved, inherited: &Inherited) -> ExitCode {
     for warning in &resolved.warnings {
         eprintln!("warning: {warning}");
     }
@@ -24,7 +25,7 @@ pub(super) fn run(arguments: &CheckArguments, resolved: &Resolved) -> ExitCode {
     }
     let config = &resolved.config;
     let mut unusable = false;
-    for address in addresses(config) {
+    for address in addresses(config).into_iter().filter(|address| !inherited.listens(address)) {
         match try_listen(&address) {
             Ok(()) => {}
             // Most likely by the pointsman that runs here with the configuration before this one.

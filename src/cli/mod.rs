@@ -13,13 +13,19 @@ mod switchover;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::{ContextKind, ContextValue};
+use clap::{CommandFactory, Parser};
 
 use crate::app::{self, Reloading};
-use crate::config::{Environment, Problems, Resolved};
+use crate::config::{Config, Environment, Problems, Resolved};
+use crate::net::Inherited;
 use crate::{config, demo};
 use args::{Arguments, Command, ServiceArguments};
+
+/// The command line as clap knows it, for manual pages and completions.
+pub fn command() -> clap::Command {
+    Arguments::command()
+}
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
@@ -30,7 +36,10 @@ pub fn main() -> ExitCode {
     match arguments.command {
         Command::Run(service) => run(&service),
         Command::Check(check) => match configuration(&check.service) {
-            Ok(resolved) => check::run(&check, &resolved),
+            Ok(resolved) => match inherited(&resolved.config) {
+                Ok(inherited) => check::run(&check, &resolved, &inherited),
+                Err(code) => code,
+            },
             Err(problems) => refuse(&problems),
         },
         Command::Status(arguments) => status::run(&arguments),
@@ -46,6 +55,10 @@ fn run(arguments: &ServiceArguments) -> ExitCode {
         Ok(resolved) => resolved,
         Err(problems) => return refuse(&problems),
     };
+    let inherited = match inherited(&config) {
+        Ok(inherited) => inherited,
+        Err(code) => return code,
+    };
     let (log, set_log_level) = logging::init(&config.log);
     for warning in warnings {
         tracing::warn!("{warning}");
@@ -55,7 +68,7 @@ fn run(arguments: &ServiceArguments) -> ExitCode {
     }
     let again = arguments.clone();
     let reloading = Reloading { read: Box::new(move || configuration(&again)), set_log_level };
-    let ended = app::run(config, reloading);
+    let ended = app::run(config, inherited, reloading);
     drop(log); // what the threads logged comes before the last word
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -64,6 +77,19 @@ fn run(arguments: &ServiceArguments) -> ExitCode {
             ExitCode::from(e.exit_code())
         }
     }
+}
+
+/// The sockets that were opened for us, if all of them are wanted.
+fn inherited(config: &Config) -> Result<Inherited, ExitCode> {
+    let problems = match Inherited::of_process() {
+        Ok(inherited) => match inherited.problems(&config.services) {
+            none if none.is_empty() => return Ok(inherited),
+            problems => problems,
+        },
+        Err(problem) => vec![problem],
+    };
+    problems.iter().for_each(|problem| eprintln!("{problem}"));
+    Err(ExitCode::from(exit::CONFIG))
 }
 
 /// The configuration that the flags, or the file they name, and the environment give.

@@ -39,6 +39,7 @@ impl ServiceConfig {
         let mut keys = differing!(self, other, ServiceConfig {
             name => ["name"],
             listen => ["listen"],
+            shape => ["shape"],
             source => ["sentinels, sentinel user or master"],
             backend => ["backend user or password"],
             client_auth => ["client_auth"],

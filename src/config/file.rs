@@ -140,6 +140,7 @@ impl Reader<'_> {
             place,
             name: self.take(t, "name", |v| string(v).map(str::to_owned)),
             listen: self.listeners(t),
+            shape: self.take(t, "shape", |v| values::choice(string(v)?, values::SHAPE)),
             sentinels: self.list(t, "sentinels", values::endpoint),
             master: self.take(t, "master", |v| values::endpoint(string(v)?)),
             backend: self.credentials(t, ["backend_user", "backend_password", "backend_password_file"]),

@@ -75,6 +75,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Listen, "group", None),
     key(Table::Listen, "proxy_protocol", None),
     key(Table::Listen, "allow", None),
+    key(Table::Service, "shape", Some("\"sidecar\"")),
     key(Table::Service, "sentinels", None),
     key(Table::Service, "master", None),
     key(Table::Service, "backend_user", None),

@@ -79,6 +79,8 @@ pub struct ServiceConfig {
     pub name: String,
     /// Where clients connect.
     pub listen: Vec<ListenerConfig>,
+    /// Who connects there.
+    pub shape: Shape,
     /// How the master is found.
     pub source: Source,
     /// pointsman's own user at the backends: role probes, and with [`ClientAuth::Inject`] the clients' commands.
@@ -164,6 +166,7 @@ impl ServiceConfig {
         Self {
             name: name.into(),
             listen,
+            shape: Shape::Sidecar,
             source,
             backend: None,
             client_auth: ClientAuth::Passthrough,
@@ -260,6 +263,15 @@ pub enum ClientAuth {
     Passthrough,
     /// pointsman's backend user.
     Inject,
+}
+
+/// Who connects, and so what it means that a port is open.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Shape {
+    /// Programs on this machine, who are better off waiting than refused.
+    Sidecar,
+    /// A balancer, which sends clients elsewhere when it is refused.
+    Central,
 }
 
 /// When a promotion counts.

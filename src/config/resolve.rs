@@ -135,6 +135,7 @@ impl Resolver<'_> {
         let usual = ServiceConfig::new(name.unwrap_or_default(), listen, source);
         let service = ServiceConfig {
             backend,
+            shape: value_or(s.shape.as_ref(), usual.shape),
             client_auth: value_or(s.client_auth.as_ref(), usual.client_auth),
             commit: value_or(s.commit.as_ref(), usual.commit),
             hold_timeout: self.duration("hold_timeout", s.hold_timeout.as_ref(), 0, usual.hold_timeout),

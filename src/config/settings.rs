@@ -7,7 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::error::Place;
-use super::{ClientAuth, Commit, LogFormat, Secret};
+use super::{ClientAuth, Commit, LogFormat, Secret, Shape};
 use crate::addr::{AddressMap, Endpoint, ListenAddr};
 use crate::tls::Verify;
 
@@ -67,6 +67,8 @@ pub struct GivenService {
     pub backend: GivenCredentials,
     /// `sentinel_user`, `sentinel_password`, `sentinel_password_file`
     pub sentinel: GivenCredentials,
+    /// `shape`
+    pub shape: Option<Given<Shape>>,
     /// `client_auth`
     pub client_auth: Option<Given<ClientAuth>>,
     /// `commit`
@@ -108,6 +110,7 @@ impl GivenService {
             master: None,
             backend: GivenCredentials::default(),
             sentinel: GivenCredentials::default(),
+            shape: None,
             client_auth: None,
             commit: None,
             hold_timeout: None,

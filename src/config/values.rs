@@ -6,12 +6,15 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::keys::nearest;
-use super::{ClientAuth, Commit, LogFormat};
+use super::{ClientAuth, Commit, LogFormat, Shape};
 use crate::addr::{AddrError, Endpoint, ListenAddr};
 use crate::tls::{Verify, is_server_name};
 
 /// What `workers` may say instead of a number: one per core this process may use.
 pub const AUTO_WORKERS: &str = "auto";
+
+/// The words of [`Shape`].
+pub(super) const SHAPE: &[(&str, Shape)] = &[("sidecar", Shape::Sidecar), ("central", Shape::Central)];
 
 /// The words of [`Commit`].
 pub const COMMIT: &[(&str, Commit)] = &[("confirmed", Commit::Confirmed), ("eager", Commit::Eager)];

@@ -68,13 +68,21 @@ pub struct SocketFile {
     path: PathBuf,
     /// The path as clients' addresses have it.
     name: Arc<str>,
-    inode: (u64, u64),
+    /// None: whoever opened the socket removes it.
+    inode: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    /// Of a socket that was passed to us.
+    pub(super) fn of_another(path: &Path) -> Self {
+        Self { path: path.to_owned(), name: path.display().to_string().into(), inode: None }
+    }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Another process may have bound the path after us; then the file is theirs.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|m| (m.dev(), m.ino()) == self.inode) {
+        if std::fs::symlink_metadata(&self.path).is_ok_and(|m| Some((m.dev(), m.ino())) == self.inode) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -128,7 +136,7 @@ fn bind_unix(path: &Path, access: FileAccess, backlog: i32) -> io::Result<(Socke
     socket.bind(&SockAddr::unix(path)?)?;
     let m = std::fs::symlink_metadata(path)?;
     let name = path.display().to_string().into();
-    let file = SocketFile { path: path.to_owned(), name, inode: (m.dev(), m.ino()) };
+    let file = SocketFile { path: path.to_owned(), name, inode: Some((m.dev(), m.ino())) };
     // Until we listen nobody can connect, whatever the permissions are.
     if access.owner.is_some() || access.group.is_some() {
         unix::fs::lchown(path, access.owner, access.group).map_err(|e| refused("give the socket away", &e))?;

@@ -5,6 +5,7 @@
 
 mod containers;
 mod servers;
+mod sockets;
 #[path = "../support/mod.rs"]
 mod support;
 mod systemd;
