@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -33,6 +33,8 @@ use crate::topology::{Access, Hint, Link, Topology};
 /// Pause between two looks at what time alone changes; shorter while sessions wait, for whom a lease may come back.
 const TICK: Duration = Duration::from_millis(100);
 const TICK_HELD: Duration = Duration::from_millis(10);
+/// Without clients, of whom the first ends it: these looks would be most of what a process at rest does.
+const TICK_IDLE: Duration = Duration::from_secs(1);
 
 /// While writes are held and some are unanswered, how often it is looked whether the last one is by now: a switchover
 /// waits for that, and the clients with it.
@@ -94,6 +96,8 @@ pub struct Load {
     pub clients: Counter,
     /// Clients it has taken.
     pub accepted: Counter,
+    /// Told of a client that comes where there was none.
+    first: Notify,
 }
 
 /// An accepted client on its way to a worker.
@@ -142,7 +146,12 @@ impl Worker {
         // Without one of these tasks the worker would go on as if nothing had changed: clients that wait for ever are
         // worse off than those that are closed.
         let mut essential = JoinSet::new();
-        essential.spawn_local(tick(Rc::clone(&services), Arc::clone(&self.heartbeats), self.number));
+        essential.spawn_local(tick(
+            Rc::clone(&services),
+            Arc::clone(&self.load),
+            Arc::clone(&self.heartbeats),
+            self.number,
+        ));
         loop {
             tokio::select! {
                 message = self.inbox.recv() => match message {
@@ -260,10 +269,14 @@ fn register(socket: ClientSocket) -> io::Result<Stream> {
     }
 }
 
-async fn tick(services: Services, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
+async fn tick(services: Services, load: Arc<Load>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
     loop {
         let held = services.borrow().values().any(|s| s.pool.has_held());
-        tokio::time::sleep(if held { TICK_HELD } else { TICK }).await;
+        if held || load.clients.value() > 0 {
+            tokio::time::sleep(if held { TICK_HELD } else { TICK }).await;
+        } else {
+            let _ = tokio::time::timeout(TICK_IDLE, load.first.notified()).await;
+        }
         for service in services.borrow().values() {
             service.pool.tick();
         }
@@ -447,6 +460,9 @@ impl Left {
         pool.context.stats.clients_accepted.add(1);
         pool.context.stats.clients.add(1);
         load.accepted.add(1);
+        if load.clients.value() == 0 {
+            load.first.notify_one();
+        }
         load.clients.add(1);
         Self { pool, load, open: Rc::clone(&serving.open), id, reason: Cell::new(CloseReason::Internal) }
     }

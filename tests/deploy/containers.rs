@@ -1,4 +1,4 @@
-//! `deploy/docker` and `deploy/kubernetes`, each read by what knows its language
+//! `deploy/docker`, `deploy/kubernetes` and `deploy/linode`, each read by what knows its language
 //! (`tests/deploy/install.sh` has it), and the configurations in them by pointsman.
 
 use std::fs;
@@ -37,8 +37,13 @@ fn the_manifests_are_what_kubernetes_knows_and_name_each_other_rightly() {
     passes(script("kubernetes.py").args(kustomizations));
 }
 
+#[test]
+fn terraform_files_parse_and_refer_to_what_is_there() {
+    passes(script("terraform.py").arg(path("linode")));
+}
+
 #[tokio::test]
-async fn the_configurations_of_kubernetes_are_valid() {
+async fn the_configurations_of_kubernetes_and_of_the_balancers_instances_are_valid() {
     let dir = TempDir::new().unwrap();
     let check = async |name: &str, text: String| {
         let file = dir.path().join("pointsman.toml");
@@ -46,10 +51,25 @@ async fn the_configurations_of_kubernetes_are_valid() {
         let arguments = ["check", "--config", file.to_str().unwrap()];
         runs(&arguments).await.unwrap_or_else(|why| panic!("deploy/{name}: {why}"));
     };
-    for shape in ["base", "sidecar"] {
+    for shape in ["base", "nodebalancer", "sidecar"] {
         let name = format!("kubernetes/{shape}/pointsman.toml");
         // Where the socket is in the pod.
         let here = dir.path().display().to_string();
         check(&name, deployed(&name).replace("/run/pointsman", &here)).await;
+    }
+    // As Terraform would fill it in.
+    let template = deployed("linode/pointsman.toml");
+    let (before, rest) = template.split_once("%{ if monitoring ~}\n").unwrap();
+    let (watched, rest) = rest.split_once("%{ else ~}\n").unwrap();
+    let (unwatched, after) = rest.split_once("%{ endif ~}\n").unwrap();
+    for admin in [watched, unwatched] {
+        let filled = format!("{before}{admin}{after}")
+            .replace("${service}", "mymaster")
+            .replace("${sentinels}", r#"["192.0.2.1:26379","192.0.2.2:26379"]"#)
+            .replace("${port}", "6379")
+            .replace("${balancers}", "192.168.255.0/24")
+            .replace("${clients}", r#"["198.51.100.0/24"]"#);
+        assert!(!filled.contains(['$', '%']), "{filled}");
+        check("linode/pointsman.toml", filled).await;
     }
 }
