@@ -13,7 +13,7 @@ packages_of() {
         redis-sentinel) echo redis-sentinel ;;
         setpriv) echo util-linux ;;
         dpkg-source | dpkg-buildpackage) echo dpkg-dev ;;
-        dh_installsystemd) echo debhelper ;;
+        dh_installsystemd) echo dh-sequence-installsysusers ;;
         ip) echo iproute2 ;;
         promtool) echo prometheus ;;
         tclsh) echo tcl ;;

@@ -18,7 +18,7 @@ lintian --allow-root --fail-on error,warning "$package"
 
 rm -rf "$root"
 # shellcheck disable=SC2086
-mmdebstrap --quiet --variant=apt --include=systemd-standalone-sysusers,init-system-helpers "" "$root" $sources
+mmdebstrap --quiet --variant=apt --include=systemd-standalone-sysusers "" "$root" $sources
 inside find / -xdev -path /proc -prune -o -path /sys -prune -o -print | sort >"$2/before"
 cp "$package" "$root/tmp/pointsman.deb"
 
