@@ -82,6 +82,10 @@ impl Destination {
             let (service, listener, from) = (self.name(), &self.listener.address, &accepted.addr);
             tracing::warn!(%service, %listener, %from, unsaid, "client refused: {detail}");
         }
+        // By TLS nothing can be said before hands are shaken, which is what there is no room for.
+        if self.listener.tls.is_some() {
+            return;
+        }
         let line = OwnError::TooManyClients.line(&detail);
         // A fresh socket's buffer takes one line; a client that is gone already does not need it.
         let _ = match accepted.socket {

@@ -22,9 +22,9 @@ use crate::backend::{Context, Downstream, Scripts};
 use crate::clients::{Client, Clients};
 use crate::clock::Moment;
 use crate::config::{ListenerConfig, ServiceConfig};
-use crate::greeting::{self, Newcomer};
+use crate::greeting::{self, Newcomer, Reception};
 use crate::metrics::{CloseReason, Counter, Rejection, ServiceStats};
-use crate::net::{Accepted, ClientSocket, Resolver, Stream};
+use crate::net::{Accepted, ClientSocket, Handshakes, Resolver, Stream};
 use crate::pool::Pool;
 use crate::resp::OwnError;
 use crate::session::{Leave, Session};
@@ -124,6 +124,8 @@ pub struct Worker {
     pub heartbeats: Arc<Vec<AtomicU64>>,
     /// Services and clients; the worker drains when it is closed, and ends when its last client has left.
     pub inbox: mpsc::Receiver<Message>,
+    /// Where its clients shake hands by TLS.
+    pub handshakes: Handshakes,
 }
 
 impl Worker {
@@ -198,6 +200,7 @@ impl Worker {
             pool: Rc::new(Pool::new(Rc::new(context))),
             clients,
             load: Arc::clone(&self.load),
+            handshakes: self.handshakes.clone(),
             open: Rc::default(),
             greeting: Rc::default(),
             leaving: Rc::default(),
@@ -292,6 +295,7 @@ struct Serving {
     pool: Rc<Pool>,
     clients: Arc<Clients>,
     load: Arc<Load>,
+    handshakes: Handshakes,
     open: Open,
     /// Clients that are still to send what comes before their first command.
     greeting: Rc<Cell<usize>>,
@@ -330,8 +334,15 @@ impl Serving {
         let (serving, greeting) = (Rc::clone(self), Greeting::begin(&self.greeting));
         tokio::task::spawn_local(async move {
             let context = &serving.pool.context;
-            let limit = context.terms().limits.handshake_timeout;
-            match greeting::receive(newcomer, &listener, limit, &context.stats, &context.missing_headers).await {
+            let reception = Reception {
+                listener: &listener,
+                limit: context.terms().limits.handshake_timeout,
+                stats: &context.stats,
+                handshakes: &serving.handshakes,
+                of_headers: &context.missing_headers,
+                of_handshakes: &context.failed_handshakes,
+            };
+            match reception.receive(newcomer).await {
                 Ok(newcomer) => {
                     let session = serving.enter(worker, newcomer, &listener, &left);
                     drop(greeting);

@@ -26,7 +26,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "session",
         &["addr", "backend", "clients", "clock", "config", "metrics", "net", "pool", "resp", "router", "topology"],
     ),
-    ("greeting", &["addr", "complaints", "config", "metrics", "net", "resp"]),
+    ("greeting", &["addr", "complaints", "config", "metrics", "net", "resp", "tls"]),
     (
         "worker",
         &["backend", "clients", "clock", "config", "greeting", "metrics", "net", "pool", "resp", "session", "topology"],

@@ -1,7 +1,10 @@
 //! `/metrics`: the workers' counters, what control says of each service, and the process.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use std::time::UNIX_EPOCH;
 
 use prometheus::TextEncoder;
 
@@ -25,9 +28,28 @@ pub(super) fn scrape(state: &AdminState) -> Result<String, prometheus::Error> {
     families.extend(worker_families(services.iter().map(|s| (&*s.name, &s.stats))));
     families.extend(limit_families(&services));
     families.extend(status_families(&services));
+    families.push(certificate_family(&services));
     families.extend(process::families(state.started_at));
     let families: Vec<_> = families.into_iter().filter_map(Family::build).collect();
     TextEncoder::new().encode_to_string(&families)
+}
+
+/// Until when certificates are valid. Of several in one file for the same subject, as in a change of authority, the last.
+fn certificate_family(services: &[Watched]) -> Family {
+    let mut family = Family::new(names::TLS_CERTIFICATE_EXPIRY);
+    let mut ends = BTreeMap::new();
+    for service in services {
+        for (leg, validity) in service.config.borrow().certificates() {
+            let key = (Arc::clone(&service.name), leg, validity.path.display().to_string(), validity.subject);
+            let end = validity.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
+            let last = ends.entry(key).or_insert(end);
+            *last = end.max(*last);
+        }
+    }
+    for ((service, leg, file, subject), end) in ends {
+        family.add(&[&service, leg, &file, &subject], end.as_secs_f64());
+    }
+    family
 }
 
 /// How the configuration was read again.

@@ -21,7 +21,7 @@ use crate::admin::{self, AdminState, ReloadOrder, Reloaded, Watched};
 use crate::clock::Moment;
 use crate::config::{Config, ListenerConfig, Problems, Resolved, ServiceConfig};
 use crate::listener::{Target, Targets};
-use crate::net::{self, BindError, Inherited, Listener, Resolver};
+use crate::net::{self, BindError, Handshakes, Inherited, Listener, Resolver};
 use crate::sentinel::{self, ServiceControl};
 use crate::shutdown::{Asked, Signals};
 use crate::systemd::ServiceManager;
@@ -142,11 +142,18 @@ impl App {
         let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..=config.workers).map(|_| AtomicU64::new(0)).collect());
         let mut workers = Vec::new();
         let mut targets = Vec::new();
+        let handshakes = Handshakes::default();
         for number in 0..config.workers {
             let (inbox, messages) = mpsc::channel(INBOX);
             let load: Arc<Load> = Arc::default();
             targets.push(Target { inbox, load: Arc::clone(&load) });
-            let worker = Worker { number, load, heartbeats: Arc::clone(&heartbeats), inbox: messages };
+            let worker = Worker {
+                number,
+                load,
+                heartbeats: Arc::clone(&heartbeats),
+                inbox: messages,
+                handshakes: handshakes.clone(),
+            };
             workers.push(worker.spawn().map_err(system("cannot start a worker thread"))?);
         }
         let control_stop = CancellationToken::new();

@@ -15,7 +15,6 @@ use crate::listener::{Destination, Gate, Targets};
 use crate::metrics::ByWorker;
 use crate::net::Resolver;
 use crate::sentinel::ServiceControl;
-use crate::tls::Outgoing;
 use crate::topology::status::ServiceStatus;
 use crate::topology::{Link, Topology};
 use crate::worker::{ServiceEnd, WorkerService};
@@ -103,9 +102,7 @@ impl Running {
 
     /// Goes by another configuration of the same name from now on.
     pub(super) fn configure(&self, mut config: ServiceConfig) {
-        let before = self.config();
-        renew(&mut config.backend_tls, before.backend_tls.as_ref());
-        renew(&mut config.sentinel_tls, before.sentinel_tls.as_ref());
+        config.succeed(&self.config());
         self.config.send_replace(Arc::new(config));
     }
 
@@ -136,12 +133,5 @@ impl Running {
             self.end.served.wait().await;
         }
         tracing::info!(service = %self.watched.name, "the service has ended");
-    }
-}
-
-/// What was read anew goes to where it is used already.
-fn renew(tls: &mut Option<Arc<Outgoing>>, before: Option<&Arc<Outgoing>>) {
-    if let (Some(tls), Some(before)) = (tls, before) {
-        *tls = before.renewed(tls);
     }
 }

@@ -16,7 +16,7 @@ use super::scripts::{Scripts, Seen};
 use super::{Downstream, Entry, LargeReplies};
 use crate::complaints::Complaints;
 use crate::config::{ClientAuth, Credentials, ServiceConfig};
-use crate::metrics::ServiceStats;
+use crate::metrics::{ServiceStats, TLS_HANDSHAKES};
 use crate::net::{Dialer, Resolver};
 use crate::resp::{CommandSet, Learned, Refusal};
 use crate::topology::{Access, Hint, HintKind};
@@ -74,6 +74,8 @@ pub struct Context {
     pub preparation: Rc<Preparation>,
     /// Clients turned away for want of a PROXY header.
     pub missing_headers: Complaints,
+    /// What is said of TLS handshakes of clients, by how they ended.
+    pub failed_handshakes: [Complaints; TLS_HANDSHAKES.len()],
     /// Clients that were not let in.
     pub rejections: Complaints,
     /// PROXY headers from where none is believed.
@@ -109,6 +111,7 @@ impl Context {
             learned: RefCell::default(),
             large: LargeReplies::default(),
             missing_headers: Complaints::default(),
+            failed_handshakes: Default::default(),
             rejections: Complaints::default(),
             untrusted_headers: Complaints::default(),
             hints,

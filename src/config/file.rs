@@ -199,6 +199,10 @@ impl Reader<'_> {
             group: self.take(t, "group", |v| string(v).map(str::to_owned)),
             proxy_protocol: self.list(t, "proxy_protocol", values::network),
             allow: self.list(t, "allow", values::network),
+            tls_cert_file: self.path(t, "tls_cert_file"),
+            tls_key_file: self.path(t, "tls_key_file"),
+            tls_client_ca_file: self.path(t, "tls_client_ca_file"),
+            tls_client_cert: self.take(t, "tls_client_cert", |v| values::choice(string(v)?, values::CLIENT_CERT)),
             // One that is wrong has been complained of, so that no configuration comes of it.
             address: address?,
         };

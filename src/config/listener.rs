@@ -1,12 +1,15 @@
 //! One listening socket: where it is, who may open it, and what is asked of those who come there.
 
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use nix::unistd::{Group, User};
 
 use super::error::Problem;
 use super::settings::{Given, GivenListener};
+use super::tls;
 use crate::addr::{ListenAddr, Networks};
+use crate::tls::Incoming;
 
 /// Connections that the kernel completes ahead of us. PHP opens one per request, and a full Unix backlog is an immediate
 /// error for the client; the kernel caps it at `net.core.somaxconn` (4096 by default).
@@ -28,6 +31,8 @@ pub struct ListenerConfig {
     pub proxy_protocol: Networks,
     /// Where clients may come from; none given: from everywhere.
     pub allow: Networks,
+    /// TLS towards clients; none: plain.
+    pub tls: Option<Arc<Incoming>>,
 }
 
 /// Permissions of a socket file. What is not given is as the kernel makes it: by umask, user and group of the process.
@@ -50,6 +55,7 @@ impl ListenerConfig {
             access: FileAccess::default(),
             proxy_protocol: Networks::default(),
             allow: Networks::default(),
+            tls: None,
         }
     }
 
@@ -60,13 +66,20 @@ impl ListenerConfig {
 }
 
 /// Checks what is only wrong in combination, or on this machine.
-pub(super) fn resolve(given: &GivenListener, problems: &mut Vec<Problem>) -> ListenerConfig {
+pub(super) fn resolve(given: &GivenListener, said: &mut tls::Said<'_>) -> ListenerConfig {
+    let tls = tls::incoming(given, said);
+    let problems = &mut *said.problems;
     let address = &given.address.value;
     match address {
         ListenAddr::Unix(path) => {
             if path.as_os_str().as_bytes().len() > MAX_UNIX_PATH {
                 let expected = format!("expected a socket path of at most {MAX_UNIX_PATH} bytes, found a longer one");
                 problems.push(Problem::new(&given.address.place, expected));
+            }
+            if let Some(file) = &given.tls_cert_file {
+                let message =
+                    "`tls_cert_file`: what goes through a Unix socket leaves the machine nowhere, and needs no TLS";
+                problems.push(Problem::new(&file.place, message));
             }
             for (key, networks) in [("proxy_protocol", &given.proxy_protocol), ("allow", &given.allow)] {
                 if let Some(network) = networks.first() {
@@ -101,6 +114,7 @@ pub(super) fn resolve(given: &GivenListener, problems: &mut Vec<Problem>) -> Lis
         backlog: given.backlog.as_ref().map_or(BACKLOG, |backlog| backlog.value),
         allow: given.allow.iter().map(|network| network.value).collect(),
         proxy_protocol: given.proxy_protocol.iter().map(|network| network.value).collect(),
+        tls,
         access: FileAccess { mode: given.mode.as_ref().map(|mode| mode.value), owner, group },
         ..ListenerConfig::new(address.clone())
     }

@@ -23,7 +23,8 @@ pub(crate) use resolve::FAILOVER_AFTER_DETECTION;
 pub use resolve::Resolved;
 pub use settings::{Given, GivenCredentials, GivenLimits, GivenListener, GivenService, GivenTls, Settings};
 pub use values::{
-    AUTO_WORKERS, CLIENT_AUTH, COMMIT, LOG_FORMAT, VERIFY, duration, endpoint, listen_addr, log_level, workers,
+    AUTO_WORKERS, CLIENT_AUTH, CLIENT_CERT, COMMIT, LOG_FORMAT, VERIFY, duration, endpoint, listen_addr, log_level,
+    workers,
 };
 
 use std::fmt;

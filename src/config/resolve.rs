@@ -131,7 +131,9 @@ impl Resolver<'_> {
         }
         // What is missing has been complained of, so that no configuration comes of it: the rest is checked all the same.
         let source = source.unwrap_or(Source::Sentinels { endpoints: Vec::new(), credentials: None });
-        let listen = s.listen.iter().map(|l| listener::resolve(l, &mut self.problems)).collect();
+        let Self { problems, faults, warnings, .. } = self;
+        let mut said = tls::Said { problems, faults, warnings };
+        let listen = s.listen.iter().map(|l| listener::resolve(l, &mut said)).collect();
         let usual = ServiceConfig::new(name.unwrap_or_default(), listen, source);
         let service = ServiceConfig {
             backend,

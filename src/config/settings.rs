@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::error::Place;
 use super::{ClientAuth, Commit, LogFormat, Secret, Shape};
 use crate::addr::{AddressMap, Endpoint, ListenAddr};
-use crate::tls::Verify;
+use crate::tls::{ClientCert, Verify};
 
 /// A value and the place that a complaint about it names.
 #[derive(Clone, Debug)]
@@ -140,6 +140,10 @@ pub struct GivenListener {
     pub group: Option<Given<String>>,
     pub proxy_protocol: Vec<Given<IpNet>>,
     pub allow: Vec<Given<IpNet>>,
+    pub tls_cert_file: Option<Given<PathBuf>>,
+    pub tls_key_file: Option<Given<PathBuf>>,
+    pub tls_client_ca_file: Option<Given<PathBuf>>,
+    pub tls_client_cert: Option<Given<ClientCert>>,
 }
 
 impl From<Given<ListenAddr>> for GivenListener {
@@ -152,6 +156,10 @@ impl From<Given<ListenAddr>> for GivenListener {
             group: None,
             proxy_protocol: Vec::new(),
             allow: Vec::new(),
+            tls_cert_file: None,
+            tls_key_file: None,
+            tls_client_ca_file: None,
+            tls_client_cert: None,
         }
     }
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use super::ServiceConfig;
 use super::error::Problem;
-use super::settings::GivenTls;
-use crate::tls::{Fault, Outgoing, OutgoingSettings, Part, Validity, Verify};
+use super::settings::{GivenListener, GivenTls};
+use crate::tls::{ClientCert, Fault, Incoming, IncomingSettings, Outgoing, OutgoingSettings, Part, Validity, Verify};
 
 /// What there is to say of TLS, by weight.
 pub(super) struct Said<'a> {
@@ -15,6 +16,26 @@ pub(super) struct Said<'a> {
     pub(super) faults: &'a mut Vec<Problem>,
     /// What is suspicious.
     pub(super) warnings: &'a mut Vec<Problem>,
+}
+
+impl ServiceConfig {
+    /// The certificates that are used, each with the leg that it is for.
+    pub fn certificates(&self) -> Vec<(&'static str, Validity)> {
+        let outgoing = [("backend", &self.backend_tls), ("sentinel", &self.sentinel_tls)];
+        let outgoing = outgoing.into_iter().flat_map(|(leg, tls)| tls.iter().map(move |tls| (leg, tls.validities())));
+        let incoming = self.listen.iter().filter_map(|l| Some(("client", l.tls.as_ref()?.validities().to_vec())));
+        outgoing.chain(incoming).flat_map(|(leg, all)| all.into_iter().map(move |validity| (leg, validity))).collect()
+    }
+
+    /// Takes the place of another configuration of the service: what was read anew goes to where it is used already.
+    pub fn succeed(&mut self, before: &Self) {
+        let legs = [(&mut self.backend_tls, &before.backend_tls), (&mut self.sentinel_tls, &before.sentinel_tls)];
+        for (tls, before) in legs {
+            if let (Some(tls), Some(before)) = (tls, before) {
+                *tls = before.renewed(tls);
+            }
+        }
+    }
 }
 
 /// TLS on one leg, if it is on. `name` is the one to expect where none is given; none: the one that is dialled.
@@ -73,6 +94,43 @@ pub(super) fn outgoing(
     match Outgoing::load(settings) {
         Ok(loaded) => {
             judge(&loaded.validities(), problem, said);
+            Some(Arc::new(loaded))
+        }
+        Err(Fault { part, message }) => {
+            said.problems.push(problem(part, &message));
+            None
+        }
+    }
+}
+
+/// TLS at a listener, if it has a certificate.
+pub(super) fn incoming(given: &GivenListener, said: &mut Said<'_>) -> Option<Arc<Incoming>> {
+    let GivenListener { tls_cert_file, tls_key_file, tls_client_ca_file, .. } = given;
+    let (Some(certificate), Some(key)) = (tls_cert_file, tls_key_file) else {
+        let cert = tls_cert_file.as_ref().map(|file| ("tls_cert_file", "tls_key_file", &file.place));
+        let key = tls_key_file.as_ref().map(|file| ("tls_key_file", "tls_cert_file", &file.place));
+        let ca = tls_client_ca_file.as_ref().map(|file| ("tls_client_ca_file", "tls_cert_file", &file.place));
+        let alone = cert.or(key).or(ca);
+        said.problems.extend(alone.map(|(is, lacks, place)| Problem::new(place, format!("`{is}` without `{lacks}`"))));
+        return None;
+    };
+    let settings = IncomingSettings {
+        cert_file: certificate.value.clone(),
+        key_file: key.value.clone(),
+        client_ca_file: tls_client_ca_file.as_ref().map(|file| file.value.clone()),
+        client_cert: given.tls_client_cert.as_ref().map_or(ClientCert::default(), |cert| cert.value),
+    };
+    let problem = |part, message: &str| {
+        let (name, file) = match part {
+            Part::Certificate => ("tls_cert_file", certificate),
+            Part::Key => ("tls_key_file", key),
+            Part::Authorities => ("tls_client_ca_file", tls_client_ca_file.as_ref().unwrap_or(certificate)),
+        };
+        Problem::new(&file.place, format!("`{name}`: {message}"))
+    };
+    match Incoming::load(settings) {
+        Ok(loaded) => {
+            judge(loaded.validities(), problem, said);
             Some(Arc::new(loaded))
         }
         Err(Fault { part, message }) => {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use super::keys::nearest;
 use super::{ClientAuth, Commit, LogFormat, Shape};
 use crate::addr::{AddrError, Endpoint, ListenAddr};
-use crate::tls::{Verify, is_server_name};
+use crate::tls::{ClientCert, Verify, is_server_name};
 
 /// What `workers` may say instead of a number: one per core this process may use.
 pub const AUTO_WORKERS: &str = "auto";
@@ -28,6 +28,10 @@ pub const LOG_FORMAT: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json
 
 /// The words of [`Verify`].
 pub const VERIFY: &[(&str, Verify)] = &[("full", Verify::Full), ("ca", Verify::Ca), ("none", Verify::None)];
+
+/// The words of [`ClientCert`].
+pub const CLIENT_CERT: &[(&str, ClientCert)] =
+    &[("required", ClientCert::Required), ("optional", ClientCert::Optional)];
 
 /// One of a few words.
 pub(super) fn choice<T: Copy>(text: &str, words: &[(&str, T)]) -> Result<T, String> {

@@ -3,6 +3,7 @@
 use super::names::{self, Metric};
 use super::{
     ByWorker, CLOSE_REASONS, Counter, Family, LATENCY_CLASSES, LIMITS, PROXY_HEADERS, REJECTIONS, ServiceStats,
+    TLS_HANDSHAKES,
 };
 use crate::resp::CommandId;
 
@@ -46,6 +47,7 @@ pub fn worker_families<'a>(services: impl Iterator<Item = (&'a str, &'a ByWorker
     let mut closed = Family::new(names::CLIENTS_CLOSED);
     let mut limits = Family::new(names::LIMIT_REACHED);
     let mut rejected = Family::new(names::CLIENTS_REJECTED);
+    let mut handshakes = Family::new(names::TLS_HANDSHAKES);
     let mut headers = Family::new(names::PROXY_HEADERS);
     let mut backends = Family::new(names::BACKEND_CONNECTIONS);
     let mut hold_wait = Family::new(names::HOLD_WAIT_SECONDS);
@@ -68,6 +70,9 @@ pub fn worker_families<'a>(services: impl Iterator<Item = (&'a str, &'a ByWorker
         for (i, outcome) in PROXY_HEADERS.iter().enumerate() {
             headers.add(&[name, outcome], stats.sum(|s| &s.proxy_headers[i]) as f64);
         }
+        for (i, outcome) in TLS_HANDSHAKES.iter().enumerate() {
+            handshakes.add(&[name, outcome], stats.sum(|s| &s.tls_handshakes[i]) as f64);
+        }
         for (role, counter) in &BACKEND_ROLES {
             backends.add(&[name, role], stats.sum(counter) as f64);
         }
@@ -82,6 +87,6 @@ pub fn worker_families<'a>(services: impl Iterator<Item = (&'a str, &'a ByWorker
             durations.add_histogram(&[name, class], stats.iter().map(|s| &s.latency[i]));
         }
     }
-    families.extend([closed, rejected, limits, headers, backends, hold_wait, commands, durations]);
+    families.extend([closed, rejected, limits, handshakes, headers, backends, hold_wait, commands, durations]);
     families
 }

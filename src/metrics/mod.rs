@@ -47,6 +47,8 @@ pub enum CloseReason {
     NoData,
     /// The PROXY header that was expected did not come, or one that was not.
     ProxyHeader,
+    /// The TLS handshake came to nothing.
+    TlsHandshake,
     /// It may not connect: its address is not allowed, or has too many connections.
     Rejected,
     /// Malformed RESP from the client.
@@ -66,10 +68,11 @@ pub enum CloseReason {
 }
 
 /// Label values of [`CloseReason`], in its order.
-pub const CLOSE_REASONS: [&str; 11] = [
+pub const CLOSE_REASONS: [&str; 12] = [
     "client",
     "no_data",
     "proxy_header",
+    "tls_handshake",
     "rejected",
     "protocol_error",
     "output_limit",
@@ -159,6 +162,32 @@ pub enum ProxyHeader {
 /// Label values of [`ProxyHeader`], in its order.
 pub const PROXY_HEADERS: [&str; 6] = ["client", "local", "missing", "malformed", "timeout", "untrusted"];
 
+/// How a client's TLS handshake ended; label `outcome`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum TlsHandshake {
+    /// The client is served.
+    Done,
+    /// What came is not TLS.
+    Plain,
+    /// The client showed no certificate where one is demanded.
+    NoCertificate,
+    /// The client's certificate is not good, or ours is not to the client.
+    Certificate,
+    /// Another fault of TLS: nothing in common, above all.
+    Failed,
+    /// The client went away.
+    Closed,
+    /// It took too long.
+    Timeout,
+    /// It began at a listener that does not speak TLS.
+    Unexpected,
+}
+
+/// Label values of [`TlsHandshake`], in its order.
+pub const TLS_HANDSHAKES: [&str; 8] =
+    ["done", "plain", "no_certificate", "certificate", "failed", "closed", "timeout", "unexpected"];
+
 /// Class of a command for latency; label `class`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
@@ -190,6 +219,8 @@ pub struct ServiceStats {
     pub limits_reached: [Counter; LIMITS.len()],
     /// PROXY headers, by [`ProxyHeader`].
     pub proxy_headers: [Counter; PROXY_HEADERS.len()],
+    /// Clients' TLS handshakes, by [`TlsHandshake`].
+    pub tls_handshakes: [Counter; TLS_HANDSHAKES.len()],
     /// Bytes read from clients.
     pub client_received_bytes: Counter,
     /// Bytes written to clients.
@@ -247,6 +278,7 @@ impl Default for ServiceStats {
             clients_closed: Default::default(),
             limits_reached: Default::default(),
             proxy_headers: Default::default(),
+            tls_handshakes: Default::default(),
             client_received_bytes: Counter::default(),
             client_sent_bytes: Counter::default(),
             commands: Box::new(std::array::from_fn(|_| Counter::default())),
@@ -293,6 +325,11 @@ impl ServiceStats {
     /// Counts a PROXY header.
     pub fn proxied(&self, outcome: ProxyHeader) {
         self.proxy_headers[outcome as usize].add(1);
+    }
+
+    /// Counts a client's TLS handshake.
+    pub fn shaken(&self, outcome: TlsHandshake) {
+        self.tls_handshakes[outcome as usize].add(1);
     }
 }
 

@@ -74,6 +74,10 @@ metrics! {
         "Client connections that ended, by why.";
     LIMIT_REACHED = Counter "pointsman_limit_reached_total" ["service" "limit"]
         "Times that a client reached a limit, by which.";
+    TLS_HANDSHAKES = Counter "pointsman_tls_handshakes_total" ["service" "outcome"]
+        "TLS handshakes of clients, by what became of them.";
+    TLS_CERTIFICATE_EXPIRY = Gauge "pointsman_tls_certificate_expiry_timestamp_seconds" ["service" "leg" "file" "subject"]
+        "When a certificate in use expires, in seconds since the Unix epoch.";
     PROXY_HEADERS = Counter "pointsman_proxy_headers_total" ["service" "outcome"]
         "PROXY headers that came or should have come, by what became of them.";
     CLIENT_RECEIVED_BYTES = Counter "pointsman_client_received_bytes_total" ["service"]

@@ -7,9 +7,10 @@ use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use tokio_rustls::{TlsConnector, TlsStream};
+use tokio_rustls::TlsConnector;
 
 use super::client::{Client, set_options};
+use super::tls::TlsTcp;
 use super::{Resolver, Stream};
 use crate::addr::AddressMap;
 use crate::config::ServiceConfig;
@@ -94,7 +95,8 @@ impl Dialer {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset => perhaps_plain(&e, "ends the handshake"),
             _ => explained(e, Peer::Server),
         })?;
-        Ok(Client::new(Stream::Tls(Box::new(TlsStream::Client(stream)))))
+        let (stream, tls) = stream.into_inner();
+        Ok(Client::new(Stream::Tls(Box::new(TlsTcp::new(stream, tls.into(), Peer::Server)))))
     }
 }
 

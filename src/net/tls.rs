@@ -9,20 +9,27 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use rustls::Connection;
-use tokio::io::{AsyncRead, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
-use tokio_rustls::TlsStream;
 
-use crate::tls::{Peer, explained};
+use crate::tls::{Peer, explained, subject};
 
 /// What one record holds at most (RFC 8446, 5.1).
 const RECORD: usize = 16 * 1024;
 /// Slices that are looked at for one record.
 const MAX_SLICES: usize = 64;
+
+/// A stream whose handshake is done, in one piece.
+#[derive(Debug)]
+pub struct TlsTcp {
+    tcp: TcpStream,
+    tls: Connection,
+    peer: Peer,
+}
 
 /// What both halves use.
 #[derive(Debug)]
@@ -47,21 +54,129 @@ pub struct TlsWrite {
     shared: Rc<Shared>,
 }
 
-/// Splits a stream whose handshake is done.
-pub(super) fn split(stream: TlsStream<TcpStream>) -> (TlsRead, TlsWrite) {
-    let (tcp, tls, peer) = match stream {
-        TlsStream::Client(stream) => {
-            let (tcp, tls) = stream.into_inner();
-            (tcp, Connection::Client(tls), Peer::Server)
+impl TlsTcp {
+    /// Of what a handshake left.
+    pub(super) fn new(tcp: TcpStream, tls: Connection, peer: Peer) -> Self {
+        Self { tcp, tls, peer }
+    }
+
+    /// The socket.
+    pub(super) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// Whose certificate the other side has shown, if it has shown one.
+    pub(super) fn subject(&self) -> Option<String> {
+        subject(self.tls.peer_certificates()?.first()?)
+    }
+
+    /// The bytes as they would go out, the last ones.
+    pub(super) fn seal(&mut self, bytes: &[u8], sealed: &mut Vec<u8>) {
+        // Neither can fail: nothing waits, and a vector takes all.
+        let _ = self.tls.writer().write_all(bytes);
+        self.tls.send_close_notify();
+        while self.tls.wants_write() && self.tls.write_tls(sealed).is_ok() {}
+    }
+
+    /// Splits into halves.
+    pub(super) fn split(self) -> (TlsRead, TlsWrite) {
+        let shared = Rc::new(Shared { tls: RefCell::new(self.tls), committed: Cell::new(0), peer: self.peer });
+        let (read, write) = self.tcp.into_split();
+        (TlsRead { tcp: read, shared: Rc::clone(&shared) }, TlsWrite { tcp: write, shared })
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.tls.wants_write() {
+            match self.tls.write_tls(&mut Sink(&self.tcp)) {
+                Ok(_) => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready!(self.tcp.poll_write_ready(cx))?,
+                Err(e) => return Poll::Ready(Err(e)),
+            }
         }
-        TlsStream::Server(stream) => {
-            let (tcp, tls) = stream.into_inner();
-            (tcp, Connection::Server(tls), Peer::Client)
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncRead for TlsTcp {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let Self { tcp, tls, peer } = self.get_mut();
+        poll_read(tls, tcp, *peer, true, cx, buf)
+    }
+}
+
+impl AsyncWrite for TlsTcp {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        ready!(this.poll_send(cx))?;
+        let taken = this.tls.writer().write(bytes)?;
+        // What the socket does not take now goes with the next write, or the flush that ends them.
+        let _ = this.poll_send(cx)?;
+        Poll::Ready(Ok(taken))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_send(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        this.tls.send_close_notify();
+        ready!(this.poll_send(cx))?;
+        Pin::new(&mut this.tcp).poll_shutdown(cx)
+    }
+}
+
+/// A socket that is read, whole or in halves.
+trait Readable: AsyncRead + Unpin {
+    fn socket(&self) -> &TcpStream;
+}
+
+impl Readable for TcpStream {
+    fn socket(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Readable for OwnedReadHalf {
+    fn socket(&self) -> &TcpStream {
+        self.as_ref()
+    }
+}
+
+/// Reads what the other side has said. `may_send`: what TLS itself has to answer may go.
+fn poll_read(
+    tls: &mut Connection,
+    tcp: &mut impl Readable,
+    peer: Peer,
+    may_send: bool,
+    cx: &mut Context<'_>,
+    buf: &mut ReadBuf<'_>,
+) -> Poll<io::Result<()>> {
+    loop {
+        match tls.reader().read(buf.initialize_unfilled()) {
+            Ok(n) => {
+                buf.advance(n);
+                return Poll::Ready(Ok(()));
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            // Without the farewell of TLS, as Redis ends. A reply that is cut off is seen by its own length.
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Poll::Ready(Ok(())),
+            Err(e) => return Poll::Ready(Err(e)),
         }
-    };
-    let shared = Rc::new(Shared { tls: RefCell::new(tls), committed: Cell::new(0), peer });
-    let (read, write) = tcp.into_split();
-    (TlsRead { tcp: read, shared: Rc::clone(&shared) }, TlsWrite { tcp: write, shared })
+        match tls.read_tls(&mut Source { tcp: &mut *tcp, cx: &mut *cx }) {
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+            Err(e) => return Poll::Ready(Err(e)),
+        }
+        let processed = tls.process_new_packets();
+        // New keys, or what is wrong.
+        if may_send && tls.wants_write() {
+            let _ = tls.write_tls(&mut Sink(tcp.socket()));
+        }
+        if let Err(error) = processed {
+            return Poll::Ready(Err(explained(io::Error::new(io::ErrorKind::InvalidData, error), peer)));
+        }
+    }
 }
 
 impl TlsRead {
@@ -71,33 +186,9 @@ impl TlsRead {
     }
 
     pub(super) fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let mut tls = self.shared.tls.borrow_mut();
-        loop {
-            match tls.reader().read(buf.initialize_unfilled()) {
-                Ok(n) => {
-                    buf.advance(n);
-                    return Poll::Ready(Ok(()));
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
-                // Without the farewell of TLS, as Redis ends. A reply that is cut off is seen by its own length.
-                Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Poll::Ready(Ok(())),
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-            match tls.read_tls(&mut Source { tcp: &mut self.tcp, cx }) {
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
-                Err(e) => return Poll::Ready(Err(e)),
-            }
-            let processed = tls.process_new_packets();
-            // An answer of TLS itself (new keys, or what is wrong), unless a record is stuck, which only its owner may send.
-            if tls.wants_write() && self.shared.committed.get() == 0 {
-                let _ = tls.write_tls(&mut Sink(self.tcp.as_ref()));
-            }
-            if let Err(error) = processed {
-                let error = io::Error::new(io::ErrorKind::InvalidData, error);
-                return Poll::Ready(Err(explained(error, self.shared.peer)));
-            }
-        }
+        let Shared { tls, committed, peer } = &*self.shared;
+        // A record that is stuck may be sent by its owner alone.
+        poll_read(&mut tls.borrow_mut(), &mut self.tcp, *peer, committed.get() == 0, cx, buf)
     }
 }
 
@@ -148,12 +239,12 @@ impl TlsWrite {
 }
 
 /// The socket as rustls reads it.
-struct Source<'a, 'c> {
-    tcp: &'a mut OwnedReadHalf,
+struct Source<'a, 'c, T> {
+    tcp: &'a mut T,
     cx: &'a mut Context<'c>,
 }
 
-impl Read for Source<'_, '_> {
+impl<T: Readable> Read for Source<'_, '_, T> {
     fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
         let mut buf = ReadBuf::new(into);
         match Pin::new(&mut *self.tcp).poll_read(self.cx, &mut buf) {
@@ -190,9 +281,11 @@ pub(crate) mod testing {
     use rustls::pki_types::{PrivateKeyDer, ServerName};
     use rustls::{ClientConfig, RootCertStore, ServerConfig};
     use tokio::net::{TcpListener, TcpStream};
-    use tokio_rustls::{TlsAcceptor, TlsConnector, TlsStream, server};
+    use tokio_rustls::{TlsAcceptor, TlsConnector, server};
 
+    use super::TlsTcp;
     use crate::net::Stream;
+    use crate::tls::Peer;
 
     /// Our side, and the other one.
     pub(crate) async fn connected() -> (Stream, server::TlsStream<TcpStream>) {
@@ -220,7 +313,8 @@ pub(crate) mod testing {
             TlsConnector::from(Arc::new(dialling)).connect(name, ours),
             TlsAcceptor::from(Arc::new(accepting)).accept(theirs)
         );
-        (Stream::Tls(Box::new(TlsStream::Client(ours.unwrap()))), theirs.unwrap())
+        let (tcp, tls) = ours.unwrap().into_inner();
+        (Stream::Tls(Box::new(TlsTcp::new(tcp, tls.into(), Peer::Server))), theirs.unwrap())
     }
 }
 

@@ -9,9 +9,8 @@ use std::time::Duration;
 use rustix::net::{RecvFlags, SendFlags};
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
-use tokio_rustls::TlsStream;
 
-use super::tls::{self, TlsRead, TlsWrite};
+use super::tls::{TlsRead, TlsTcp, TlsWrite};
 
 /// A connected stream.
 #[derive(Debug)]
@@ -21,23 +20,39 @@ pub enum Stream {
     /// A Unix stream socket.
     Unix(UnixStream),
     /// TLS over TCP, its handshake done.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsTcp>),
 }
 
 impl Stream {
     /// Sends what the socket takes at once, past the runtime, which knows nothing yet of a socket that it was just given.
     /// What the peer has sent is thrown away: left unread it would make a reset of the close, which can overtake the rest.
-    pub fn send_at_once(&self, bytes: &[u8]) {
+    pub fn send_at_once(mut self, bytes: &[u8]) {
+        let mut sealed = Vec::new();
+        let bytes = match &mut self {
+            Self::Tcp(_) | Self::Unix(_) => bytes,
+            Self::Tls(s) => {
+                s.seal(bytes, &mut sealed);
+                &sealed
+            }
+        };
         let fd = self.as_fd();
         let _ = rustix::net::recv(fd, &mut [0; 4096][..], RecvFlags::DONTWAIT);
         let _ = rustix::net::send(fd, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+
+    /// Whose certificate the other side has shown, if it has shown one.
+    pub fn subject(&self) -> Option<String> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::Tls(s) => s.subject(),
+        }
     }
 
     /// Splits into halves.
     pub fn into_split(self) -> (ReadHalf, WriteHalf) {
         match self {
             Self::Tls(s) => {
-                let (r, w) = tls::split(*s);
+                let (r, w) = s.split();
                 (ReadHalf::Tls(Box::new(r)), WriteHalf::Tls(Box::new(w)))
             }
             Self::Tcp(s) => {
@@ -57,7 +72,7 @@ impl AsFd for Stream {
         match self {
             Self::Tcp(s) => s.as_fd(),
             Self::Unix(s) => s.as_fd(),
-            Self::Tls(s) => s.get_ref().0.as_fd(),
+            Self::Tls(s) => s.tcp().as_fd(),
         }
     }
 }

@@ -5,10 +5,13 @@ use tokio::time::Instant;
 
 use super::{Command, REFUSED_PAUSE, Session, Step, Wait};
 use crate::backend::Again;
-use crate::metrics::{CloseReason, Limit, ProxyHeader};
+use crate::metrics::{CloseReason, Limit, ProxyHeader, TlsHandshake};
 use crate::net::is_header_line;
 use crate::resp::{Kind, OwnError, ProtocolError, RequestScanner, Scan, args, encode_command, inline_to_command};
 use crate::router::{self, Pinned, Replies, Route};
+
+/// How a TLS handshake begins (RFC 8446, 5.1): a record of type 22.
+const TLS_HANDSHAKE: &[u8] = &[22, 3];
 
 impl Session {
     /// Puts commands that came back in front of what the client has sent since.
@@ -51,6 +54,8 @@ impl Session {
                     Step::Wait(Wait::REPLIES)
                 }
             }
+            // The scanner would wait for the end of the line.
+            Ok(Scan::Incomplete) if self.buf.starts_with(TLS_HANDSHAKE) && self.down.owed() == 0 => self.refuse_tls(),
             Ok(Scan::Incomplete) => self.begin_streaming().unwrap_or(Step::Wait(Wait::INPUT)),
             Ok(Scan::Empty { len }) => {
                 let _ = self.buf.split_to(len);
@@ -58,6 +63,9 @@ impl Session {
             }
             Ok(Scan::Inline { len }) => {
                 let line = self.buf.split_to(len);
+                if line.starts_with(TLS_HANDSHAKE) && self.down.owed() == 0 {
+                    return self.refuse_tls();
+                }
                 if is_header_line(&line) && self.down.owed() == 0 {
                     return self.refuse_header();
                 }
@@ -119,6 +127,18 @@ impl Session {
         let detail = format!("a PROXY header from {from} is not believed (listen.proxy_protocol)");
         self.down.push(OwnError::Denied.line(&detail));
         Step::Close(CloseReason::ProxyHeader)
+    }
+
+    /// The client shakes hands by TLS where none is spoken. It waits for an answer of TLS, and would wait for ever.
+    fn refuse_tls(&mut self) -> Step {
+        let context = &self.pool.context;
+        context.stats.shaken(TlsHandshake::Unexpected);
+        if let Some(unsaid) = context.failed_handshakes[TlsHandshake::Unexpected as usize].due() {
+            let (terms, client) = (context.terms(), &self.presence.client);
+            let (service, listener, from) = (&terms.name, &client.laddr, &client.addr);
+            tracing::warn!(%service, %listener, %from, unsaid, "client refused: it speaks TLS, and this listener has no tls_cert_file");
+        }
+        Step::Close(CloseReason::TlsHandshake)
     }
 
     fn dispatch(&mut self, command: Command) -> Step {

@@ -30,7 +30,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
 use crate::backend::{Connection, Downstream, Key, Lost, Terms};
@@ -193,10 +193,11 @@ impl std::fmt::Debug for Session {
 impl Session {
     /// A session for a client that has just connected.
     pub fn new(pool: Rc<Pool>, stream: Stream, presence: Presence, leaving: Rc<Cell<Leave>>) -> Self {
+        let name = stream.subject().and_then(|subject| common_name(&subject));
         let (read, write) = stream.into_split();
         let terms = pool.context.terms();
         let user = terms.first_user();
-        Self {
+        let session = Self {
             down: Rc::new(Downstream::new(Outbox::new(write))),
             leaving,
             read,
@@ -204,7 +205,7 @@ impl Session {
             read_size: READ_MIN,
             burst: 0,
             scanner: RequestScanner::new(terms.limits.bulk_bytes),
-            state: State::new(Key { database: 0, resp3: false, user }),
+            state: State { name, ..State::new(Key { database: 0, resp3: false, user }) },
             presence,
             route: None,
             outstanding: 0,
@@ -237,7 +238,11 @@ impl Session {
             quitting: false,
             terms,
             pool,
+        };
+        if session.state.name.is_some() {
+            session.describe();
         }
+        session
     }
 
     /// What the worker wakes the session by, and where its replies go.
@@ -444,6 +449,13 @@ impl Session {
         self.presence.client.active(now);
         if effect == crate::backend::Effect::Read { access.reads(now) } else { access.writes(now) }
     }
+}
+
+/// What a client is called by its certificate until it gives itself a name, if Redis would take it for one.
+fn common_name(subject: &str) -> Option<Bytes> {
+    let name = subject.split(',').find_map(|part| part.strip_prefix("CN="))?;
+    let is_plain = !name.is_empty() && name.bytes().all(|b| b.is_ascii_graphic() && b != b'\\');
+    is_plain.then(|| Bytes::copy_from_slice(name.as_bytes()))
 }
 
 /// Lets go of everything, also when the session's task panicked.

@@ -27,6 +27,41 @@ impl fmt::Display for Peer {
     }
 }
 
+/// What kind of fault an error of TLS is, to be counted by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Cause {
+    /// The other side does not speak TLS.
+    Plain,
+    /// It shows no certificate where one is demanded.
+    NoCertificate,
+    /// Its certificate is not good, or it says that ours is not.
+    Certificate,
+    /// Nothing in common, or something else.
+    Other,
+}
+
+impl Cause {
+    /// That of an error of a TLS stream; none if it is not one of TLS.
+    pub fn of(error: &io::Error) -> Option<Self> {
+        use AlertDescription as Alert;
+        let cause = match error.get_ref()?.downcast_ref::<Error>()? {
+            Error::InvalidMessage(_) => Self::Plain,
+            Error::NoCertificatesPresented => Self::NoCertificate,
+            Error::InvalidCertificate(_) => Self::Certificate,
+            Error::AlertReceived(
+                Alert::BadCertificate
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked,
+            ) => Self::Certificate,
+            _ => Self::Other,
+        };
+        Some(cause)
+    }
+}
+
 /// The error of a TLS stream in our words; any other as it is. The kind stays: `InvalidData` for what TLS says.
 pub fn explained(error: io::Error, peer: Peer) -> io::Error {
     match error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {

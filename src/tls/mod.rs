@@ -5,10 +5,12 @@
 
 mod explain;
 mod files;
+mod incoming;
 mod outgoing;
 
-pub use explain::{Peer, explain, explained, is_fault};
+pub use explain::{Cause, Peer, explain, explained, is_fault};
 pub use files::{EXPIRES_SOON, Fault, Part, Validity};
+pub use incoming::{ClientCert, Incoming, IncomingSettings, subject};
 pub use outgoing::{Outgoing, OutgoingSettings, Verify, is_server_name};
 
 use std::sync::Arc;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, unreachable_pub, reason = "what a test needs and does not get fails the test")]
 
 mod certificates;
+mod clients;
 mod failover;
 mod files;
 mod servers;
