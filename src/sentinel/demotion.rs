@@ -12,7 +12,7 @@ use crate::clock::Moment;
 use crate::topology::failover::Demotion;
 use crate::topology::{Event, RoleAnswer};
 
-/// For how long it is tried while the old master does not answer. Sentinel demotes it after 10 s and more.
+/// For how long it is tried while the old master does not answer, or refuses. Sentinel demotes it after 10 s and more.
 const TRY_FOR: Duration = Duration::from_secs(15);
 /// Pause between two tries.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
@@ -23,20 +23,30 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(2);
 enum End {
     /// It follows, or is left alone for this reason.
     Settled(String),
-    /// It did not answer.
-    Silent,
+    /// Not as it should; the next may.
+    Failed(String),
+}
+
+impl End {
+    fn silent() -> Self {
+        Self::Failed("does not answer".to_owned())
+    }
+
+    fn refused(why: &str) -> Self {
+        Self::Failed(format!("is not made a replica ({why})"))
+    }
 }
 
 /// Tries until it is done, need not be done, or has taken too long; tells the record how it ended.
 pub(super) async fn run(common: Common, demotion: Demotion) {
     let end = Instant::now() + TRY_FOR;
+    let limit = common.nodes.connect_timeout() + ANSWER_LIMIT;
+    let mut told = false;
     let text = loop {
-        match timeout(common.nodes.connect_timeout() + ANSWER_LIMIT, attempt(&common, &demotion)).await {
-            Ok(End::Settled(text)) => break text,
-            Ok(End::Silent) | Err(_) if Instant::now() >= end => {
-                break "does not answer: that it follows is left to Sentinel".to_owned();
-            }
-            Ok(End::Silent) | Err(_) => sleep(TRY_AGAIN).await,
+        match timeout(limit, attempt(&common, &demotion, &mut told)).await.unwrap_or_else(|_| End::silent()) {
+            End::Settled(text) => break text,
+            End::Failed(why) if Instant::now() >= end => break format!("{why}: that it follows is left to Sentinel"),
+            End::Failed(_) => sleep(TRY_AGAIN).await,
         }
     };
     let note = SentinelEvent::Note { source: demotion.old.to_string(), text };
@@ -44,38 +54,51 @@ pub(super) async fn run(common: Common, demotion: Demotion) {
     let _ = common.events.send(note).await;
 }
 
-async fn attempt(common: &Common, demotion: &Demotion) -> End {
-    let Ok(client) = common.nodes.connect(demotion.old).await else { return End::Silent };
+/// `told`: it has been sent `REPLICAOF` and has not refused, in this try or in one before, which did not see its end.
+async fn attempt(common: &Common, demotion: &Demotion, told: &mut bool) -> End {
+    let Ok(client) = common.nodes.connect(demotion.old).await else { return End::silent() };
     let mut connection = Connection::new(client, common.backend.as_ref());
     let asked = Moment::now();
     let reply = match connection.ask().await {
         Ok(reply) => reply,
-        Err(Failure::Closed) => return End::Silent,
-        Err(Failure::Denied(why)) => return End::Settled(format!("is not made a replica: {why}")),
+        Err(Failure::Closed) => return End::silent(),
+        Err(Failure::Denied(why)) => return End::refused(&why),
     };
     let Connection { run_id, history, client, .. } = &mut connection;
     let known = |endpoint: &_| common.resolver.known(endpoint);
     let answer = role::parse(&reply, run_id.as_deref(), history.as_ref(), known);
-    let is_master = matches!(answer, RoleAnswer::Master { .. });
-    let is_same = run_id.as_ref() == Some(&demotion.run_id)
-        && history.as_ref().is_some_and(|history| history.id == demotion.stream);
+    let is_same_process = run_id.as_ref() == Some(&demotion.run_id);
+    let is_same = is_same_process && history.as_ref().is_some_and(|history| history.id == demotion.stream);
     // How far it got, before it forgets.
-    let event = Event::Role { node: demotion.old, asked, answer };
+    let event = Event::Role { node: demotion.old, asked, answer: answer.clone() };
     let _ = common.events.send(SentinelEvent::Machine(event)).await;
-    if !is_master {
-        return End::Settled("says that it is a replica already".to_owned());
-    }
-    if !is_same {
-        return End::Settled("is another process, or has another history: it is left to Sentinel".to_owned());
-    }
-    let (ip, port) = (demotion.new.ip().to_string(), demotion.new.port().to_string());
-    let follow = match client.call(&["REPLICAOF", &ip, &port]).await {
-        Ok(reply) => reply.as_error().map(str::to_owned),
-        // It may have been carried out; the next try finds out.
-        Err(_) => return End::Silent,
-    };
-    if let Some(why) = follow {
-        return End::Settled(format!("is not made a replica: {why}"));
+    match answer {
+        RoleAnswer::Master { .. } if is_same => {
+            let (ip, port) = (demotion.new.ip().to_string(), demotion.new.port().to_string());
+            *told = true;
+            match client.call(&["REPLICAOF", &ip, &port]).await {
+                Ok(reply) => {
+                    if let Some(why) = reply.as_error() {
+                        *told = false;
+                        return End::refused(why);
+                    }
+                }
+                // It may have been carried out; the next try finds out.
+                Err(_) => return End::silent(),
+            }
+        }
+        // It refuses that, while a script runs for too long perhaps.
+        RoleAnswer::Master { .. } if run_id.is_none() || history.is_none() => {
+            return End::refused("INFO does not tell who it is");
+        }
+        RoleAnswer::Master { .. } => {
+            return End::Settled("is another process, or has another history: it is left to Sentinel".to_owned());
+        }
+        // That was the try before.
+        RoleAnswer::Replica { of, .. } if *told && is_same_process && of == demotion.new => {}
+        RoleAnswer::Replica { .. } => return End::Settled("says that it is a replica already".to_owned()),
+        RoleAnswer::Error(why) => return End::refused(&why),
+        RoleAnswer::Refused | RoleAnswer::Silent { .. } => return End::silent(),
     }
     let mut text = format!("was made a replica of {}", demotion.new);
     // Sentinel has its way already, so that it would not write it to the file; a restart would bring up a master.
@@ -85,11 +108,9 @@ async fn attempt(common: &Common, demotion: &Demotion) -> End {
         &["CONFIG", "REWRITE"],
     ];
     for command in rest {
-        let failure = match client.call(command).await {
-            Ok(reply) => reply.as_error().map(str::to_owned),
-            Err(e) => Some(e.to_string()),
-        };
-        if let Some(why) = failure {
+        // The next try finishes it.
+        let Ok(reply) = client.call(command).await else { return End::silent() };
+        if let Some(why) = reply.as_error() {
             text += &format!("; {}: {why}", command.join(" "));
         }
     }

@@ -1,11 +1,19 @@
 //! Faults other than a plain failover or crash, each as it was seen to go wrong somewhere.
 
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use pointsman::addr::AddressMap;
 use pointsman::clock::Moment;
-use pointsman::config::Commit;
+use pointsman::config::{Commit, ServiceConfig};
 use pointsman::demo::cluster::{Cluster, Member, Settings};
+use pointsman::demo::wire::text;
+use pointsman::topology::status::ServiceStatus;
 use pointsman::topology::{Hint, HintKind};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 
 use crate::harness::{Control, config, flows, held, watched};
@@ -153,4 +161,71 @@ async fn sentinels_that_are_told_of_another_master_are_followed() {
     }
     let after = control.until("the commit", |t| flows(t)).await;
     assert_eq!((after.generation, after.writes.node), (2, Some(new)));
+}
+
+/// The old master runs a script that nobody can stop when it is to be made a replica; and when it can be, the network
+/// fails in the middle of that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_master_that_cannot_be_told_at_once_is_told_again() {
+    const BUSY: &str = "redis.call('set', 'k', 'v') \
+        local function now() return tonumber(redis.call('time')[1]) end \
+        local t = now() while now() - t < 3 do end";
+    let settings = Settings { redis_lines: vec!["lua-time-limit 50".into()], ..Settings::default() };
+    let cluster = Cluster::start(settings).await.unwrap();
+    let old = cluster.addr(Member::Node(0));
+    let (relay, cuts) = relay_that_cuts_once(old, b"KILL").await;
+    let address_map = AddressMap::new([(old.to_string().as_str(), relay.to_string().as_str())]).unwrap();
+    let settings =
+        ServiceConfig { fence_old_master: true, address_map, ..config(watched(&cluster), Commit::Confirmed) };
+    let mut control = Control::start(settings);
+    control.until_stable(old, 3, 2).await;
+    let mut busy = cluster.connect(Member::Node(0)).await.unwrap();
+    busy.send(&["EVAL", BUSY, "0"]).await.unwrap();
+    cluster.failover(0).await.unwrap();
+    let new = control.until("the commit", |t| t.generation == 2 && flows(t)).await.writes.node.unwrap();
+    let told = |s: &Arc<ServiceStatus>| -> Vec<String> {
+        let events = s.records.iter().flat_map(|r| &r.events);
+        events
+            .filter(|e| e.source == old.to_string() && e.text.contains("replica") && !e.text.starts_with("is back"))
+            .map(|e| e.text.clone())
+            .collect()
+    };
+    control.until_status("an end of it", |s| !told(s).is_empty()).await;
+    assert_eq!(told(&control.status.borrow()), [format!("was made a replica of {new}")]);
+    assert_eq!(cuts.load(Ordering::Relaxed), 3, "cut at the first, and two in the try behind it");
+    let end = busy.receive().await.map(|reply| text(&reply));
+    assert!(end.as_ref().is_ok_and(String::is_empty), "it ran to its end: {end:?}");
+}
+
+/// An address that leads to `node`. The first connection on which these bytes come is cut there.
+async fn relay_that_cuts_once(node: SocketAddr, at: &'static [u8]) -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (addr, cuts) = (listener.local_addr().unwrap(), Arc::new(AtomicUsize::new(0)));
+    let count = Arc::clone(&cuts);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let count = Arc::clone(&count);
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(node).await?;
+                let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+                    (client.split(), server.split());
+                let there = async {
+                    let mut buf = vec![0; 4096];
+                    loop {
+                        let n = from_client.read(&mut buf).await?;
+                        let is_it = buf[..n].windows(at.len()).any(|w| w == at);
+                        if n == 0 || is_it && count.fetch_add(1, Ordering::Relaxed) == 0 {
+                            return std::io::Result::Ok(());
+                        }
+                        to_server.write_all(&buf[..n]).await?;
+                    }
+                };
+                tokio::select! {
+                    there = there => there,
+                    back = tokio::io::copy(&mut from_server, &mut to_client) => back.map(drop),
+                }
+            });
+        }
+    });
+    (addr, cuts)
 }
