@@ -247,11 +247,6 @@ impl Sentinels {
         events
     }
 
-    /// Whether more than half of the known ones are in hearing.
-    pub(super) fn hears_majority(&self) -> bool {
-        self.known.values().filter(|k| k.down_since.is_none()).count() * 2 > self.known.len()
-    }
-
     /// Forgets learned ones that are gone for good.
     pub(super) fn forget_gone(&mut self, now: Moment) -> Vec<Event> {
         let listed: Vec<(&Endpoint, Option<&String>)> = self

@@ -56,8 +56,6 @@ pub(super) struct Watcher {
     memory: Option<AbortOnDropHandle<()>>,
     /// Looks the master of a static service up; ended when dropped.
     look_up: Option<AbortOnDropHandle<()>>,
-    /// Whether writes are refused while no majority of the Sentinels is in hearing.
-    fenced: bool,
     /// When leases were renewed last.
     renewed: Moment,
     /// The highest sequence number that the machine was told to be acknowledged.
@@ -93,7 +91,6 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         remembered: watch::Sender::new(None),
         memory: None,
         look_up: None,
-        fenced: config.fence_without_quorum,
         renewed: now,
         acknowledged: 0,
         prepared: 0,
@@ -156,7 +153,6 @@ impl Watcher {
     /// goes on.
     fn configure(&mut self, config: &ServiceConfig) {
         self.machine.configure(settings(config));
-        self.fenced = config.fence_without_quorum;
         let common = Common::new(config, self.common.resolver.clone(), self.common.events.clone());
         if !common.dials_like(&self.common) {
             self.common = common.clone();
@@ -404,9 +400,7 @@ impl Watcher {
                 None => {}
             }
         }
-        // Behind a fence the majority is one of those that were known before the network was cut.
-        let events =
-            if self.fenced && !self.sentinels.hears_majority() { Vec::new() } else { self.sentinels.forget_gone(now) };
+        let events = if self.machine.may_forget_sentinels() { self.sentinels.forget_gone(now) } else { Vec::new() };
         events.into_iter().for_each(|e| self.handle(e));
         self.publish_status(now);
     }

@@ -37,6 +37,12 @@ impl Failover {
         Some(format!("only {heard} of {known} Sentinels are in hearing, and fence_without_quorum is on"))
     }
 
+    /// Whether Sentinels that are gone for good may be forgotten. Where writes need a majority, it is one of those that were
+    /// known before the network was cut.
+    pub fn may_forget_sentinels(&self) -> bool {
+        !self.settings.fence_without_quorum || self.known.is_majority(self.known.voices().count())
+    }
+
     /// What is to be done with the present master when `node` takes its place. Only a node that by its own account followed
     /// this one is its successor: a service may have been moved to servers that have nothing to do with it.
     pub(super) fn demotion_for(&self, node: SocketAddr) -> Option<Demotion> {

@@ -56,6 +56,25 @@ fn one_that_does_not_know_the_name_has_no_voice() {
     assert_fenced(&scene);
 }
 
+/// Three of five answer, but one of them knows no master of this name: without the other two there are two voices of five,
+/// and were these forgotten, two of three.
+#[test]
+fn without_a_majority_no_sentinel_is_forgotten() {
+    let option = |on| Settings { fence_without_quorum: on, ..settings(Commit::Confirmed) };
+    let mut scene = Scene::stable_with(option(true), 5);
+    assert!(scene.machine.may_forget_sentinels());
+    scene.event(Event::UnknownName(SentinelId(2)));
+    assert!(scene.machine.may_forget_sentinels(), "four of five");
+    scene.event(Event::SentinelDown(SentinelId(3)));
+    scene.event(Event::SentinelDown(SentinelId(4)));
+    assert!(!scene.machine.may_forget_sentinels());
+    scene.pass(500);
+    assert_fenced(&scene);
+    scene.view(2, A, 1);
+    assert!(scene.machine.may_forget_sentinels(), "three of five");
+    assert!(Scene::new(option(false), 5).machine.may_forget_sentinels(), "nothing depends on it");
+}
+
 #[test]
 fn without_the_option_writes_go_on_and_so_they_do_without_sentinels() {
     let mut scene = Scene::stable(Commit::Confirmed);
