@@ -1,6 +1,7 @@
 //! The task of one service: events in, the machine's actions out.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +57,8 @@ pub(super) struct Watcher {
     memory: Option<AbortOnDropHandle<()>>,
     /// Looks the master of a static service up; ended when dropped.
     look_up: Option<AbortOnDropHandle<()>>,
+    /// The old master that is being made a replica, or was; ended when dropped.
+    demotion: Option<(SocketAddr, AbortOnDropHandle<()>)>,
     /// When leases were renewed last.
     renewed: Moment,
     /// The highest sequence number that the machine was told to be acknowledged.
@@ -91,6 +94,7 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         remembered: watch::Sender::new(None),
         memory: None,
         look_up: None,
+        demotion: None,
         renewed: now,
         acknowledged: 0,
         prepared: 0,
@@ -352,13 +356,18 @@ impl Watcher {
                     );
                     severed = Some(seq);
                 }
-                Action::RecordOpened(_) => self.counts_before = (self.stats)(),
+                Action::RecordOpened(_) => {
+                    self.counts_before = (self.stats)();
+                    self.leave_old_master(now);
+                }
                 Action::RecordClosed(number) => {
                     self.closed.push_back((now + COUNTS_AFTER, number, self.counts_before));
                     visible = true;
                 }
                 Action::Demote(demotion) => {
-                    tokio::spawn(demotion::run(self.common.clone(), demotion));
+                    let old = demotion.old;
+                    let task = tokio::spawn(demotion::run(self.common.clone(), demotion));
+                    self.demotion = Some((old, AbortOnDropHandle::new(task)));
                 }
                 Action::Say(Level::Info, text) => tracing::info!(service = self.service, "{text}"),
                 Action::Say(Level::Warn, text) => tracing::warn!(service = self.service, "{text}"),
@@ -373,6 +382,15 @@ impl Watcher {
         }
         // Without workers, or when they were faster than this.
         self.note_progress();
+    }
+
+    /// A hold has begun: behind it the old master may be the master again, and must not be made a replica then.
+    fn leave_old_master(&mut self, now: Moment) {
+        if let Some((old, task)) = self.demotion.take()
+            && !task.is_finished()
+        {
+            self.machine.recorder_mut().note(now, &old.to_string(), "is left to Sentinel, since writes are held again");
+        }
     }
 
     fn publish_status(&mut self, now: Moment) {

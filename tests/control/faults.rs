@@ -183,18 +183,38 @@ async fn an_old_master_that_cannot_be_told_at_once_is_told_again() {
     busy.send(&["EVAL", BUSY, "0"]).await.unwrap();
     cluster.failover(0).await.unwrap();
     let new = control.until("the commit", |t| t.generation == 2 && flows(t)).await.writes.node.unwrap();
-    let told = |s: &Arc<ServiceStatus>| -> Vec<String> {
-        let events = s.records.iter().flat_map(|r| &r.events);
-        events
-            .filter(|e| e.source == old.to_string() && e.text.contains("replica") && !e.text.starts_with("is back"))
-            .map(|e| e.text.clone())
-            .collect()
-    };
-    control.until_status("an end of it", |s| !told(s).is_empty()).await;
-    assert_eq!(told(&control.status.borrow()), [format!("was made a replica of {new}")]);
+    control.until_status("an end of it", |s| !told_to(s, old).is_empty()).await;
+    assert_eq!(told_to(&control.status.borrow(), old), [format!("was made a replica of {new}")]);
     assert_eq!(cuts.load(Ordering::Relaxed), 3, "cut at the first, and two in the try behind it");
     let end = busy.receive().await.map(|reply| text(&reply));
     assert!(end.as_ref().is_ok_and(String::is_empty), "it ran to its end: {end:?}");
+}
+
+/// What is on record of making an old master a replica.
+fn told_to(status: &ServiceStatus, old: SocketAddr) -> Vec<String> {
+    let events = status.records.iter().flat_map(|r| &r.events).filter(|e| e.source == old.to_string());
+    let texts = events.map(|e| e.text.clone());
+    // How far it had got is another matter.
+    texts
+        .filter(|t| t.contains("replica") || t.contains("left to Sentinel"))
+        .filter(|t| !t.starts_with("is back"))
+        .collect()
+}
+
+/// Behind another hold it may be the master again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_master_is_left_alone_once_another_hold_has_begun() {
+    let mut cluster = Cluster::start(Settings::default()).await.unwrap();
+    let old = cluster.addr(Member::Node(0));
+    let settings = ServiceConfig { fence_old_master: true, ..config(watched(&cluster), Commit::Confirmed) };
+    let mut control = Control::start(settings);
+    control.until_stable(old, 3, 2).await;
+    cluster.pause(Member::Node(0)).unwrap();
+    control.hints.send(Hint { node: old, kind: HintKind::Silent }).await.unwrap();
+    let new = control.until("the commit", |t| t.generation == 2 && flows(t)).await.writes.node.unwrap();
+    control.hints.send(Hint { node: new, kind: HintKind::Refused }).await.unwrap();
+    control.until_status("left alone", |s| !told_to(s, old).is_empty()).await;
+    assert_eq!(told_to(&control.status.borrow(), old), ["is left to Sentinel, since writes are held again"]);
 }
 
 /// An address that leads to `node`. The first connection on which these bytes come is cut there.
