@@ -116,8 +116,7 @@ pub enum Local {
 /// Decides. `frame` is the whole command, `argc` its number of arguments, the name included.
 pub fn route(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Route {
     // A RESP2 subscriber may do next to nothing, and the server has the words for that.
-    let may_not = state.subscribed && !state.key.resp3 && !state.rephrased;
-    if may_not && !matches!(info.kind, Kind::Subscribe | Kind::Unsubscribe | Kind::Quit | Kind::Reset) {
+    if state.only_listens() && !matches!(info.kind, Kind::Subscribe | Kind::Unsubscribe | Kind::Quit | Kind::Reset) {
         return pinned(Effect::Read, Step::Once);
     }
     if let Some(route) = everywhere(info, frame, argc, state) {

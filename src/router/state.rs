@@ -79,6 +79,11 @@ impl State {
         (self.kept, self.rephrased) = (false, false);
     }
 
+    /// Whether it is a RESP2 subscriber, as far as is known: all but a few commands are refused to it.
+    pub fn only_listens(&self) -> bool {
+        self.subscribed && !self.key.resp3 && !self.rephrased
+    }
+
     /// Whether the session has a connection of its own beyond one command.
     pub fn is_pinned(&self) -> bool {
         self.subscribed || self.is_pinned_beyond_subscriptions()

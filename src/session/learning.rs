@@ -25,8 +25,7 @@ impl Session {
 
     /// Asks what the command at the front is, if that is not known and decides its way.
     pub(super) fn learn(&mut self, command: Command) -> Option<Step> {
-        let may_not = self.state.subscribed && !self.state.key.resp3;
-        if command.id.info().kind != Kind::Other || self.in_doubt || self.state.kept || may_not {
+        if command.id.info().kind != Kind::Other || self.in_doubt || self.state.kept || self.state.only_listens() {
             return None;
         }
         let frame = &self.buf[..command.len];
