@@ -61,6 +61,9 @@ pub enum DialError {
     /// A script has been running for too long, and it does nothing else. The error line as the backend wrote it.
     #[error("{}", String::from_utf8_lossy(.0).trim_end())]
     Busy(Bytes),
+    /// It was given what must not be given twice, and has not answered.
+    #[error("no answer to what may have run")]
+    Unanswered,
     /// It answered with another error (`-LOADING`, `-ERR max number of clients reached` …).
     #[error("{0}")]
     Answered(String),

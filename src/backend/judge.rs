@@ -5,6 +5,7 @@
 //! Between two judgements such a connection is as new (`RESET`), so that it shows no client what another one is. What a
 //! backend says on it is what it would say to a client that had just connected.
 
+use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -14,7 +15,7 @@ use tokio::time::Instant;
 use super::context::Context;
 use super::handshake::{DialError, Key, greet, open};
 use crate::net::client::{Client, ClientError};
-use crate::resp::encode_command;
+use crate::resp::{args, encode_command};
 
 /// What a backend has answered.
 #[derive(Clone, Debug)]
@@ -53,16 +54,17 @@ impl Judge {
 
     /// Puts commands to the backend, one after the other, and returns the last reply before an error, or the error if it
     /// is the first. `key` is the state they run in, but for the database: while a script runs for too long, none can be
-    /// selected.
+    /// selected. `asked` is set once the backend may have got the first of them.
     ///
     /// # Errors
     /// [`DialError`] when the backend cannot be asked; its own refusal is a reply. After [`DialError::Auth`] the
     /// connection is still good.
-    pub async fn ask(&mut self, key: &Key, commands: &[Bytes]) -> Result<Verdict, DialError> {
+    pub async fn ask(&mut self, key: &Key, commands: &[Bytes], asked: &Cell<bool>) -> Result<Verdict, DialError> {
         if key.user.is_some() || key.resp3 {
             self.id = greet(&mut self.client, key).await?.id;
         }
         let mut reply = Bytes::new();
+        asked.set(true);
         for command in commands {
             let next = self.client.exchange(command).await?;
             let is_error = next.starts_with(b"-");
@@ -74,6 +76,17 @@ impl Judge {
             }
         }
         Ok(Verdict { reply, asked_on: self.id })
+    }
+
+    /// Whether one of the commands does something each time that it is asked. (`CLIENT KILL` is asked about nobody.)
+    pub fn acts(commands: &[Bytes]) -> bool {
+        const ACTS: [[&[u8]; 2]; 2] = [[b"SCRIPT", b"KILL"], [b"CLIENT", b"UNBLOCK"]];
+        commands.iter().any(|command| {
+            let words: Vec<&[u8]> = args(command).take(2).collect();
+            ACTS.iter().any(|acts| {
+                words.len() == acts.len() && words.iter().zip(acts).all(|(word, act)| word.eq_ignore_ascii_case(act))
+            })
+        })
     }
 
     /// Makes it as new again; none if it cannot be (Redis before 6.2), or is lost.

@@ -1,6 +1,6 @@
 //! The connections on which backends judge (see [`Judge`]): how many, whose turn it is, and how long they are kept.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
@@ -99,12 +99,14 @@ impl Pool {
         let Ok(Ok(_turn)) = timeout(patience, self.judges.turns.acquire()).await else {
             return tell(Err(DialError::Unreachable("as many clients as may be are asking to be judged".to_owned())));
         };
+        let asked = Cell::new(false);
         let (judge, verdict) = tokio::select! {
             biased;
             () = self.until_left(node) => (None, Err(DialError::Unreachable("traffic goes elsewhere".to_owned()))),
-            judged = self.put(node, key, commands) => judged,
+            judged = self.put(node, key, commands, &asked) => judged,
         };
-        tell(verdict);
+        let unknown = verdict.is_err() && asked.get() && Judge::acts(commands);
+        tell(if unknown { Err(DialError::Unanswered) } else { verdict });
         // The turn is kept till then: the connection is not there for anybody else.
         let Some(judge) = judge else { return };
         if let Ok(Some(clean)) = timeout(config.connect_timeout, judge.clean()).await
@@ -132,6 +134,7 @@ impl Pool {
         node: SocketAddr,
         key: &Key,
         commands: &[Bytes],
+        asked: &Cell<bool>,
     ) -> (Option<Judge>, Result<Verdict, DialError>) {
         let now = Moment::now();
         if !self.context.access.may_read(node, now) && !self.context.access.may_write(node, now) {
@@ -140,7 +143,9 @@ impl Pool {
         let limit = self.context.terms().connect_timeout;
         let ask = async {
             loop {
-                let (mut judge, kept) = match self.judges.take(node) {
+                // One that was kept may be closed by now: what acts is not tried on it.
+                let kept = if Judge::acts(commands) { None } else { self.judges.take(node) };
+                let (mut judge, kept) = match kept {
                     Some(judge) => (judge, true),
                     None => {
                         let permit = self.permits.acquire().await;
@@ -159,7 +164,7 @@ impl Pool {
                         }
                     }
                 };
-                match judge.ask(key, commands).await {
+                match judge.ask(key, commands, asked).await {
                     // Closed since it was last used (by `timeout`, by `CLIENT KILL`): that says nothing about this question.
                     Err(DialError::Unreachable(_)) if kept => {}
                     Err(error @ DialError::Auth(_)) => return (Some(judge), Err(error)),

@@ -14,6 +14,7 @@ use super::tracking::Tracking;
 use super::{Command, Session, Step, Wait};
 use crate::backend::{DialError, Effect, Key, Use, Verdict};
 use crate::config::{Credentials, Secret};
+use crate::metrics::CloseReason;
 use crate::pool::Checkout;
 use crate::resp::{Kind, args};
 use crate::router::{Local, Replies, State};
@@ -190,6 +191,10 @@ impl Session {
             // Who would ask may not even come: that says nothing about the client.
             Err(DialError::Auth(_)) if let Translate::Learn { name, generation } = &translate => {
                 self.taught(name, *generation, None)
+            }
+            Err(DialError::Unanswered) => {
+                self.pool.context.stats.commands_unknown.add(1);
+                Step::Close(CloseReason::UnknownOutcome)
             }
             Err(error) => {
                 self.begin_wait(since);

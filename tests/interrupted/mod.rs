@@ -18,7 +18,8 @@ use pointsman::pool::Pool;
 use pointsman::resp::encode_command;
 use pointsman::session::Session;
 use pointsman::topology::{Access, Flow, Grant, Link, Permission, Topology};
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
@@ -37,10 +38,15 @@ struct Scene {
 
 impl Scene {
     async fn start() -> Self {
+        Self::start_before(|nodes| nodes).await
+    }
+
+    /// `reached`: where the nodes are reached.
+    async fn start_before(reached: impl FnOnce(Vec<SocketAddr>) -> Vec<SocketAddr>) -> Self {
         let settings = Settings { replicas: 1, sentinels: 0, ..Settings::default() };
         let cluster = Cluster::start(settings).await.unwrap();
         cluster.ask(Member::Node(1), &["REPLICAOF", "NO", "ONE"]).await.unwrap();
-        let nodes = cluster.nodes();
+        let nodes = reached(cluster.nodes());
         let link = Arc::new(Link::default());
         let config = ServiceConfig::new("test", Vec::new(), Source::Static(nodes[0].into()));
         let access = Access::new(Arc::clone(&link));
@@ -202,4 +208,51 @@ async fn a_large_write_that_was_refused_is_none_that_wait_could_speak_of() {
     switch_to(&scene.link, &scene.pool, 2, scene.nodes[1]);
     let unknown = scene.client.ask(&["WAIT", "0", "0"]).await;
     assert!(unknown.starts_with("-WAITUNKNOWN "), "{unknown}");
+}
+
+/// An address that leads to `node`. Each connection is cut behind the bytes `at`, once they were handed on and answered.
+fn relay(node: SocketAddr, at: &'static [u8]) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let listener = TcpListener::from_std(listener).unwrap();
+    tokio::task::spawn_local(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::task::spawn_local(relay_one(client, node, at));
+        }
+    });
+    addr
+}
+
+async fn relay_one(mut client: TcpStream, node: SocketAddr, at: &'static [u8]) -> std::io::Result<()> {
+    let mut server = TcpStream::connect(node).await?;
+    let (mut there, mut back) = ([0; 4096], [0; 4096]);
+    let mut cut = false;
+    loop {
+        tokio::select! {
+            n = client.read(&mut there) => {
+                let n = n?;
+                cut |= n == 0 || there[..n].windows(at.len()).any(|w| w == at);
+                server.write_all(&there[..n]).await?;
+            }
+            n = server.read(&mut back) => {
+                let n = n?;
+                if n == 0 || cut {
+                    return Ok(());
+                }
+                client.write_all(&back[..n]).await?;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn what_acts_is_not_asked_twice() {
+    let mut scene = Scene::start_before(|nodes| nodes.into_iter().map(|node| relay(node, b"KILL")).collect()).await;
+    // A connection is kept from this.
+    assert!(scene.client.ask(&["HELLO", "2"]).await.contains("proto"));
+    scene.client.send(&command(&["SCRIPT", "KILL"])).await;
+    assert_eq!(text(&scene.client.rest().await), "", "whether one was killed is not known");
+    let calls = scene.ask_node(0, &["INFO", "commandstats"]).await;
+    assert!(calls.contains("cmdstat_script|kill:calls=1,"), "{calls}");
 }
