@@ -40,6 +40,12 @@ async fn announced_addresses_are_compared_and_mapped_ones_are_dialled() {
     rig.settle(("A", "planned failover, mapped addresses"), &ledger, new, waiting(PLANNED)).await;
     assert_eq!(last_record(&rig.service().await)["kind"], "planned");
 
+    // Judged and asked on connections that are kept for that.
+    let mut client = rig.client().await;
+    let refused = client.call(&["AUTH", "nobody", "x"], PATIENCE).await.unwrap();
+    assert!(text(&refused).starts_with("WRONGPASS"), "{refused:?}");
+    assert!(text(&client.call(&["CLIENT", "LIST"], PATIENCE).await.unwrap()).contains("cmd=client"));
+
     let mut seen = 0;
     for node in 0..3 {
         let clients = text(&rig.cluster.ask(Member::Node(node), &["CLIENT", "LIST"]).await.unwrap());
