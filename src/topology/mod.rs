@@ -100,6 +100,7 @@ pub enum HintKind {
     Unreachable,
     /// An established connection was closed or reset by the other side.
     Reset,
-    /// The oldest command in flight has been unanswered for longer than `silence_threshold`.
+    /// The oldest command in flight has been unanswered for so long that a probe which begins now has waited in vain by the
+    /// end of `silence_threshold`, or for a third of that.
     Silent,
 }
