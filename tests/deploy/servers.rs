@@ -5,9 +5,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use pointsman::demo::cluster::free_port;
+use pointsman::demo::cluster::{Cluster, free_port};
 use pointsman::demo::process::{Process, Supervisor, TempDir};
 use pointsman::demo::proxy::fetch;
+use pointsman::demo::settings::Settings;
 use pointsman::demo::wire::{Connection, Reply, elements, fields, text};
 use tokio::time::{Instant, sleep};
 
@@ -78,20 +79,20 @@ impl Servers {
         let logs = names.filter(|p| p.extension().is_some_and(|e| e == "log"));
         logs.map(|log| format!("{}:\n{}\n", log.display(), fs::read_to_string(&log).unwrap())).collect()
     }
+}
 
-    /// A configuration with all that the files give it.
-    fn pointsman(&self, listen: SocketAddr, admin: SocketAddr) -> String {
-        let sentinels: Vec<String> = self.sentinels.iter().map(|s| format!("\"{s}\"")).collect();
-        let path = self.dir.path().join("pointsman.toml");
-        let config = format!(
-            "admin = \"{admin}\"\n[[service]]\nname = \"mymaster\"\nlisten = [\"{listen}\"]\nsentinels = [{}]\n\
-             backend_user = \"pointsman\"\nbackend_password = \"CHANGE-ME-pointsman\"\n\
-             sentinel_user = \"pointsman\"\nsentinel_password = \"CHANGE-ME-pointsman\"\n",
-            sentinels.join(", ")
-        );
-        fs::write(&path, config).unwrap();
-        path.to_str().unwrap().to_owned()
-    }
+/// A configuration of one service with the users of `deploy/redis`.
+fn configuration(dir: &Path, sentinels: &[SocketAddr], listen: SocketAddr, admin: SocketAddr) -> String {
+    let sentinels: Vec<String> = sentinels.iter().map(|s| format!("\"{s}\"")).collect();
+    let path = dir.join("pointsman.toml");
+    let config = format!(
+        "admin = \"{admin}\"\n[[service]]\nname = \"mymaster\"\nlisten = [\"{listen}\"]\nsentinels = [{}]\n\
+         backend_user = \"pointsman\"\nbackend_password = \"CHANGE-ME-pointsman\"\n\
+         sentinel_user = \"pointsman\"\nsentinel_password = \"CHANGE-ME-pointsman\"\n",
+        sentinels.join(", ")
+    );
+    fs::write(&path, config).unwrap();
+    path.to_str().unwrap().to_owned()
 }
 
 /// What these files forbade anybody at this server.
@@ -114,7 +115,7 @@ async fn signed_in(server: SocketAddr, user: &str, password: &str) -> Connection
 async fn the_three_nodes_of_deploy_redis_are_switched_over_with_the_rights_that_are_given_there() {
     let servers = Servers::start();
     let (listen, admin) = (local(), local());
-    let config = servers.pointsman(listen, admin);
+    let config = configuration(servers.dir.path(), &servers.sentinels, listen, admin);
     let args = [env!("CARGO_BIN_EXE_pointsman"), "run", "--config", &config];
     let log = fs::File::create(servers.dir.path().join("pointsman.log")).unwrap();
     let _pointsman = servers.supervisor.spawn(Path::new(args[0]), &args[1..], Some(log)).unwrap();
@@ -139,4 +140,48 @@ async fn the_three_nodes_of_deploy_redis_are_switched_over_with_the_rights_that_
         denied.extend(refused(*server).await);
     }
     assert_eq!(denied, Vec::<String>::new(), "nobody needs more than it has");
+}
+
+/// The users in a document, as they are to be copied: at Redis, and at Sentinel.
+fn documented(name: &str) -> Vec<String> {
+    let document = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
+    let document = fs::read_to_string(document).unwrap();
+    document.lines().filter(|line| line.starts_with("user pointsman on >PASSWORD ")).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn the_least_rights_that_the_documents_name_are_enough_for_a_failover() {
+    let lines = documented("security.md");
+    assert_eq!(lines, documented("configuration.md"));
+    let [at_redis, at_sentinel] = &lines[..] else { panic!("one line each: {lines:?}") };
+    let line = |line: &str| vec![line.replace("PASSWORD", "CHANGE-ME-pointsman"), ADMINISTRATOR.to_owned()];
+    let settings = Settings { redis_lines: line(at_redis), sentinel_lines: line(at_sentinel), ..Settings::default() };
+    let cluster = Cluster::start(settings).await.unwrap();
+    let (listen, admin) = (local(), local());
+    let config = configuration(cluster.dir(), &cluster.sentinels(), listen, admin);
+    let args = [env!("CARGO_BIN_EXE_pointsman"), "run", "--config", &config];
+    let _pointsman = cluster.supervisor().spawn(Path::new(args[0]), &args[1..], None).unwrap();
+    let end = Instant::now() + PATIENCE;
+    while !fetch(admin, "/readyz").await.is_ok_and(|page| page.contains("writes flowing") && !page.contains(": down")) {
+        assert!(Instant::now() < end, "it does not serve");
+        sleep(Duration::from_millis(50)).await;
+    }
+    runs(&["check", "--online", "--config", &config]).await.unwrap();
+
+    let mut client = Connection::open(listen, LIMIT).await.unwrap();
+    let script = text(&client.call(&["SCRIPT", "LOAD", "return redis.call('incr', KEYS[1])"], LIMIT).await.unwrap());
+    let run = ["EVALSHA", &script, "1", "n"];
+    assert_eq!(text(&client.call(&run, LIMIT).await.unwrap()), "1");
+    let mut blocked = Connection::open(listen, LIMIT).await.unwrap();
+    blocked.send(&["BLMOVE", "queue", "done", "LEFT", "LEFT", "0"]).await.unwrap();
+    cluster.failover(0).await.unwrap();
+    cluster.wait_master_other_than(0, PATIENCE).await.unwrap();
+    assert_eq!(text(&client.call(&run, PATIENCE).await.unwrap()), "2");
+    client.call(&["RPUSH", "queue", "job"], PATIENCE).await.unwrap();
+    assert_eq!(text(&blocked.receive().await.unwrap()), "job", "taken back from the old master, and issued again");
+    let mut denied = Vec::new();
+    for server in cluster.nodes().iter().chain(&cluster.sentinels()) {
+        denied.extend(refused(*server).await);
+    }
+    assert_eq!(denied, Vec::<String>::new());
 }

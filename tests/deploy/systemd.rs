@@ -68,6 +68,13 @@ impl Manager {
     }
 }
 
+/// Memory of a process in bytes.
+fn resident(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")).unwrap();
+    line.parse::<u64>().unwrap() * 1024
+}
+
 #[tokio::test]
 async fn the_service_manager_hears_of_the_start_of_what_changes_and_of_the_end() {
     let manager = Manager::start(Duration::from_secs(60)).await;
@@ -81,6 +88,7 @@ async fn the_service_manager_hears_of_the_start_of_what_changes_and_of_the_end()
     let redis = manager.cluster.addr(Member::Node(0));
     let served = format!("STATUS=1 client; main: master {redis}, generation 1; reads flowing, writes flowing");
     assert_eq!(manager.until("writes flowing").await, served);
+    assert!(resident(manager.process.id()) < 12 << 20, "a sidecar is small");
     drop(client);
     manager.until("STATUS=0 clients; main: master").await;
 
