@@ -7,7 +7,7 @@ SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 # What the tests have beside them: networks whose cables can be cut, and threads that are stopped.
 FAULTS := ip perl dnsmasq
 
-.PHONY: help build demo test test-all faults failover-compare soak limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config deb deb-try audit bench bench-growth \
+.PHONY: help build demo test test-all faults failover-compare soak page limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config deb deb-try audit bench bench-growth \
 	conformance conformance-valkey conformance-resp3 conformance-ready clean
 
 help: ## list the targets
@@ -30,6 +30,7 @@ test: ## all tests but the few that take minutes
 	$(CARGO) test $(FAST) --test '*'
 
 test-all: test ## and those too
+	@tests/install.sh chromium
 	$(CARGO) test $(FAST) --test '*' -- --ignored --nocapture --skip beside_haproxy
 
 # Most of the time they wait, so that more of them than there are cores can run at once.
@@ -43,6 +44,10 @@ faults: ## every fault around a failover, and a table of what it cost (2 minutes
 failover-compare: ## planned, crash and hang, through pointsman and through HAProxy with role checks: a table (5 minutes)
 	@tests/install.sh $(SERVERS) haproxy
 	$(CARGO) test $(FAST) --test faults -- --ignored --nocapture beside_haproxy
+
+page: ## the status page in headless Chromium; PAGE_PICTURES=directory keeps pictures (base64) of it
+	@tests/install.sh $(SERVERS) chromium
+	$(CARGO) test $(FAST) --test page -- --ignored
 
 soak: ## a hundred clients through planned failovers and killed masters for ten minutes; SOAK_SEED=n repeats one
 	@tests/install.sh $(SERVERS)

@@ -384,3 +384,20 @@ async fn a_reload_is_ordered_and_its_outcome_told() {
         assert_eq!((answer.status, answer.body.as_str()), (status, body));
     }
 }
+
+#[tokio::test]
+async fn a_browser_gets_a_page_and_everybody_else_a_list() {
+    let admin = Admin::start(&["one", "two"]).await;
+    admin.set(failing_over("two"));
+    let page = admin.send("GET", "/", "Accept: text/html,application/xhtml+xml\r\n", "").await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    assert!(page.header("content-security-policy").is_some_and(|policy| policy.contains("default-src 'none'")));
+    for words in ["NO MASTER YET", "WRITES HELD", "a Sentinel has begun a failover", "connect refused"] {
+        assert!(page.body.contains(words), "{words}: {}", page.body);
+    }
+    for headers in ["", "Accept: */*\r\n", "Accept: application/json\r\n"] {
+        let list = admin.send("GET", "/", headers, "").await;
+        assert_eq!(list.header("content-type"), Some("text/plain; charset=utf-8"));
+        assert!(list.body.contains("/metrics"), "{}", list.body);
+    }
+}

@@ -5,12 +5,14 @@
 //! answered however busy or stuck they are.
 
 mod health;
+mod page;
 mod reload;
 mod routes;
 mod scrape;
 mod server;
 mod status;
 mod switchover;
+pub mod words;
 
 pub use reload::{ReloadOrder, Reloaded};
 pub use server::{Limits, serve, serve_with};

@@ -5,14 +5,20 @@ use std::net::SocketAddr;
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN};
+use hyper::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN,
+};
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::switchover::{self, Lines};
-use super::{AdminState, health, reload, scrape, status};
+use super::{AdminState, health, page, reload, scrape, status};
+use crate::topology::status::WallTime;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
 const JSON: &str = "application/json";
+const HTML: &str = "text/html; charset=utf-8";
+
+const ROOT: &str = "/";
 
 /// Status, content type and body of an answer.
 pub(super) struct Answer(pub(super) StatusCode, pub(super) &'static str, pub(super) String);
@@ -27,7 +33,11 @@ struct Route {
 }
 
 const ROUTES: [Route; 5] = [
-    Route { path: "/", about: "this list", answer: |_| Answer(StatusCode::OK, TEXT, index()) },
+    Route {
+        path: ROOT,
+        about: "this list; for a browser, a page that shows all",
+        answer: |_| Answer(StatusCode::OK, TEXT, index()),
+    },
     Route {
         path: "/metrics",
         about: "metrics for Prometheus",
@@ -77,7 +87,19 @@ pub(super) async fn respond(state: &AdminState, peer: SocketAddr, request: Reque
     if method != Method::GET && method != Method::HEAD {
         return not_allowed(&path, "GET, HEAD");
     }
+    if path == ROOT && wants_html(&request) {
+        let page = page::page(&status::document(state), WallTime::now());
+        let mut page = response(Answer(StatusCode::OK, HTML, page));
+        page.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
+        return page;
+    }
     response((route.answer)(state))
+}
+
+/// Whether it is a browser that asks: others take whatever comes.
+fn wants_html(request: &Request<Incoming>) -> bool {
+    let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
+    accept.is_some_and(|accept| accept.contains("text/html"))
 }
 
 /// Refuses what changes something to whoever may not order it. There are no credentials here yet, so it is taken from

@@ -67,8 +67,8 @@ pub fn record_counts(stats: &ByWorker) -> RecordCounts {
     }
 }
 
-/// The document, ending in a newline.
-pub(super) fn json(state: &AdminState) -> Result<String, serde_json::Error> {
+/// The document.
+pub(super) fn document(state: &AdminState) -> Status {
     let uptime: Duration = Moment::now().since(state.started);
     let services = state.services().into_iter().map(|Watched { stats, status, .. }| Service {
         clients: stats.sum(|s| &s.clients),
@@ -81,14 +81,18 @@ pub(super) fn json(state: &AdminState) -> Result<String, serde_json::Error> {
         },
         status: status.borrow().as_ref().clone(),
     });
-    let status = Status {
+    Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: uptime.as_secs_f64(),
         workers: state.workers(),
         draining: state.is_draining(),
         services: services.collect(),
-    };
-    let mut text = serde_json::to_string_pretty(&status)?;
+    }
+}
+
+/// The document as text, ending in a newline.
+pub(super) fn json(state: &AdminState) -> Result<String, serde_json::Error> {
+    let mut text = serde_json::to_string_pretty(&document(state))?;
     text.push('\n');
     Ok(text)
 }

@@ -1,11 +1,10 @@
 //! The page that `pointsman status` shows.
 
-use std::net::SocketAddr;
-
 use super::table::{Cell, Look, Table, Tone};
+use crate::admin::words::{Mood, agrees, count, duration, flow, master, node, said, second, verdict};
 use crate::admin::{Service, Status};
 use crate::topology::record::FailoverRecord;
-use crate::topology::status::{FlowStatus, FlowWord, Phase, ReplicaStatus, SentinelStatus, ServiceStatus, WallTime};
+use crate::topology::status::{Phase, ReplicaStatus, ServiceStatus, WallTime};
 
 /// How much of the failovers is shown.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -51,7 +50,12 @@ pub(super) fn page(status: &Status, address: &str, detail: Detail, now: WallTime
 /// One service.
 fn state(service: &Service, now: WallTime, look: Look) -> Vec<String> {
     let status = &service.status;
-    let (word, tone) = verdict(status);
+    let (word, mood) = verdict(status);
+    let tone = match mood {
+        Mood::Good => Tone::Good,
+        Mood::Warn => Tone::Warn,
+        Mood::Bad => Tone::Bad,
+    };
     let (since, ago) = (second(status.since), duration(now.0.saturating_sub(status.since.0)));
     let name = look.paint(&status.service, Tone::Title);
     let mut lines = vec![format!("{name}: {} since {since} UTC, {ago} ago", look.paint(word, tone))];
@@ -60,7 +64,8 @@ fn state(service: &Service, now: WallTime, look: Look) -> Vec<String> {
     if !status.why.is_empty() {
         facts.row(["why".into(), Cell::from(&status.why).toned(tone)]);
     }
-    facts.row(["master".into(), master(status)]);
+    let none = || Cell::from("none was confirmed since the start").toned(Tone::Bad);
+    facts.row(["master".into(), master(status).map_or_else(none, Cell::from)]);
     if let Some(why) = status.unsettled.as_ref().filter(|_| status.phase == Phase::Stable) {
         facts.row(["not settled".into(), Cell::from(why).toned(Tone::Warn)]);
     }
@@ -93,44 +98,6 @@ fn state(service: &Service, now: WallTime, look: Look) -> Vec<String> {
     lines
 }
 
-/// The state in a word or two.
-fn verdict(status: &ServiceStatus) -> (&'static str, Tone) {
-    match (status.reads.flow, status.writes.flow) {
-        (FlowWord::Flowing, FlowWord::Flowing) => ("flowing", Tone::Good),
-        (FlowWord::Flowing, FlowWord::Held) => ("WRITES HELD", Tone::Warn),
-        (FlowWord::Flowing, FlowWord::Refused) => ("WRITES REFUSED", Tone::Bad),
-        (_, FlowWord::Refused) => ("REFUSED", Tone::Bad),
-        _ if status.phase == Phase::Starting => ("NO MASTER YET", Tone::Bad),
-        _ => ("HELD", Tone::Bad),
-    }
-}
-
-fn master(status: &ServiceStatus) -> Cell {
-    let Some(master) = status.master else { return Cell::from("none was confirmed since the start").toned(Tone::Bad) };
-    let mut text = format!("{master}, generation {}", status.generation);
-    if let Some(epoch) = status.config_epoch {
-        text += &format!(", config epoch {epoch}");
-    }
-    if let Some(offset) = status.offset {
-        text += &format!(", offset {offset}");
-    }
-    text += match (status.provisional, status.settled) {
-        (true, _) => "; Sentinels have yet to confirm it",
-        (false, true) => ", settled",
-        (false, false) => "",
-    };
-    text.into()
-}
-
-fn flow(what: &str, traffic: FlowStatus) -> String {
-    match (traffic.flow, traffic.node) {
-        (FlowWord::Flowing, Some(node)) => format!("{what} flow to {node}"),
-        (FlowWord::Flowing, None) => format!("{what} flow"),
-        (FlowWord::Held, _) => format!("{what} wait"),
-        (FlowWord::Refused, _) => format!("{what} are refused"),
-    }
-}
-
 fn replicas(replicas: &[ReplicaStatus]) -> Table {
     let mut table = Table::titled(["REPLICA", "OFFSET", "BEHIND", "SAYS"]);
     for replica in replicas {
@@ -150,27 +117,14 @@ fn replicas(replicas: &[ReplicaStatus]) -> Table {
 fn sentinels(status: &ServiceStatus) -> Table {
     let mut table = Table::titled(["SENTINEL", "HEARD", "SAYS"]);
     for sentinel in &status.sentinels {
-        let learned = if sentinel.learned { " (learned)" } else { "" };
-        let differs = sentinel.master.is_some() && sentinel.master != status.master;
-        let tone = if !sentinel.up || differs || sentinel.master_down { Tone::Warn } else { Tone::Plain };
+        let tone = if agrees(sentinel, status) { Tone::Plain } else { Tone::Warn };
         table.row([
             sentinel.endpoint.to_string().into(),
             Cell::from(if sentinel.up { "yes" } else { "NO" }).toned(if sentinel.up { Tone::Plain } else { Tone::Bad }),
-            Cell::from(said(sentinel) + learned).toned(tone),
+            Cell::from(said(sentinel)).toned(tone),
         ]);
     }
     table
-}
-
-fn said(sentinel: &SentinelStatus) -> String {
-    let mut parts = Vec::new();
-    parts.extend(sentinel.master.map(|master| format!("master {master}")));
-    parts.extend(sentinel.epoch.map(|epoch| format!("config epoch {epoch}")));
-    parts.extend(sentinel.master_down.then(|| "cannot reach it".to_owned()));
-    parts.extend(sentinel.failing_over.then(|| "is failing over".to_owned()));
-    parts.extend(sentinel.tilt.then(|| "is in TILT".to_owned()));
-    parts.extend(sentinel.error.clone());
-    if parts.is_empty() { "nothing yet".to_owned() } else { parts.join(", ") }
 }
 
 /// One line for each, the last first.
@@ -239,33 +193,6 @@ fn story(service: &str, record: &FailoverRecord, look: Look) -> Vec<String> {
         lines.push(format!("  ({} events in the middle were not kept)", record.events_dropped));
     }
     lines
-}
-
-fn node(node: Option<SocketAddr>) -> String {
-    node.map_or_else(|| "nobody".to_owned(), |node| node.to_string())
-}
-
-/// `2026-11-21 03:00:28`.
-fn second(time: WallTime) -> String {
-    let text = time.to_string();
-    text[..text.len().min(19)].replace('T', " ")
-}
-
-fn count(n: u64, what: &str) -> String {
-    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
-}
-
-/// In the two largest units.
-fn duration(ms: u64) -> String {
-    let s = ms / 1000;
-    let (m, h, d) = (s / 60, s / 3600, s / 86_400);
-    match s {
-        0 => format!("{ms} ms"),
-        1..60 => format!("{s} s"),
-        60..3600 => format!("{m} min {} s", s % 60),
-        3600..86_400 => format!("{h} h {} min", m % 60),
-        _ => format!("{d} d {} h", h % 24),
-    }
 }
 
 #[cfg(test)]
@@ -410,15 +337,5 @@ failover 1 of orders (planned)
         let look = Look { colour: true, ..PLAIN };
         let page = show(&document(), Detail::Summary, look).expect("a page");
         assert!(page.contains("\x1b[32mflowing\x1b[0m since"), "{page}");
-    }
-
-    #[test]
-    fn durations_have_two_units() {
-        for (ms, text) in
-            [(0, "0 ms"), (999, "999 ms"), (59_999, "59 s"), (3_599_000, "59 min 59 s"), (90_000_000, "1 d 1 h")]
-        {
-            assert_eq!(duration(ms), text);
-        }
-        assert_eq!(duration(7_260_000), "2 h 1 min");
     }
 }
