@@ -25,9 +25,15 @@ pub enum Leave {
 /// served, or has just come, may be sending; one that has just got its reply cannot have thought of anything yet.
 const SILENCE: Duration = Duration::from_millis(100);
 
+/// Whether a client that came then, and was last served then, is not about to send something, as far as can be told.
+fn is_between(leaving: Moment, came: Moment, served: Moment, now: Moment) -> bool {
+    let has_reply = served > came && served >= leaving;
+    has_reply || now.since(served.max(came)) >= SILENCE
+}
+
 /// How long a client that has been told of the end may take to end its side. A command that crosses the end is taken and
 /// dropped meanwhile: left in the socket it would make a reset of it, which many clients take for a worse thing.
-const LINGER: Duration = Duration::from_millis(250);
+const LINGER: Duration = Duration::from_secs(1);
 
 impl Session {
     /// Whether this is the moment to leave. Nothing is owed.
@@ -44,8 +50,7 @@ impl Session {
             return false;
         }
         let client = &self.presence.client;
-        let (_, active) = client.last();
-        (active > client.since && active >= since) || Moment::now().since(active.max(client.since)) >= SILENCE
+        is_between(since, client.since, client.last().1, Moment::now())
     }
 
     /// Ends our direction, and waits for the client to end its own.
@@ -57,5 +62,24 @@ impl Session {
             }
         };
         let _ = timeout(LINGER, unheard).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_leaves_behind_a_reply_or_in_a_silence() {
+        let at = |[leaving, came, served, now]: [u64; 4]| {
+            is_between(Moment(leaving), Moment(came), Moment(served), Moment(now))
+        };
+        assert!(at([1000, 0, 1000, 1001]), "it was served since it is to leave");
+        assert!(!at([1000, 0, 950, 1001]), "it was served just before, and may be sending");
+        assert!(at([1000, 0, 950, 1050]), "it has been silent since");
+        assert!(!at([1000, 990, 990, 1001]), "it has just come");
+        assert!(!at([1000, 1010, 1010, 1020]), "it came when the port was about to be closed, and was not served yet");
+        assert!(at([1000, 1010, 1015, 1020]), "it was");
+        assert!(at([1000, 1010, 1010, 1110]), "it wants nothing");
     }
 }

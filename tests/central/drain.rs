@@ -145,6 +145,25 @@ async fn a_client_that_is_slow_to_read_gets_all_of_its_reply() {
     front.until_ended().await;
 }
 
+/// A command that crosses the end of the connection gets no reply, and no reset either.
+#[tokio::test]
+async fn what_crosses_the_end_is_taken_and_not_run() {
+    let mut front = Front::configured("").await;
+    let mut client = Raw::connect(front.proxy).await;
+    client.ask(&["PING"]).await;
+    front.terminate();
+    assert_eq!(client.stream.read(&mut [0; 16]).await.unwrap(), 0);
+    for _ in 0..3 {
+        // Behind a reset the second would fail.
+        client.stream.write_all(&command(&["SET", "k", "v"])).await.unwrap();
+        sleep(Duration::from_millis(50)).await;
+    }
+    drop(client);
+    front.until_ended().await;
+    let ran = front.cluster.ask(Member::Node(0), &["EXISTS", "k"]).await.unwrap();
+    assert_eq!(pointsman::demo::wire::text(&ran), "0");
+}
+
 #[tokio::test]
 async fn those_who_are_connected_go_on_for_the_grace() {
     let mut front = Front::with_head("drain_grace = \"700ms\"\n", "", "").await;
