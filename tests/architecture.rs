@@ -38,7 +38,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "app",
         &[
             "addr", "admin", "backend", "clients", "clock", "config", "listener", "metrics", "net", "sentinel",
-            "shutdown", "systemd", "tls", "topology", "worker",
+            "shutdown", "systemd", "topology", "worker",
         ],
     ),
     ("demo", &["config"]),
