@@ -155,18 +155,32 @@ impl Rig {
 
     /// `kill -9` of the master, held to its promise and to the goals.
     async fn killed(&mut self) {
+        self.loses_its_master("kill -9").await;
+    }
+
+    /// The same of a master that is stopped, and goes on when another has taken its place.
+    async fn hung(&mut self) {
+        self.loses_its_master("SIGSTOP").await;
+    }
+
+    async fn loses_its_master(&mut self, by: &str) {
         self.observer.noise();
         let old = self.cluster.master().await.unwrap();
+        let (hangs, member) = (by == "SIGSTOP", Member::Node(old));
         let start = Instant::now();
-        self.cluster.kill(Member::Node(old)).unwrap();
+        if hangs { self.cluster.pause(member) } else { self.cluster.kill(member) }.unwrap();
         self.cluster.wait_master_other_than(old, SETTLE_LIMIT).await.unwrap();
+        if hangs {
+            self.run_for(ENOUGH).await;
+            self.cluster.resume(member).unwrap();
+        }
         self.cluster.wait_settled(SETTLE_LIMIT).await.unwrap();
         self.run_for(ENOUGH).await;
-        let tally = self.close("kill -9", KILLED).await;
+        let tally = self.close(by, KILLED).await;
         let noise = self.observer.noise();
         let awaited = self.awaited(start, old);
         eprintln!(
-            "kill -9, {:?}: awaited after {:?}; longest stall of writes {}, of reads {}; {} dropped, 0 lost; the machine added up to {noise:?}",
+            "{by}, {:?}: awaited after {:?}; longest stall of writes {}, of reads {}; {} dropped, 0 lost; the machine added up to {noise:?}",
             self.commit,
             awaited - start,
             told(tally.write_stall, start),
@@ -208,6 +222,14 @@ async fn kill_confirmed_costs_only_writes_in_flight() {
 #[tokio::test]
 async fn kill_eager_costs_only_writes_in_flight() {
     Rig::start(Commit::Eager).await.killed().await;
+}
+
+#[tokio::test]
+#[ignore = "half a minute; `make test-all` runs it"]
+async fn a_hang_costs_only_writes_in_flight() {
+    for commit in [Commit::Confirmed, Commit::Eager] {
+        Rig::start(commit).await.hung().await;
+    }
 }
 
 #[tokio::test]

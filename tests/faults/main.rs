@@ -23,7 +23,7 @@
 //! | 11 | leader crashes after the promotion, planned | `leaders` |
 //! | 12 | the same with a dead master | `leaders` |
 //! | 13, 14 | stale Sentinel, forgetful Sentinel | `sentinels` |
-//! | 15 | no Sentinel in hearing, nothing else wrong; they fail over meanwhile | `partitions`; started without any: `start.rs` |
+//! | 15 | no Sentinel in hearing, nothing else wrong; they fail over meanwhile | `partitions`; for an hour: `topology/failover/tests/outages.rs`; started without any: `start.rs` |
 //! | 16 | all Sentinels and the master gone, and back | `sentinels` |
 //! | 17 | links to Sentinels swallow packets | `partitions` |
 //! | 18 | `SENTINEL RESET`, also in a failover | `sentinels` |
@@ -45,6 +45,11 @@
 //! | K | 5,000 clients at the switch | `crowd` |
 //! | L | leader hangs at any moment | `leaders` |
 //! | I | IPv6 | `ipv6` |
+//! | A | servers that are announced by other addresses; orders from another host | `addresses` |
+//! | N | servers known by names, which come and whose addresses move | `names` |
+//! | F | `fence_without_quorum`, `fence_old_master` | `fence` |
+//! | R | what the record says of a loss | `loss` |
+//! | H | the same with HAProxy instead, for comparison | `compare`: `make failover-compare` |
 
 #![allow(clippy::unwrap_used, reason = "what a test needs and does not get fails the test")]
 

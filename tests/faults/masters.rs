@@ -12,7 +12,7 @@ use crate::rig::{PATIENCE, Rig};
 use crate::support::{Front, Raw, command};
 
 /// From the second Sentinel that names the new master to traffic there. How long they take until then, some 2.5 to 3 s, is
-/// their affair; the goal of 50 ms is held in the failover tests, which run alone.
+/// their affair; the goal of 50 ms is held in `failover.rs`, whose tests run alone.
 const FOLLOWED_WITHIN: Duration = Duration::from_millis(250);
 
 /// How long pointsman took to follow the Sentinels, who began to name a new master after `fault`.

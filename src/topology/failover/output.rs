@@ -99,9 +99,9 @@ impl Failover {
         let Some(since) = round.answering_since else { return false };
         self.known.followers(self.generation).all(|(_, node)| match node.answer(since) {
             Some(RoleAnswer::Replica { of, connected, .. }) => *connected && *of == master,
-            // Out of reach: whoever promotes it cannot be asked either.
-            Some(RoleAnswer::Refused | RoleAnswer::Silent { .. }) => true,
-            Some(RoleAnswer::Master { .. } | RoleAnswer::Error(_)) | None => false,
+            // Out of reach: nothing can be expected of it, here as where the hold ends (`fault`).
+            Some(RoleAnswer::Refused | RoleAnswer::Silent { .. } | RoleAnswer::Error(_)) => true,
+            Some(RoleAnswer::Master { .. }) | None => false,
         })
     }
 

@@ -311,7 +311,9 @@ fn a_master_that_answers_again_is_read_from_once_its_replicas_say_that_they_foll
     assert_eq!(woken(&[cut_off(A, 100)]), (Some(node(A)), Flow::Held));
     assert_eq!(woken(&[master(100)]), (Some(node(B)), Flow::Flowing), "it was promoted");
     assert_eq!(woken(&[replica(A, 100)]), (Some(node(A)), Flow::Flowing));
-    assert_eq!(woken(&[RoleAnswer::Refused]), (Some(node(A)), Flow::Flowing), "nobody can ask it");
+    for away in [RoleAnswer::Refused, RoleAnswer::Error("LOADING".into())] {
+        assert_eq!(woken(&[away]), (Some(node(A)), Flow::Flowing), "nothing can be expected of it");
+    }
 }
 
 /// An eager commit that the workers have not prepared yet.
