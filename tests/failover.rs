@@ -106,13 +106,18 @@ impl Rig {
         format!("{}\n{}", self.proxy.log_tail(), self.observer.story(since))
     }
 
+    /// When another node was seen to be master.
+    fn promoted(&self, start: Instant, old: usize) -> Instant {
+        let seen =
+            self.observer.first(start, |s| matches!(s, Sight::Role(i, Some(role)) if *i != old && role == "master"));
+        seen.unwrap_or_else(|| panic!("the cluster is settled, so this was seen\n{}", self.evidence(start)))
+    }
+
     /// When what the commit waits for was there.
     fn awaited(&self, start: Instant, old: usize) -> Instant {
         let seen = match self.commit {
             Commit::Confirmed => self.observer.named_new_master(start).get(1).copied(),
-            Commit::Eager => {
-                self.observer.first(start, |s| matches!(s, Sight::Role(i, Some(role)) if *i != old && role == "master"))
-            }
+            Commit::Eager => return self.promoted(start, old),
         };
         seen.unwrap_or_else(|| panic!("the cluster is settled, so this was seen\n{}", self.evidence(start)))
     }
@@ -187,7 +192,9 @@ impl Rig {
             told(tally.read_stall, start),
             tally.dropped(),
         );
-        for (what, stall) in [("writes", tally.write_stall), ("reads", tally.read_stall)] {
+        // Reads that were under way too: those into a master that is dead end with it, and the others are sent again.
+        let readable = if hangs { self.promoted(start, old) } else { awaited };
+        for (what, stall, awaited) in [("writes", tally.write_stall, awaited), ("reads", tally.read_stall, readable)] {
             let resumed = stall.end.expect("commands were answered");
             assert!(
                 resumed <= awaited + RESUMED_WITHIN + 2 * noise,

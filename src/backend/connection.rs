@@ -291,7 +291,10 @@ impl Connection {
         let abandoned = self.inflight.borrow_mut().abandon();
         for (i, (entry, fates)) in abandoned.into_iter().enumerate() {
             // The command whose turn it was may be what the backend fails at, and every other one after it.
-            let in_turn = i == 0 && why != Lost::Dropped && matches!(fates.first(), Some((_, Fate::Written(_))));
+            let in_turn = i == 0
+                && why != Lost::Dropped
+                && entry.audience != Audience::Forgotten
+                && matches!(fates.first(), Some((_, Fate::Written(_))));
             if in_turn && entry.to.suspect() {
                 entry.to.close(CloseReason::UnknownOutcome);
             }
@@ -311,6 +314,9 @@ impl Connection {
 
     fn resolve(&self, entry: &Entry<Rc<Downstream>>, fates: Vec<(Bytes, Fate)>) {
         let to = &entry.to;
+        if entry.audience == Audience::Forgotten {
+            return;
+        }
         if entry.audience == Audience::Ours {
             to.swallow(fates.len() as u32, true);
             return;
@@ -391,6 +397,19 @@ impl Connection {
                 Audience::Ours => t.to.swallow(t.commands, true),
                 audience => t.to.take_back(t.bytes, t.commands, audience == Audience::Nobody),
             }
+        }
+    }
+
+    /// Reads flow elsewhere now, while it is not known what became of the writes here: the reads are sent again there,
+    /// as far as their sessions have nothing else here, and keep their order.
+    pub fn forget_reads(&self) {
+        if self.used == Use::Pinned {
+            return;
+        }
+        let may_go = |e: &Entry<Rc<Downstream>>| !e.to.is_gone() && !e.to.is_mid_reply() && !e.to.is_salvaging();
+        let taken = self.inflight.borrow_mut().forget_reads(may_go);
+        for t in taken {
+            t.to.take_back(t.bytes, t.commands, false);
         }
     }
 

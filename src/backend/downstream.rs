@@ -284,14 +284,14 @@ impl Downstream {
     }
 
     /// Drops what was parked: its commands are sent again, or, where one of them must not be, the client is closed.
-    /// Unless `writes`, such a client is left alone.
+    /// Unless `writes`, only what has nothing but reads is dropped.
     pub(super) fn give_up_parked(&self, writes: bool) -> GivenUp {
         let parked = self.parked.borrow();
+        if !writes && parked.iter().any(|p| !p.reads) {
+            return GivenUp::NotYet;
+        }
         if parked.iter().any(|p| p.again.is_none()) {
             drop(parked);
-            if !writes {
-                return GivenUp::NotYet;
-            }
             self.close(CloseReason::UnknownOutcome);
             return GivenUp::Unknown;
         }

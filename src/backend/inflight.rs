@@ -41,6 +41,8 @@ pub enum Audience {
     /// pointsman: a command of its own that brings the connection into the session's state. It is never sent again by
     /// itself; where it did not run, the session begins afresh on another connection.
     Ours,
+    /// Nobody any more: the commands were sent again elsewhere.
+    Forgotten,
 }
 
 /// Puts a reply into other words: what the server says of the connection is to be true of the client.
@@ -246,6 +248,32 @@ impl<T> InFlight<T> {
 }
 
 impl<T: PartialEq + Clone> InFlight<T> {
+    /// Takes back what was written and not answered of the sessions that have nothing but reads here, all of them such that
+    /// `may_go`: they are sent again elsewhere, and what still answers them is for nobody.
+    pub(super) fn forget_reads(&mut self, may_go: impl Fn(&Entry<T>) -> bool) -> Vec<Taken<T>> {
+        let is_read =
+            |e: &Entry<T>| e.effect == Effect::Read && e.audience == Audience::Client && !e.partial && may_go(e);
+        let stays: Vec<T> = (self.entries.iter().enumerate())
+            .filter(|(i, e)| e.audience != Audience::Forgotten && !(*i < self.written && is_read(e)))
+            .map(|(_, e)| e.to.clone())
+            .collect();
+        let mut taken = Vec::new();
+        for entry in self.entries.iter_mut().take(self.written) {
+            if entry.audience == Audience::Forgotten || stays.contains(&entry.to) {
+                continue;
+            }
+            let unanswered: usize = entry.next_commands(u32::MAX).iter().map(|(c, _)| c.len()).sum();
+            taken.push(Taken {
+                to: entry.to.clone(),
+                bytes: entry.bytes.slice(entry.bytes.len() - unanswered..),
+                commands: entry.commands - entry.answered,
+                audience: entry.audience,
+            });
+            (entry.audience, entry.retry, entry.heed) = (Audience::Forgotten, false, Heed::Nothing);
+        }
+        taken
+    }
+
     /// Takes back, for every session, what was not handed to the kernel from the first entry that `permitted` denies:
     /// the session's later entries come along, since its commands run in order.
     ///
@@ -397,6 +425,25 @@ mod tests {
             [(1, Fate::Written(Effect::Write)), (1, Fate::NeverWritten), (2, Fate::NeverWritten)]
         );
         assert!(q.is_empty());
+    }
+
+    #[test]
+    fn reads_are_forgotten_where_their_session_has_nothing_else() {
+        let mut q = InFlight::default();
+        q.push(entry(1, &[GET, GET, GET]));
+        q.push(entry(2, &[GET]));
+        q.push(entry(3, &[GET]));
+        q.push(entry(2, &[INCR]));
+        q.push(entry(4, &[GET]));
+        q.push(entry(5, &[GET]));
+        q.wrote(5 * GET.len() + INCR.len() + GET.len());
+        q.front().unwrap().answered = 1;
+        let taken = q.forget_reads(|e| e.to != 3);
+        let told: Vec<_> = taken.iter().map(|t| (t.to, t.commands, t.bytes.len())).collect();
+        assert_eq!(told, [(1, 2, 2 * GET.len()), (4, 1, GET.len())], "2 writes, 3 may not go, 5 is not written");
+        assert!(q.forget_reads(|e| e.to != 3).is_empty(), "once");
+        assert_eq!(q.entries.len(), 6, "what is owed stays owed");
+        assert_eq!(q.entries.iter().filter(|e| e.audience == Audience::Forgotten).count(), 2);
     }
 
     #[test]

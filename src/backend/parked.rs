@@ -24,7 +24,7 @@ pub(super) struct Parked {
     /// How many.
     pub(super) replies: u32,
     /// All are to reads.
-    reads: bool,
+    pub(super) reads: bool,
     /// The commands, if they can be sent again: reads, and pops that may be issued again (`reissue_pops`).
     pub(super) again: Option<Vec<Bytes>>,
 }
@@ -117,7 +117,8 @@ impl Context {
     }
 
     /// The replies will not be delivered: the master has changed and they were not seen to have reached the new one, or
-    /// nobody could tell for too long. Reads are sent again; of writes nobody can say what became. `writes`: those too.
+    /// nobody could tell for too long, or reads flow elsewhere. Reads are sent again; of writes nobody can say what became.
+    /// `writes`: those too.
     pub fn give_up_parked(&self, writes: bool) {
         let mut sessions = self.parked.take();
         sessions.retain(|d| match d.give_up_parked(writes) {

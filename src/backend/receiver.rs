@@ -173,6 +173,7 @@ impl Receiver {
         let entry = inflight.front().ok_or(Malformed)?;
         let to = Rc::clone(&entry.to);
         let (silent, effect) = (entry.audience != Audience::Client, entry.effect);
+        let forgotten = entry.audience == Audience::Forgotten;
         match &entry.heed {
             Heed::Scripts if streamed || replies.first() != Some(&b'-') => conn.context.note_scripts(entry, n),
             Heed::Cursor(what) if !streamed => note_cursor(conn, &to, *what, &replies),
@@ -192,7 +193,7 @@ impl Receiver {
         drop(inflight);
         // Somebody else has been served: whoever is slow next has all its time.
         self.stalling.take_if(|(who, _)| !Rc::ptr_eq(who, &to));
-        if to.is_gone() {
+        if to.is_gone() || forgotten {
             return Ok(());
         }
         self.touch(&to);
@@ -275,6 +276,7 @@ impl Receiver {
         conn.stalled.set(false);
         let to = Rc::clone(&entry.to);
         if frame[0] == b'-' && entry.audience != Audience::Client {
+            let forgotten = entry.audience == Audience::Forgotten;
             entry.answered += 1;
             if let Heed::Translate(into) = &entry.heed {
                 into.translate(frame);
@@ -282,7 +284,9 @@ impl Receiver {
             if entry.answered >= entry.commands {
                 inflight.pop().ok_or(Malformed)?;
             }
-            to.swallow(1, true);
+            if !forgotten {
+                to.swallow(1, true);
+            }
             return Ok(());
         }
         let can_run = |r: &Refusal, entry: &Entry<_>| {

@@ -254,6 +254,8 @@ impl Pool {
         } else if topology.writes.flow == Flow::Flowing {
             context.unpark_all();
         }
+        // The master does not answer, and who is promoted does (rule 4).
+        let reads_elsewhere = topology.reads.flow == Flow::Flowing && topology.reads.node != topology.writes.node;
         let all: Vec<Rc<Connection>> = self.all.borrow().clone();
         for conn in all {
             if self.serves(conn.node) {
@@ -261,9 +263,15 @@ impl Pool {
             } else {
                 conn.sever();
             }
+            if reads_elsewhere && topology.reads.node != Some(conn.node) {
+                conn.forget_reads();
+            }
         }
+        // Behind those: what was answered stands before what was not.
         if topology.generation != before.generation {
             context.give_up_parked(true);
+        } else if reads_elsewhere {
+            context.give_up_parked(false);
         }
         self.judges.keep_where(|node| self.serves(node));
         if before.writes.flow == Flow::Flowing && topology.writes.flow != Flow::Flowing {
