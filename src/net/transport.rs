@@ -209,6 +209,9 @@ impl WriteHalf {
 
     /// Ends our direction: behind what was written the peer sees the end.
     pub fn finish(&self) {
+        if let Self::Tls(s) = self {
+            s.say_goodbye();
+        }
         let _ = rustix::net::shutdown(self.fd(), rustix::net::Shutdown::Write);
     }
 

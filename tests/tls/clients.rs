@@ -3,15 +3,20 @@
 use std::io::{Read, Write};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use pointsman::demo::cluster::{Cluster, Member, Settings, free_port};
 use pointsman::demo::process::{Process, TempDir};
 use pointsman::demo::proxy::fetch;
 use rustix::process::Signal;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
+use tokio_rustls::TlsConnector;
 
 use crate::certificates::{Authority, Pair};
 
@@ -195,4 +200,22 @@ async fn certificates_of_clients_are_demanded_and_renewed_ones_are_taken_at_a_re
     assert_eq!(&answer, b"PONG\n", "it has noticed nothing");
     drop(says);
     staying.wait().unwrap();
+}
+
+/// An end that nobody has announced is an error in TLS, since an attacker could have made it.
+#[tokio::test]
+async fn a_client_that_leaves_in_a_drain_is_told_of_the_end() {
+    let front = Front::start(|_| String::new()).await;
+    let mut roots = RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(&front.authority.file).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = config.with_root_certificates(roots).with_no_client_auth();
+    let tcp = TcpStream::connect(("127.0.0.1", front.port)).await.unwrap();
+    let name = "localhost".try_into().unwrap();
+    let mut client = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+    client.write_all(b"PING\r\n").await.unwrap();
+    client.read_exact(&mut [0; 7]).await.unwrap();
+    front.process.signal(Signal::TERM).unwrap();
+    assert_eq!(client.read(&mut [0; 16]).await.expect("an end that was announced"), 0);
 }
