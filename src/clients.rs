@@ -27,7 +27,7 @@ pub struct Client {
     pub since: Moment,
     worker: usize,
     /// What it calls itself and whom it is authenticated as.
-    named: Mutex<(Vec<u8>, String)>,
+    named: Mutex<(Vec<u8>, Vec<u8>)>,
     /// Its library and that one's version, as it says.
     library: Mutex<(Vec<u8>, Vec<u8>)>,
     own: Mutex<Own>,
@@ -103,7 +103,7 @@ impl Client {
     }
 
     /// Name and user.
-    pub fn named(&self) -> (Vec<u8>, String) {
+    pub fn named(&self) -> (Vec<u8>, Vec<u8>) {
         lock(&self.named).clone()
     }
 
@@ -122,7 +122,7 @@ impl Client {
     }
 
     /// Name, user, and whether it is subscribed to something have changed, or may have.
-    pub fn describe(&self, name: &[u8], user: &str, subscribed: bool) {
+    pub fn describe(&self, name: &[u8], user: &[u8], subscribed: bool) {
         *lock(&self.named) = (name.to_owned(), user.to_owned());
         self.subscribed.store(subscribed, Ordering::Relaxed);
     }

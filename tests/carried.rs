@@ -151,6 +151,11 @@ async fn carried(kill: bool) {
     local.send(&command(&["AUTH", "local", "localpw"])).await;
     local.until(b"+OK\r\n").await;
     assert_eq!(local.ask(&["GET", "k"]).await, "$-1\r\n");
+    let mut monitoring = rig.client().await;
+    monitoring.send(&command(&["MONITOR"])).await;
+    monitoring.until(b"+OK\r\n").await;
+    assert_eq!(pooled.ask(&["ECHO", "seen by who looks on"]).await, "$20\r\nseen by who looks on\r\n");
+    monitoring.until(b"\"seen by who looks on\"\r\n").await;
     rig.wait_blocked(3).await;
 
     if kill {
@@ -164,6 +169,8 @@ async fn carried(kill: bool) {
     assert_ne!(new, old);
 
     let log = rig.proxy.log_tail();
+    // What it would miss nobody could tell it.
+    monitoring.rest().await;
     let mut other = rig.client().await;
     assert_eq!(third.ask(&["GET", "k"]).await, "$4\r\nfive\r\n", "{log}");
     assert_eq!(third.ask(&["CLIENT", "GETNAME"]).await, "$5\r\nthird\r\n");

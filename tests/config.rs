@@ -53,7 +53,7 @@ fn several_services_with_all_they_can_say() {
     let access = FileAccess { mode: Some(0o660), owner: Some(0), group: Some(12) };
     assert_eq!((cache.listen[1].access, cache.listen[1].backlog, cache.listen[0].backlog), (access, 5, 4096));
     let backend = cache.backend.as_ref().unwrap();
-    assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some("app"), &b"s3cret"[..]));
+    assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some(&b"app"[..]), &b"s3cret"[..]));
     let Source::Sentinels { endpoints, credentials: Some(sentinel) } = &cache.source else { panic!("{cache:?}") };
     assert_eq!(endpoints.iter().map(ToString::to_string).collect::<Vec<_>>(), ["s1:26379", "[::1]:26379"]);
     assert_eq!((sentinel.user.as_deref(), sentinel.password.expose()), (None, &b"other"[..]));
@@ -275,7 +275,7 @@ fn the_environment_goes_before_the_file_and_says_so() {
     let path = dir.file("p.toml", format!("{SERVICE}backend_user = \"file\"\nbackend_password = \"from the file\"\n"));
     let Resolved { config, warnings, .. } = resolve(&path, &environment).unwrap();
     let backend = config.services[0].backend.as_ref().unwrap();
-    assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some("env"), &b"from the environment"[..]));
+    assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some(&b"env"[..]), &b"from the environment"[..]));
     let [Problem { message, .. }] = &warnings[..] else { panic!("{warnings:?}") };
     assert_eq!(message, "not used: POINTSMAN_BACKEND_PASSWORD is set, and the environment goes first");
 }

@@ -201,19 +201,21 @@ async fn users_that_take_turns_on_one_connection_are_told_apart() {
 }
 
 #[tokio::test]
-async fn a_password_is_any_bytes() {
+async fn a_user_and_a_password_are_any_bytes() {
     let front = with_users(&["--workers", "1"]).await;
     let password = b"\xff\xfe\x80 pw";
     let words = |words: &[&[u8]]| pointsman::resp::encode_command(words).to_vec();
     let mut client = Raw::connect(front.proxy).await;
     let rule = [b">", &password[..]].concat();
-    client.send(&words(&[b"ACL", b"SETUSER", b"bin", b"on", &rule, b"~*", b"+@all"])).await;
+    let user = b"bin\xff";
+    client.send(&words(&[b"ACL", b"SETUSER", user, b"on", &rule, b"~*", b"+@all"])).await;
     assert_eq!(client.line().await.unwrap(), "+OK\r\n");
-    client.send(&words(&[b"AUTH", b"bin", b"\xff\xfe\x81 pw"])).await;
+    client.send(&words(&[b"AUTH", user, b"\xff\xfe\x81 pw"])).await;
     assert!(client.line().await.unwrap().starts_with("-WRONGPASS"));
-    client.send(&words(&[b"AUTH", b"bin", password])).await;
+    client.send(&words(&[b"AUTH", user, password])).await;
     assert_eq!(client.line().await.unwrap(), "+OK\r\n");
-    assert_eq!(client.ask(&["ACL", "WHOAMI"]).await, "$3\r\nbin\r\n");
+    client.send(&words(&[b"ACL", b"WHOAMI"])).await;
+    client.until(b"$4\r\nbin\xff\r\n").await;
 }
 
 /// Database and user change on a connection of the client's own too, and it is given back as what it has become.

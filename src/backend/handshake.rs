@@ -150,7 +150,7 @@ pub(super) async fn greet(client: &mut Client, key: &Key) -> Result<Hello, DialE
     let version = if key.resp3 { "3" } else { "2" };
     let mut command: Vec<&[u8]> = vec![b"HELLO", version.as_bytes()];
     if let Some(c) = &key.user {
-        command.extend([b"AUTH", c.user.as_deref().unwrap_or("default").as_bytes(), c.password.expose()]);
+        command.extend([b"AUTH", c.user.as_deref().unwrap_or(b"default"), c.password.expose()]);
     }
     let frame = client.exchange(&encode_command(&command)).await?;
     let reply = crate::resp::decode(&frame).map_err(|e| DialError::Unreachable(e.to_string()))?;
@@ -178,7 +178,7 @@ fn marks_by_writes(server: &str, version: &str) -> bool {
 
 async fn authenticate(client: &mut Client, c: &Credentials) -> Result<(), DialError> {
     let mut command: Vec<&[u8]> = vec![b"AUTH"];
-    command.extend(c.user.as_deref().map(str::as_bytes));
+    command.extend(c.user.as_deref());
     command.push(c.password.expose());
     let frame = client.exchange(&encode_command(&command)).await?;
     if frame[0] != b'-' {

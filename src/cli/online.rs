@@ -206,8 +206,8 @@ async fn reach(resolver: &Resolver, dialer: &Dialer, server: &Endpoint) -> Resul
 async fn authenticate(client: &mut Client, credentials: &Credentials) -> Result<(), String> {
     // From the configuration, which is text.
     let password = String::from_utf8_lossy(credentials.password.expose());
-    let answer = match &credentials.user {
-        Some(user) => call(client, &["AUTH", user, &password]).await,
+    let answer = match credentials.user.as_deref().map(String::from_utf8_lossy) {
+        Some(user) => call(client, &["AUTH", &user, &password]).await,
         None => call(client, &["AUTH", &password]).await,
     };
     answer.map(drop).map_err(|why| format!("AUTH: {}", without_arguments(&why)))

@@ -96,7 +96,7 @@ pub(super) fn resolve(
             }
             None
         }
-        (user, Some(password)) => Some(Credentials { user: user.map(|u| u.value.clone()), password }),
+        (user, Some(password)) => Some(Credentials { user: user.map(|u| u.value.clone().into_bytes()), password }),
         (Some(user), None) => {
             let expected =
                 format!("{kind}_password, {kind}_password_file or POINTSMAN_{}_PASSWORD", kind.to_uppercase());

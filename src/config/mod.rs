@@ -229,8 +229,8 @@ pub enum Source {
 /// A user and its password.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub struct Credentials {
-    /// ACL user; none: the `default` user (AUTH with one argument).
-    pub user: Option<String>,
+    /// ACL user; none: the `default` user (AUTH with one argument). That of a client may be any bytes.
+    pub user: Option<Vec<u8>>,
     /// The password.
     pub password: Secret,
 }

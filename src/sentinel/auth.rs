@@ -9,7 +9,7 @@ use crate::resp::{Value, encode_command};
 pub(super) fn command(credentials: &Credentials) -> Bytes {
     let password = credentials.password.expose();
     match &credentials.user {
-        Some(user) => encode_command(&[b"AUTH", user.as_bytes(), password]),
+        Some(user) => encode_command(&[&b"AUTH"[..], user, password]),
         None => encode_command(&[b"AUTH", password]),
     }
 }
@@ -32,7 +32,7 @@ mod tests {
     fn with_and_without_a_user() {
         let mut credentials = Credentials { user: None, password: Secret::new("pw") };
         assert_eq!(command(&credentials), "*2\r\n$4\r\nAUTH\r\n$2\r\npw\r\n");
-        credentials.user = Some("me".to_owned());
+        credentials.user = Some(b"me".to_vec());
         assert_eq!(command(&credentials), "*3\r\n$4\r\nAUTH\r\n$2\r\nme\r\n$2\r\npw\r\n");
     }
 

@@ -62,7 +62,7 @@ impl<'a> Filter<'a> {
                 && self.ids.as_ref().is_none_or(|ids| ids.contains(&c.id))
                 && self.addr.is_none_or(|addr| c.addr.to_string().as_bytes() == addr)
                 && self.laddr.is_none_or(|laddr| c.laddr.to_string().as_bytes() == laddr)
-                && self.user.is_none_or(|wanted| user(c).as_bytes() == wanted)
+                && self.user.is_none_or(|wanted| user(c) == wanted)
                 && self.kind.is_none_or(|kind| is_of_type(c, kind))
                 && self.min_age.is_none_or(|age| now.since(c.since).as_secs() >= age)
                 && !(self.skip_me && c.id == own)
@@ -94,9 +94,9 @@ fn is_of_type(client: &Client, wanted: &[u8]) -> bool {
 }
 
 /// Whom a client is authenticated as.
-pub(super) fn user(client: &Client) -> String {
+pub(super) fn user(client: &Client) -> Vec<u8> {
     let (_, user) = client.named();
-    if user.is_empty() { "default".to_owned() } else { user }
+    if user.is_empty() { b"default".to_vec() } else { user }
 }
 
 /// The same `CLIENT KILL`, so that the server judges it, but with filters that nobody passes: the last of a kind is the
@@ -138,7 +138,7 @@ mod tests {
         let tcp = |addr: &str| ClientAddr::Tcp(addr.parse().unwrap());
         let join = |id| clients.join(id, 0, [tcp(&format!("10.0.0.{id}:5")), tcp("10.1.0.1:1")], None).unwrap();
         let presences: Vec<Presence> = (1..=3).map(join).collect();
-        presences[1].client.describe(b"", "bob", true);
+        presences[1].client.describe(b"", b"bob", true);
         (clients, presences)
     }
 

@@ -158,7 +158,7 @@ pub(super) fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> St
                     "name" => String::from_utf8_lossy(&name).into_owned(),
                     "age" => now.since(client.since).as_secs().to_string(),
                     "idle" => now.since(active).as_secs().to_string(),
-                    "user" => user(client),
+                    "user" => String::from_utf8_lossy(&user(client)).into_owned(),
                     "lib-name" => String::from_utf8_lossy(&library).into_owned(),
                     "lib-ver" => String::from_utf8_lossy(&version).into_owned(),
                     "redir" if value.starts_with(|c| ('1'..='9').contains(&c)) => client.redirects_to().to_string(),
@@ -197,7 +197,7 @@ mod tests {
         let presences: Vec<crate::clients::Presence> = (1..=2).map(join).collect();
         presences[0].client.pin(([127, 0, 0, 1], 1).into(), 31);
         presences[0].client.redirect_to(2);
-        presences[0].client.describe(b"me", "", false);
+        presences[0].client.describe(b"me", b"", false);
         let reply = b"$99\r\nid=30 addr=p:1 laddr=r:1 name= age=9 idle=0 flags=N db=0 cmd=get redir=-1 user=bob resp=2\n\
                       id=31 addr=p:2 laddr=r:1 name= age=9 idle=0 flags=b db=9 cmd=blpop redir=33 user=bob resp=2\n\r\n";
         assert_eq!(

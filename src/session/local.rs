@@ -206,9 +206,8 @@ impl Session {
     /// A backend has accepted this `AUTH` or `HELLO`: the session is what it asked to be.
     pub(super) fn adopt(&mut self, frame: &[u8]) {
         let words: Vec<&[u8]> = args(frame).collect();
-        let text = |w: &[u8]| String::from_utf8_lossy(w).into_owned();
         let credentials = |user: Option<&[u8]>, password: &[u8]| {
-            Some(Rc::new(Credentials { user: user.map(text), password: Secret::new(password) }))
+            Some(Rc::new(Credentials { user: user.map(<[u8]>::to_vec), password: Secret::new(password) }))
         };
         if words[0].eq_ignore_ascii_case(b"AUTH") {
             self.state.key.user = match words[1..] {

@@ -438,7 +438,7 @@ impl Session {
 
     /// Tells the other clients who this one is.
     fn describe(&self) {
-        let user = self.state.key.user.as_ref().and_then(|c| c.user.as_deref()).unwrap_or("default");
+        let user = self.state.key.user.as_ref().and_then(|c| c.user.as_deref()).unwrap_or(b"default");
         let name = self.state.name.as_deref().unwrap_or_default();
         self.presence.client.describe(name, user, self.state.subscribed);
     }

@@ -211,8 +211,7 @@ impl World {
 
     /// What a backend has accepted of `AUTH` or `HELLO`.
     fn adopt(&mut self, judge: &Connection) {
-        let credentials =
-            |user: &str| Rc::new(Credentials { user: Some(user.to_owned()), password: Secret::new(user) });
+        let credentials = |user: &str| Rc::new(Credentials { user: Some(user.into()), password: Secret::new(user) });
         self.state.key.user = (judge.user != "default").then(|| credentials(&judge.user));
         self.state.key.resp3 = judge.resp3;
         self.state.name = (!judge.name.is_empty()).then(|| judge.name.clone().into());
@@ -220,7 +219,8 @@ impl World {
 
     fn key(&self) -> PoolKey {
         let key = &self.state.key;
-        let user = key.user.as_ref().and_then(|c| c.user.clone()).unwrap_or_else(|| "default".into());
+        let user =
+            key.user.as_ref().and_then(|c| c.user.clone()).map_or("default".into(), |u| String::from_utf8(u).unwrap());
         (key.database, user, key.resp3)
     }
 

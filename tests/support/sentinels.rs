@@ -79,5 +79,5 @@ pub(crate) fn password(password: &str) -> Option<Credentials> {
 }
 
 pub(crate) fn user(user: &str, password: &str) -> Option<Credentials> {
-    Some(Credentials { user: Some(user.to_owned()), password: Secret::new(password) })
+    Some(Credentials { user: Some(user.into()), password: Secret::new(password) })
 }
