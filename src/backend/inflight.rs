@@ -71,6 +71,8 @@ pub struct Entry<T> {
     pub to: T,
     /// The commands themselves, kept until the replies are read: resending needs them.
     pub bytes: Bytes,
+    /// What the client said, if its one command was put into other words for the server: this is what comes back.
+    pub said: Option<Bytes>,
     /// How many commands are in `bytes`.
     pub commands: u32,
     /// How many of them have been answered. 0 ≤ `answered` < `commands` while the entry is queued.
@@ -308,7 +310,7 @@ impl<T: PartialEq + Clone> InFlight<T> {
             stuck |= sent > whole;
             taken.push(Taken {
                 to: entry.to.clone(),
-                bytes: entry.bytes.slice(whole..),
+                bytes: entry.said.take().unwrap_or_else(|| entry.bytes.slice(whole..)),
                 commands: entry.commands - commands,
                 audience: entry.audience,
             });
@@ -365,7 +367,7 @@ fn fates<T>(entry: &Entry<T>, sent: usize) -> Vec<(Bytes, Fate)> {
     let fate = |(command, effect): (Bytes, Effect)| {
         end += command.len();
         let fate = if end > sent { Fate::NeverWritten } else { Fate::Written(effect) };
-        (command, fate)
+        (entry.said.clone().unwrap_or(command), fate)
     };
     unanswered.into_iter().map(fate).collect()
 }
@@ -382,6 +384,7 @@ mod tests {
         Entry {
             to,
             bytes: commands.concat().into(),
+            said: None,
             commands: commands.len() as u32,
             answered: 0,
             effect,
@@ -444,6 +447,18 @@ mod tests {
         assert!(q.forget_reads(|e| e.to != 3).is_empty(), "once");
         assert_eq!(q.entries.len(), 6, "what is owed stays owed");
         assert_eq!(q.entries.iter().filter(|e| e.audience == Audience::Forgotten).count(), 2);
+    }
+
+    #[test]
+    fn what_was_put_into_other_words_comes_back_as_it_was_said() {
+        let said = || Some(Bytes::from_static(b"said"));
+        let mut q = InFlight::default();
+        q.push(Entry { said: said(), ..entry(1, &[GET]) });
+        q.wrote(5);
+        let abandoned = q.abandon();
+        assert_eq!(abandoned[0].1, [(Bytes::from_static(b"said"), Fate::NeverWritten)]);
+        q.push(Entry { said: said(), ..entry(1, &[GET]) });
+        assert_eq!(q.take_back(|_| false, false).0[0].bytes, "said");
     }
 
     #[test]

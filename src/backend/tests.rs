@@ -67,6 +67,7 @@ impl<P> Scene<P> {
         self.conn.queue(Entry {
             to: Rc::clone(to),
             bytes,
+            said: None,
             commands: 1,
             answered: 0,
             effect,
@@ -223,6 +224,7 @@ async fn what_was_answered_before_the_end_is_told_though_writing_fails() {
         conn.queue(Entry {
             to: Rc::clone(to),
             bytes: encode_command(&["SET", "k", value]),
+            said: None,
             commands: 1,
             answered: 0,
             effect: Effect::Write,
@@ -345,6 +347,7 @@ async fn what_is_collected_behind_a_refusal_has_a_limit() {
         let entry = |command: &[&str], effect| Entry {
             to: Rc::clone(&session),
             bytes: encode_command(command),
+            said: None,
             commands: 1,
             answered: 0,
             effect,

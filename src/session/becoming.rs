@@ -38,11 +38,12 @@ impl Session {
         let Some(conn) = self.pin.as_ref().map(|(conn, _)| Rc::clone(conn)).filter(|conn| conn.is_usable()) else {
             return Some(reply);
         };
-        let frame = without_name(&self.take(command));
+        let said = self.take(command);
+        let frame = without_name(&said);
         let becoming = Rc::new(Becoming { reply, accepted: Cell::new(None) });
         let audience = self.next_audience();
         let heed = Heed::Translate(Rc::clone(&becoming) as Rc<dyn Translate>);
-        conn.queue(Entry { heed, ..self.entry(frame, Effect::Deferred, Answer::Replies, audience) });
+        conn.queue(Entry { heed, said: Some(said), ..self.entry(frame, Effect::Deferred, Answer::Replies, audience) });
         if !self.state.key.resp3 {
             conn.subscriptions.borrow_mut().expect_arrays();
         }

@@ -166,6 +166,7 @@ impl Session {
         Entry {
             to: Rc::clone(&self.down),
             bytes,
+            said: None,
             commands: 1,
             answered: 0,
             effect,
@@ -184,6 +185,7 @@ impl Session {
         let mut heed = self.heed(command, &self.buf[..command.len]);
         let said = self.take(command);
         let heeded = is_heeded(&said).then(|| said.clone());
+        let comes_back = for_server.is_some().then(|| said.clone());
         let mut bytes = for_server.unwrap_or_else(|| said.clone());
         if command.id.info().kind == Kind::Client {
             self.pausing = pause(&bytes).or(self.pausing);
@@ -264,7 +266,7 @@ impl Session {
             self.tracking.send(way.step == router::Step::Caching);
         }
         self.ends_state = !matches!(way.step, router::Step::Once | router::Step::Block(_) | router::Step::Wait);
-        conn.queue(Entry { retry, heed, ..self.entry(bytes, effect, way.answer, audience) });
+        conn.queue(Entry { retry, heed, said: comes_back, ..self.entry(bytes, effect, way.answer, audience) });
     }
 
     /// `EXEC` of a transaction that must not run: because a command was not queued, or what was watched is unknown.

@@ -81,6 +81,7 @@ impl Session {
         conn.queue(Entry {
             to: Rc::clone(&self.down),
             bytes,
+            said: None,
             commands,
             answered: 0,
             effect: batch_effect,

@@ -199,6 +199,7 @@ impl Session {
         conn.queue(Entry {
             to: Rc::clone(&self.down),
             bytes: end,
+            said: None,
             commands: 1,
             answered: 0,
             effect,
