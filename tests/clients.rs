@@ -273,19 +273,24 @@ async fn a_script_that_never_ends_keeps_only_its_own_client_waiting() {
         client.ask(&["SELECT", "9"]).await;
         client.ask(&["SET", "k", "v"]).await;
     }
-    looping.send(&command(&["EVAL", "while true do end", "0"])).await;
-    let end = Instant::now() + PATIENCE;
-    loop {
-        other.send(&command(&["GET", "k"])).await;
-        if other.line().await.unwrap().starts_with("-BUSY") {
-            break;
+    let library = "#!lua name=lib\nredis.register_function('forever', function() while true do end end)";
+    assert_eq!(other.ask(&["FUNCTION", "LOAD", library]).await, "$3\r\nlib\r\n");
+    let both = [("SCRIPT", &["EVAL", "while true do end", "0"][..]), ("FUNCTION", &["FCALL", "forever", "0"])];
+    for (kind, begin) in both {
+        looping.send(&command(begin)).await;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            other.send(&command(&["GET", "k"])).await;
+            if other.line().await.unwrap().starts_with("-BUSY") {
+                break;
+            }
+            assert_eq!(other.line().await.unwrap(), "v\r\n");
+            assert!(Instant::now() < end, "the script did not begin");
         }
-        assert_eq!(other.line().await.unwrap(), "v\r\n");
-        assert!(Instant::now() < end, "the script did not begin");
+        other.send(&command(&[kind, "KILL"])).await;
+        assert_eq!(other.line().await.unwrap(), "+OK\r\n");
+        assert!(looping.line().await.unwrap().contains("killed by user"));
     }
-    other.send(&command(&["SCRIPT", "KILL"])).await;
-    assert_eq!(other.line().await.unwrap(), "+OK\r\n");
-    assert!(looping.line().await.unwrap().contains("Script killed by user"));
     assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
 }
 
