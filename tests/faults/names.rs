@@ -207,6 +207,8 @@ async fn announce_names(cluster: &Cluster) {
     };
     for i in 0..3 {
         tell(Member::Node(i), &["CONFIG", "SET", "replica-announce-ip", &format!("r{i}.test")]).await;
+        // It is to be called so behind a restart as well.
+        tell(Member::Node(i), &["CONFIG", "REWRITE"]).await;
         let sentinel = Member::Sentinel(i);
         tell(sentinel, &["SENTINEL", "REMOVE", "mymaster"]).await;
         for (key, value) in [("resolve-hostnames", "yes"), ("announce-hostnames", "yes")] {
