@@ -62,9 +62,10 @@ $redis = open_redis();
 at_rest($redis);
 keep_ledger(function (int $id) use ($redis) {
     // The client connects again by itself after an exception.
-    [$length, $stored] = $redis->pipeline(function ($pipeline) use ($id) {
-        $pipeline->rpush(setting('LEDGER'), [$id]);
-        $pipeline->set('last', $id);
+    $in_turns = $id % 2 === 0 ? 'pipeline' : 'transaction';
+    [$length, $stored] = $redis->$in_turns(function ($commands) use ($id) {
+        $commands->rpush(setting('LEDGER'), [$id]);
+        $commands->set('last', $id);
     });
     same('OK', (string) $stored);
     return $length;
