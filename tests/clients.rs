@@ -100,7 +100,7 @@ async fn a_pause_that_is_refused_changes_nothing() {
     // In another database, and so on other connections than the one who writes.
     let mut elsewhere = Raw::connect(front.proxy).await;
     assert_eq!(elsewhere.ask(&["SELECT", "1"]).await, "+OK\r\n");
-    elsewhere.send(&transaction(&[&["CLIENT", "ID"]])).await;
+    elsewhere.send(&transaction(&[&["CLIENT", "KILL", "ID", "5"]])).await;
     elsewhere.until(b"-EXECABORT").await;
     elsewhere.until(b"\r\n").await;
     assert_eq!(elsewhere.ask(&["WATCH", "w"]).await, "+OK\r\n");
