@@ -11,7 +11,7 @@ use super::{
     Suspicion,
 };
 use crate::clock::Moment;
-use crate::topology::{Event, Flow, Hint, HintKind, Message, SentinelId, View};
+use crate::topology::{Event, Hint, HintKind, Message, SentinelId, View};
 
 impl Failover {
     pub(super) fn hear(&mut self, now: Moment, event: Event, out: &mut Vec<Action>) {
@@ -50,7 +50,6 @@ impl Failover {
             Event::Remembered(remembered) => self.remembered = Some(remembered),
             Event::StaticMaster(node) => self.static_master = Some(node),
             Event::Acknowledged(seq) => {
-                self.writes_stopped |= seq >= self.published.seq && self.published.writes.flow != Flow::Flowing;
                 if let Some(round) = self.round.as_mut().filter(|r| seq >= r.held_seq) {
                     round.acknowledged.get_or_insert(now);
                 }

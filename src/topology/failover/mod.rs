@@ -230,9 +230,7 @@ pub struct Failover {
     /// What the last process knew.
     remembered: Option<super::Remembered>,
     published: Topology,
-    /// Whether it lets no write through and every worker has acknowledged that.
-    writes_stopped: bool,
-    /// Whether it refuses writes because of the fence alone.
+    /// Whether that refuses writes because of the fence alone.
     published_fenced: bool,
     planned: Option<(BTreeSet<SocketAddr>, Pace)>,
     polled: Option<Pace>,
@@ -270,7 +268,6 @@ impl Failover {
             static_master: None,
             remembered: None,
             published: Topology::unknown(),
-            writes_stopped: false,
             published_fenced: false,
             planned: None,
             polled: None,
@@ -381,8 +378,6 @@ impl Failover {
         let seq = self.published.seq;
         let round = self.round.as_mut().expect("set above");
         round.held_seq = seq;
-        // Behind the fence they had stopped before, and nobody acknowledges anew.
-        round.acknowledged = self.writes_stopped.then_some(now);
         round
     }
 

@@ -62,7 +62,6 @@ impl Failover {
             }
         }
         self.published = Topology { seq: self.published.seq + 1, ..next };
-        self.writes_stopped = false;
         self.published_fenced = fence.is_some();
         out.push(Action::Publish(self.published.clone()));
     }

@@ -45,8 +45,8 @@ impl Failover {
             replica.link_exonerated_until = now + LINK_EXONERATED_FOR;
         }
         self.round = None;
-        // What was not prepared before the round has to be yet.
-        self.preparing = self.preparing.map(|_| self.preparation_ends(now));
+        // What was not prepared before the round has to be yet, as far as that makes nobody wait longer than he may.
+        self.preparing = self.preparing.map(|_| self.preparation_ends(now).min(deadline));
         self.last_deadline = deadline;
         self.turned = now;
         self.exonerated_until = now + EXONERATED_FOR;

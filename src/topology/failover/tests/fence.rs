@@ -3,7 +3,6 @@
 
 use super::*;
 use crate::topology::failover::{Demotion, FENCE_PATIENCE, STRAGGLER_PATIENCE};
-use crate::topology::record::OffsetLost;
 use crate::topology::status::Phase;
 
 fn fenced() -> Scene {
@@ -152,13 +151,6 @@ fn committed_behind_the_fence() -> Scene {
     scene.pass(STRAGGLER_PATIENCE.as_millis() as u64);
     assert_eq!((scene.topology().generation, scene.writes()), (2, (Some(node(B)), Flow::Refused)));
     scene
-}
-
-#[test]
-fn behind_the_fence_every_worker_has_stopped_already() {
-    let scene = committed_behind_the_fence();
-    assert!(!scene.actions.iter().any(|a| matches!(a, Action::Sever { .. })), "{:?}", scene.actions);
-    assert_eq!(scene.last_record().offset_lost, OffsetLost::Exact(0), "what A said in the round was its last word");
 }
 
 #[test]
