@@ -31,7 +31,7 @@ fuzz_target!(|data: &[u8]| {
         }
         is_push(frame, true);
         is_push(frame, false);
-        subscriptions.note(frame, a % 2 == 0);
+        subscriptions.note(frame, a % 2 == 0, a % 4 < 2);
         start = end;
     }
     // However many there are, what would renew them is one command of each kind.
