@@ -66,6 +66,8 @@ impl State {
             Step::Watch => self.watching = true,
             Step::Unwatch => self.watching = false,
             Step::Subscribe => self.subscribed = true,
+            // What was queued before it may be a HELLO, which is not followed either from now on.
+            Step::Keep if self.multi => (self.kept, self.rephrased) = (true, true),
             Step::Monitor | Step::Sync | Step::Keep => self.kept = true,
             Step::Hello => (self.kept, self.rephrased) = (true, true),
             Step::Block(_) | Step::Wait | Step::Queue | Step::Track | Step::Select(_) => {}
