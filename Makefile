@@ -47,7 +47,7 @@ failover-compare: ## planned, crash and hang, through pointsman and through HAPr
 
 page: ## the status page in headless Chromium; PAGE_PICTURES=directory keeps pictures (base64) of it
 	@tests/install.sh $(SERVERS) chromium
-	$(CARGO) test $(FAST) --test page -- --ignored
+	$(CARGO) test $(FAST) --test operating page:: -- --ignored
 
 soak: ## a hundred clients through planned failovers and killed masters for ten minutes; SOAK_SEED=n repeats one
 	@tests/install.sh $(SERVERS)

@@ -6,7 +6,7 @@ use libfuzzer_sys::fuzz_target;
 use pointsman::backend::Subscriptions;
 use pointsman::resp::{classify, decode, is_push};
 
-#[path = "../../tests/scanning/mod.rs"]
+#[path = "../../tests/support/scanning.rs"]
 mod scanning;
 
 use scanning::scan_replies;

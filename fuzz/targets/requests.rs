@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use pointsman::resp::{args, inline_to_command};
 
-#[path = "../../tests/scanning/mod.rs"]
+#[path = "../../tests/support/scanning.rs"]
 mod scanning;
 
 use scanning::{MAX_BULK, scan_requests, stream_requests};

@@ -1,14 +1,14 @@
 //! The router against a model of a single connection, with sequences of commands that the fuzzer finds; see
-//! `tests/router_model/main.rs`.
+//! `tests/pure/router_model/mod.rs`.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
 
-#[path = "../../tests/router_model/connection.rs"]
+#[path = "../../tests/pure/router_model/connection.rs"]
 mod connection;
-#[path = "../../tests/router_model/vocabulary.rs"]
+#[path = "../../tests/pure/router_model/vocabulary.rs"]
 mod vocabulary;
-#[path = "../../tests/router_model/world.rs"]
+#[path = "../../tests/pure/router_model/world.rs"]
 mod world;
 
 use vocabulary::COMMANDS;

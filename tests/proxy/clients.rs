@@ -1,0 +1,445 @@
+//! What clients do to each other and to the server, through shared connections.
+
+use std::time::Duration;
+
+use crate::support::{Front, PATIENCE, Raw, command, text};
+use pointsman::demo::cluster::Member;
+use pointsman::demo::settings::Settings;
+use tokio::io::AsyncReadExt;
+use tokio::time::{Instant, sleep};
+
+async fn id(client: &mut Raw) -> String {
+    client.ask(&["CLIENT", "ID"]).await.trim_start_matches(':').trim_end().to_owned()
+}
+
+/// Waits until `CLIENT LIST` says so of a client.
+async fn listed(asker: &mut Raw, id: &str, what: &str) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let list = asker.ask(&["CLIENT", "LIST", "ID", id]).await;
+        if list.contains(what) {
+            return;
+        }
+        assert!(Instant::now() < end, "never {what}: {list}");
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_is_found_unblocked_and_killed_by_its_id() {
+    // Several workers: the clients that meet here belong to different ones.
+    let front = Front::start(Settings::single(), &["--workers", "2"]).await;
+    let (mut asker, mut other, mut third) =
+        (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    let (own, of_other) = (id(&mut asker).await, id(&mut other).await);
+    other.ask(&["CLIENT", "SETNAME", "other"]).await;
+    third.ask(&["PING"]).await;
+
+    listed(&mut asker, &of_other, "name=other ").await;
+    let info = asker.ask(&["CLIENT", "INFO"]).await;
+    assert!(info.contains(&format!("id={own} ")) && info.contains("cmd=client|info"), "{info}");
+    assert_eq!(asker.ask(&["CLIENT", "LIST"]).await.matches("id=").count(), 3);
+
+    other.send(&command(&["BLPOP", "nothing", "0"])).await;
+    listed(&mut asker, &of_other, "flags=b ").await;
+    assert_eq!(asker.ask(&["CLIENT", "UNBLOCK", &of_other, "ERROR"]).await, ":1\r\n");
+    assert!(other.line().await.unwrap().starts_with("-UNBLOCKED"));
+    assert_eq!(asker.ask(&["CLIENT", "UNBLOCK", &of_other]).await, ":0\r\n", "it waits for nothing");
+    assert_eq!(asker.ask(&["CLIENT", "UNBLOCK", "999999"]).await, ":0\r\n");
+
+    assert_eq!(asker.ask(&["CLIENT", "KILL", "ID", "999999"]).await, ":0\r\n");
+    assert_eq!(asker.ask(&["CLIENT", "KILL", "nobody:1"]).await, "-ERR No such client\r\n");
+    assert!(asker.ask(&["CLIENT", "KILL", "TYPE", "x"]).await.starts_with("-ERR Unknown client type"));
+    assert_eq!(asker.ask(&["CLIENT", "KILL", "ID", &of_other]).await, ":1\r\n");
+    assert!(other.line().await.is_none(), "killed");
+    assert_eq!(third.ask(&["PING"]).await, "+PONG\r\n", "nobody else was");
+    assert_eq!(asker.ask(&["PING"]).await, "+PONG\r\n");
+}
+
+#[tokio::test]
+async fn who_may_not_kill_kills_nobody() {
+    let front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let mut asker = Raw::connect(front.proxy).await;
+    let mut other = Raw::connect(front.proxy).await;
+    let of_other = id(&mut other).await;
+    asker.ask(&["ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-client|kill", "-client|list"]).await;
+    assert_eq!(asker.ask(&["AUTH", "weak", "pw"]).await, "+OK\r\n");
+    for kill in [["CLIENT", "KILL", "ID", &of_other].as_slice(), &["CLIENT", "KILL", "SKIPME", "yes"]] {
+        assert!(asker.ask(kill).await.starts_with("-NOPERM"));
+    }
+    assert!(asker.ask(&["CLIENT", "LIST"]).await.starts_with("-NOPERM"));
+    let own = id(&mut asker).await;
+    let info = asker.ask(&["CLIENT", "INFO"]).await;
+    assert!(info.contains(&format!("id={own} ")) && info.contains("user=weak"), "about itself it may ask: {info}");
+    assert_eq!(other.ask(&["PING"]).await, "+PONG\r\n");
+}
+
+#[tokio::test]
+async fn a_pause_that_is_refused_changes_nothing() {
+    let front = Front::configured("refuse = []").await;
+    let (mut weak, mut other) = (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    other.ask(&["ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-client|pause"]).await;
+    assert_eq!(weak.ask(&["AUTH", "weak", "pw"]).await, "+OK\r\n");
+    let pinned = async || front.metric("pointsman_backend_connections", "role=\"pinned\"").await;
+    assert!(weak.ask(&["CLIENT", "PAUSE", "100000", "WRITE"]).await.starts_with("-NOPERM"));
+    let before = pinned().await;
+    assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+    assert_eq!(pinned().await, before, "writes go on sharing");
+    // Nor does one in a transaction that does not run: because of that one, of another command, of what was watched.
+    let transaction = |more: &[&[&str]]| {
+        let pause = ["CLIENT", "PAUSE", "100000", "WRITE"];
+        [&[&["MULTI"][..], &pause][..], more, &[&["EXEC"]]].concat().into_iter().flat_map(command).collect::<Vec<u8>>()
+    };
+    weak.send(&transaction(&[])).await;
+    weak.until(b"-EXECABORT").await;
+    weak.until(b"\r\n").await;
+    // In another database, and so on other connections than the one who writes.
+    let mut elsewhere = Raw::connect(front.proxy).await;
+    assert_eq!(elsewhere.ask(&["SELECT", "1"]).await, "+OK\r\n");
+    elsewhere.send(&transaction(&[&["CLIENT", "KILL", "ID", "5"]])).await;
+    elsewhere.until(b"-EXECABORT").await;
+    elsewhere.until(b"\r\n").await;
+    assert_eq!(elsewhere.ask(&["WATCH", "w"]).await, "+OK\r\n");
+    let mut direct = Raw::connect(front.redis).await;
+    assert_eq!(direct.ask(&["SELECT", "1"]).await + &direct.ask(&["SET", "w", "1"]).await, "+OK\r\n+OK\r\n");
+    elsewhere.send(&transaction(&[])).await;
+    elsewhere.until(b"*-1\r\n").await;
+    let before = pinned().await;
+    assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+    assert_eq!(pinned().await, before, "writes go on sharing");
+    assert_eq!(other.ask(&["CLIENT", "PAUSE", "1", "WRITE"]).await, "+OK\r\n");
+    assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+}
+
+/// While the server's writes are paused those of different clients do not wait behind each other, nor reads behind them.
+#[tokio::test]
+async fn a_pause_from_within_a_transaction_is_one_and_a_shorter_one_does_not_end_it() {
+    let front = Front::configured("refuse = []").await;
+    let mut direct = Raw::connect(front.redis).await;
+    let (mut pauser, mut one, mut two) =
+        (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    // No marker in between, which would be queued.
+    pauser.send(&[&["MULTI"][..], &["CLIENT", "PAUSE", "60000", "WRITE"], &["EXEC"]].map(command).concat()).await;
+    assert_eq!(text(&pauser.until(b"*1\r\n+OK\r\n").await), "+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n");
+    assert_eq!(pauser.ask(&["CLIENT", "PAUSE", "1", "WRITE"]).await, "+OK\r\n");
+    one.send(&command(&["SET", "a", "1"])).await;
+    two.send(&command(&["SET", "b", "2"])).await;
+    let end = Instant::now() + PATIENCE;
+    while !direct.ask(&["INFO", "clients"]).await.contains("blocked_clients:2\r\n") {
+        assert!(Instant::now() < end, "one waits behind the other");
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(pauser.ask(&["EXISTS", "a"]).await, ":0\r\n", "reads go on");
+    assert_eq!(pauser.ask(&["CLIENT", "UNPAUSE"]).await, "+OK\r\n");
+    for client in [&mut one, &mut two] {
+        assert_eq!(client.line().await.unwrap(), "+OK\r\n");
+    }
+}
+
+/// Clients have invalidations sent to another, which may be anything by the time that there are some: idle and without a
+/// connection of its own, blocked, a subscriber in either version of RESP.
+#[tokio::test]
+async fn invalidations_are_redirected_to_a_client_whatever_it_does() {
+    // The clients that meet here belong to different workers.
+    let front = Front::start(Settings::single(), &["--workers", "2"]).await;
+    let (mut asker, mut target, mut writer) =
+        (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    let (own, of_target) = (id(&mut asker).await, id(&mut target).await);
+    let on = ["CLIENT", "TRACKING", "ON", "REDIRECT", &of_target];
+    let mut changed = async |asker: &mut Raw, key: &str| {
+        asker.ask(&["GET", key]).await;
+        writer.ask(&["SET", key, "1"]).await;
+    };
+    let push = |key: &str| format!(">2\r\n$10\r\ninvalidate\r\n*1\r\n${}\r\n{key}\r\n", key.len());
+
+    assert_eq!(asker.ask(&on).await, "+OK\r\n", "RESP2, and hears nothing itself");
+    assert_eq!(asker.ask(&["CLIENT", "GETREDIR"]).await, format!(":{of_target}\r\n"));
+    assert!(target.ask(&["CLIENT", "LIST", "ID", &own]).await.contains(&format!(" redir={of_target} ")));
+    target.ask(&["HELLO", "3"]).await;
+    changed(&mut asker, "idle").await;
+    assert_eq!(text(&target.until(b"idle\r\n").await), push("idle"));
+
+    target.send(&command(&["BLPOP", "list", "0"])).await;
+    listed(&mut asker, &of_target, "flags=b ").await;
+    changed(&mut asker, "blocked").await;
+    assert_eq!(text(&target.until(b"blocked\r\n").await), push("blocked"));
+    assert_eq!(asker.ask(&["RPUSH", "list", "x"]).await, ":1\r\n");
+    target.until(b"$4\r\nlist\r\n$1\r\nx\r\n").await;
+
+    target.send(&[command(&["HELLO", "2"]), command(&["GET", "a"])].concat()).await;
+    target.until(b"$-1\r\n").await;
+    target.send(&command(&["SUBSCRIBE", "any"])).await;
+    assert_eq!(text(&target.until(b":1\r\n").await), "*3\r\n$9\r\nsubscribe\r\n$3\r\nany\r\n:1\r\n");
+    changed(&mut asker, "subscribed").await;
+    let message = "*3\r\n$7\r\nmessage\r\n$20\r\n__redis__:invalidate\r\n*1\r\n$10\r\nsubscribed\r\n";
+    assert_eq!(text(&target.until(b"subscribed\r\n").await), message);
+
+    // The asker's own, who is told when that one has gone.
+    assert!(asker.ask(&["HELLO", "3"]).await.contains("proto"));
+    asker.ask(&["GET", "late"]).await;
+    drop(target);
+    let end = Instant::now() + PATIENCE;
+    while asker.ask(&["CLIENT", "LIST", "ID", &of_target]).await.contains("id=") {
+        assert!(Instant::now() < end, "it does not leave");
+    }
+    changed(&mut asker, "late").await;
+    let broken = format!(">2\r\n$21\r\ntracking-redir-broken\r\n:{of_target}\r\n");
+    assert_eq!(text(&asker.until(format!("\r\n:{of_target}\r\n").as_bytes()).await), broken);
+    let info = asker.ask(&["CLIENT", "TRACKINGINFO"]).await;
+    assert!(info.contains("~2\r\n$2\r\non\r\n$15\r\nbroken_redirect\r\n"), "{info}");
+    assert_eq!(asker.ask(&["CLIENT", "TRACKING", "OFF"]).await, "+OK\r\n");
+    let gone = asker.ask(&on).await;
+    assert_eq!(gone, "-ERR The client ID you want redirect to does not exist\r\n");
+}
+
+/// A large reply to the one who is told is not interrupted.
+#[tokio::test]
+async fn what_is_redirected_stands_between_two_replies() {
+    const LEN: usize = 8 << 20;
+    let front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let (mut asker, mut target, mut writer) =
+        (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    target.ask(&["HELLO", "3"]).await;
+    let of_target = id(&mut target).await;
+    writer.ask(&["SETRANGE", "large", &(LEN - 1).to_string(), "x"]).await;
+    asker.ask(&["CLIENT", "TRACKING", "ON", "BCAST", "REDIRECT", &of_target]).await;
+    target.send(&[command(&["GET", "large"]), command(&["PING"])].concat()).await;
+    let mut got = target.until(b"\r\n").await;
+    assert_eq!(text(&got), format!("${LEN}\r\n"));
+    // What has come of it fills the sockets, as nobody reads.
+    assert_eq!(writer.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+    let told = ">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
+    got = std::mem::take(&mut target.received);
+    let all = LEN + "\r\n+PONG\r\n".len() + told.len();
+    while got.len() < all {
+        let read = tokio::time::timeout(PATIENCE, target.stream.read_buf(&mut got)).await;
+        let behind = text(&got[got.len().min(LEN)..]);
+        assert!(read.unwrap_or_else(|_| panic!("{}: {behind}", got.len())).unwrap() > 0);
+    }
+    assert!(got[..LEN - 1].iter().all(|b| *b == 0) && got[LEN - 1] == b'x');
+    let behind = text(&got[LEN + 2..]);
+    assert!([format!("+PONG\r\n{told}"), format!("{told}+PONG\r\n")].contains(&behind), "{behind}");
+}
+
+/// The server may close what the invalidations come on by itself. Nobody is left believing in what may have changed.
+#[tokio::test]
+async fn a_redirection_that_the_server_cuts_is_had_anew() {
+    let front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let (mut asker, mut target) = (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    target.ask(&["HELLO", "3"]).await;
+    let of_target = id(&mut target).await;
+    assert_eq!(asker.ask(&["CLIENT", "TRACKING", "ON", "REDIRECT", &of_target]).await, "+OK\r\n");
+    let mut direct = Raw::connect(front.redis).await;
+    let list = direct.ask(&["CLIENT", "LIST"]).await;
+    let redirecting = list.lines().find_map(|l| l.split(" redir=").nth(1)?.split(' ').next().filter(|id| *id != "-1"));
+    assert_eq!(direct.ask(&["CLIENT", "KILL", "ID", redirecting.unwrap()]).await, ":1\r\n");
+    const ALL: &str = ">2\r\n$10\r\ninvalidate\r\n$-1\r\n";
+    assert_eq!(text(&target.until(b"$-1\r\n").await), ALL);
+    assert_eq!(asker.ask(&["GET", "k"]).await, "$-1\r\n", "it goes on");
+    assert_eq!(direct.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+    assert_eq!(text(&target.until(b"k\r\n").await), ">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n");
+}
+
+/// Clients that authenticate at once are judged in turn: on fewer connections than there are clients.
+#[tokio::test]
+async fn a_storm_of_clients_that_authenticate_is_none_for_the_server() {
+    const CLIENTS: usize = 300;
+    let front = Front::start(Settings::single(), &["--workers", "2"]).await;
+    let mut one = Raw::connect(front.proxy).await;
+    one.ask(&["ACL", "SETUSER", "bob", "on", ">pw", "~*", "+@all"]).await;
+    assert_eq!(one.ask(&["CONFIG", "SET", "maxclients", "60"]).await, "+OK\r\n");
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(Raw::connect(front.proxy).await);
+    }
+    for client in &mut clients {
+        client.send(&command(&["AUTH", "bob", "pw"])).await;
+    }
+    for client in &mut clients {
+        assert_eq!(client.line().await.as_deref(), Some("+OK\r\n"));
+    }
+}
+
+#[tokio::test]
+async fn a_script_that_never_ends_keeps_only_its_own_client_waiting() {
+    let front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let (mut looping, mut other) = (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    other.ask(&["CONFIG", "SET", "busy-reply-threshold", "10"]).await;
+    for client in [&mut looping, &mut other] {
+        client.ask(&["SELECT", "9"]).await;
+        client.ask(&["SET", "k", "v"]).await;
+    }
+    let library = "#!lua name=lib\nredis.register_function('forever', function() while true do end end)";
+    assert_eq!(other.ask(&["FUNCTION", "LOAD", library]).await, "$3\r\nlib\r\n");
+    let both = [("SCRIPT", &["EVAL", "while true do end", "0"][..]), ("FUNCTION", &["FCALL", "forever", "0"])];
+    for (kind, begin) in both {
+        looping.send(&command(begin)).await;
+        let end = Instant::now() + PATIENCE;
+        loop {
+            other.send(&command(&["GET", "k"])).await;
+            if other.line().await.unwrap().starts_with("-BUSY") {
+                break;
+            }
+            assert_eq!(other.line().await.unwrap(), "v\r\n");
+            assert!(Instant::now() < end, "the script did not begin");
+        }
+        other.send(&command(&[kind, "KILL"])).await;
+        assert_eq!(other.line().await.unwrap(), "+OK\r\n");
+        assert!(looping.line().await.unwrap().contains("killed by user"));
+    }
+    assert_eq!(other.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+}
+
+#[tokio::test]
+async fn what_is_refused_is_what_the_list_says() {
+    let usual = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let mut client = Raw::connect(usual.proxy).await;
+    for refused in [["DEBUG", "SLEEP", "0"].as_slice(), &["CLIENT", "PAUSE", "1"], &["SHUTDOWN"], &["SYNC"]] {
+        assert!(client.ask(refused).await.starts_with("-NOPERM pointsman: "), "{refused:?}");
+    }
+    let front = Front::configured("refuse = [\"flushall\", \"config set\"]").await;
+    let mut client = Raw::connect(front.proxy).await;
+    assert!(client.ask(&["FLUSHALL"]).await.starts_with("-NOPERM pointsman: "));
+    assert!(client.ask(&["CONFIG", "SET", "maxmemory", "1"]).await.starts_with("-NOPERM pointsman: "));
+    assert!(client.ask(&["CONFIG", "GET", "maxmemory"]).await.contains("maxmemory"));
+    assert_eq!(client.ask(&["CLIENT", "PAUSE", "1"]).await, "+OK\r\n");
+    client.send(&[command(&["MULTI"]), command(&["FLUSHALL"]), command(&["EXEC"])].concat()).await;
+    for reply in ["+OK", "-NOPERM pointsman: ", "-EXECABORT"] {
+        let line = client.line().await.unwrap();
+        assert!(line.starts_with(reply), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_select_keeps_the_database_it_came_with() {
+    let front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let mut client = Raw::connect(front.proxy).await;
+    client.ask(&["ACL", "SETUSER", "bob", "on", ">pw", "~*", "+@all", "-select"]).await;
+    client.ask(&["SELECT", "9"]).await;
+    assert_eq!(client.ask(&["AUTH", "bob", "pw"]).await, "+OK\r\n");
+    assert_eq!(client.ask(&["SET", "k", "nine"]).await, "+OK\r\n");
+    let mut same = Raw::connect(front.proxy).await;
+    assert_eq!(same.ask(&["AUTH", "bob", "pw"]).await, "+OK\r\n");
+    assert!(same.ask(&["SELECT", "9"]).await.starts_with("-NOPERM"), "though such a connection is open");
+    assert_eq!(same.ask(&["GET", "k"]).await, "$-1\r\n");
+}
+
+/// While the server is silent its blocking commands are asked to come back, and are issued again. That must not be
+/// mistaken for what another client asks later.
+#[tokio::test]
+async fn a_client_that_was_carried_over_a_hold_can_be_unblocked() {
+    let mut front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let (mut asker, mut blocked) = (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    blocked.ask(&["HELLO", "3"]).await;
+    let of_blocked = id(&mut blocked).await;
+    // It keeps its connection all the time.
+    blocked.send(&[command(&["SUBSCRIBE", "channel"]), command(&["BLPOP", "nothing", "0"])].concat()).await;
+    blocked.until(b"channel\r\n:1\r\n").await;
+    listed(&mut asker, &of_blocked, "cmd=blpop").await;
+
+    front.cluster.pause(Member::Node(0)).unwrap();
+    asker.send(&command(&["GET", "k"])).await;
+    front.until_phase(false).await;
+    front.cluster.resume(Member::Node(0)).unwrap();
+    front.until_phase(true).await;
+    asker.until(b"$-1\r\n").await;
+    let end = Instant::now() + PATIENCE;
+    // Again: it may be on its way back.
+    let line = loop {
+        asker.ask(&["CLIENT", "UNBLOCK", &of_blocked, "ERROR"]).await;
+        if let Ok(line) = tokio::time::timeout(Duration::from_millis(50), blocked.line()).await {
+            break line.unwrap();
+        }
+        assert!(Instant::now() < end, "{}", front.log());
+    };
+    assert!(line.starts_with("-UNBLOCKED"), "{line}");
+}
+
+/// Redis counts for each connection by itself; the writes of a client go over connections that it shares.
+#[tokio::test]
+async fn wait_speaks_of_what_the_client_wrote_wherever_that_went() {
+    let mut front = Front::start(Settings { replicas: 1, ..Settings::single() }, &["--workers", "1"]).await;
+    let replica = Member::Node(1);
+    let writes: [&[&[&str]]; 4] = [
+        &[&["SET", "k", "v"]],
+        &[&["EVAL", "return redis.call('incr', KEYS[1])", "1", "n"]],
+        &[&["MULTI"], &["INCR", "n"], &["EXEC"]],
+        &[&["RPUSH", "l", "a"], &["BLPOP", "l", "1"]],
+    ];
+    for write in writes {
+        let (mut direct, mut through) = (Raw::connect(front.redis).await, Raw::connect(front.proxy).await);
+        for (paused, expected) in [(false, ":1\r\n"), (true, ":0\r\n")] {
+            if paused {
+                front.cluster.pause(replica).unwrap();
+            }
+            for client in [&mut direct, &mut through] {
+                client.send(&write.iter().flat_map(|words| command(words)).collect::<Vec<_>>()).await;
+                assert!(client.ask(&["PING"]).await.ends_with("+PONG\r\n"));
+                let time = if paused { "50" } else { "10000" };
+                assert_eq!(client.ask(&["WAIT", "1", time]).await, expected, "{write:?}");
+                if paused {
+                    // In a transaction it does not wait.
+                    client.send(&[&["MULTI"][..], &["WAIT", "1", "0"], &["EXEC"]].map(command).concat()).await;
+                    let answer = text(&client.until(b"*1\r\n:0\r\n").await);
+                    assert_eq!(answer, "+OK\r\n+QUEUED\r\n*1\r\n:0\r\n", "{write:?}");
+                }
+            }
+        }
+        front.cluster.resume(replica).unwrap();
+        for client in [&mut direct, &mut through] {
+            assert_eq!(client.ask(&["WAIT", "1", "10000"]).await, ":1\r\n", "{write:?}");
+        }
+    }
+    let mut weak = Raw::connect(front.proxy).await;
+    weak.ask(&["ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-ping"]).await;
+    assert_eq!(weak.ask(&["AUTH", "weak", "pw"]).await, "+OK\r\n");
+    for _ in 0..3 {
+        assert!(weak.ask(&["WAIT", "0", "0"]).await.starts_with("-WAITUNKNOWN pointsman: "));
+        assert_eq!(weak.ask(&["SET", "k", "v"]).await, "+OK\r\n");
+    }
+    let pinned = front.metric("pointsman_backend_connections", "role=\"pinned\"").await;
+    assert!(pinned <= 3.0, "{pinned}: what was taken for it is given back");
+}
+
+/// Commands of modules, here Redis' own under names that pointsman does not know.
+#[tokio::test]
+async fn the_server_is_asked_what_an_unknown_command_is() {
+    let names = ["strlen", "append", "blpop", "xinfo", "echo"];
+    let renamed = names.iter().map(|name| format!("rename-command {name} mod.{name}"));
+    let settings = Settings { redis_lines: renamed.collect(), ..Settings::single() };
+    let front = Front::start(settings, &["--workers", "1"]).await;
+    let pinned = async || front.metric("pointsman_backend_connections", "role=\"pinned\"").await;
+    let plain = async |client: &mut Raw, words: &[&str]| {
+        client.send(&command(words)).await;
+        client.line().await.unwrap()
+    };
+    let mut clients = Vec::new();
+    for i in 1..=20 {
+        let mut client = Raw::connect(front.proxy).await;
+        assert_eq!(plain(&mut client, &["mod.append", "k", "x"]).await, format!(":{i}\r\n"));
+        assert_eq!(plain(&mut client, &["MOD.STRLEN", "k"]).await, format!(":{i}\r\n"));
+        assert!(plain(&mut client, &["mod.xinfo", "STREAM", "none"]).await.starts_with("-ERR no such key"));
+        clients.push(client);
+    }
+    assert_eq!(pinned().await, 0.0, "they share");
+    // In a transaction it is one of its commands.
+    let block = [&["MULTI"][..], &["MOD.APPEND", "k", "x"], &["EXEC"]].map(command).concat();
+    clients[0].send(&block).await;
+    assert_eq!(text(&clients[0].until(b":21\r\n").await), "+OK\r\n+QUEUED\r\n*1\r\n:21\r\n");
+    assert_eq!(plain(&mut clients[0], &["MOD.STRLEN", "k"]).await, ":21\r\n");
+    assert_eq!(front.metric("pointsman_backend_connections", "role=\"pinned\"").await, 1.0, "given back");
+    assert!(plain(&mut clients[0], &["NOSUCH", "k"]).await.starts_with("-ERR unknown command"));
+    assert_eq!(pinned().await, 1.0, "what was refused has changed nothing");
+    // One that waits has a connection of its own, and so has one that is not about data.
+    clients[1].send(&command(&["MOD.BLPOP", "list", "0"])).await;
+    assert_eq!(plain(&mut clients[2], &["MOD.ECHO", "mark"]).await, "$4\r\n");
+    assert_eq!(plain(&mut clients[3], &["RPUSH", "list", "x"]).await, ":1\r\n");
+    clients[1].until(b"list\r\n$1\r\nx\r\n").await;
+    assert_eq!(pinned().await, 2.0);
+    // Who may not ask is in doubt, and is served all the same.
+    let mut weak = Raw::connect(front.proxy).await;
+    let rules = ["ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-command"];
+    assert_eq!(plain(&mut weak, &rules).await, "+OK\r\n");
+    assert_eq!(plain(&mut weak, &["AUTH", "weak", "pw"]).await, "+OK\r\n");
+    assert_eq!(plain(&mut weak, &["MOD.STRLEN", "k"]).await, ":21\r\n");
+}
