@@ -14,7 +14,7 @@ use super::context::Context;
 use super::inflight::{Audience, Effect, Entry, Fate, InFlight};
 use super::salvage::Outcome;
 use super::subscriptions::Subscriptions;
-use super::{Downstream, Hello};
+use super::{Again, Downstream, Hello};
 use crate::clock::Moment;
 use crate::metrics::CloseReason;
 use crate::net::{Signal, WriteHalf};
@@ -289,6 +289,7 @@ impl Connection {
             Lost::Dropped => {}
         }
         let abandoned = self.inflight.borrow_mut().abandon();
+        let later = set_aside(abandoned.iter().map(|(entry, _)| &entry.to));
         for (i, (entry, fates)) in abandoned.into_iter().enumerate() {
             // The command whose turn it was may be what the backend fails at, and every other one after it.
             let in_turn = i == 0
@@ -300,6 +301,7 @@ impl Connection {
             }
             self.resolve(&entry, fates);
         }
+        put_behind(later);
         if let Some(listener) = self.listener.take() {
             listener.lose();
         }
@@ -387,16 +389,18 @@ impl Connection {
         if stuck {
             self.retire();
         }
-        if taken.iter().any(|t| t.audience == Audience::Ours) {
-            // The connection is not in the state that its session takes it to be in. What was written before comes back
-            // first: order.
-            self.close(Lost::Dropped);
-        }
+        // The connection is not in the state that its session takes it to be in.
+        let is_broken = taken.iter().any(|t| t.audience == Audience::Ours);
+        let later = set_aside(taken.iter().map(|t| &t.to));
         for t in taken {
             match t.audience {
                 Audience::Ours => t.to.swallow(t.commands, true),
                 audience => t.to.take_back(t.bytes, t.commands, audience == Audience::Nobody),
             }
+        }
+        put_behind(later);
+        if is_broken {
+            self.close(Lost::Dropped);
         }
     }
 
@@ -408,9 +412,11 @@ impl Connection {
         }
         let may_go = |e: &Entry<Rc<Downstream>>| !e.to.is_gone() && !e.to.is_mid_reply() && !e.to.is_salvaging();
         let taken = self.inflight.borrow_mut().forget_reads(may_go);
+        let later = set_aside(taken.iter().map(|t| &t.to));
         for t in taken {
             t.to.take_back(t.bytes, t.commands, false);
         }
+        put_behind(later);
     }
 
     /// Lets what was written be answered, then closes.
@@ -536,6 +542,18 @@ impl Connection {
             self.told_silent.set(Some(now));
             self.context.hint(self.node, HintKind::Silent);
         }
+    }
+}
+
+/// What is about to come back to these sessions was sent before all that came back to them already. Returns the latter,
+/// for [`put_behind`].
+fn set_aside<'a>(sessions: impl Iterator<Item = &'a Rc<Downstream>>) -> Vec<(Rc<Downstream>, Vec<Again>)> {
+    sessions.filter(|s| s.has_again()).map(|s| (Rc::clone(s), s.set_aside())).collect()
+}
+
+fn put_behind(later: Vec<(Rc<Downstream>, Vec<Again>)>) {
+    for (session, later) in later {
+        session.put_behind(later);
     }
 }
 

@@ -355,17 +355,25 @@ impl Downstream {
         self.refused_since.get()
     }
 
-    /// Commands taken back before they were written.
-    pub fn take_back(&self, bytes: Bytes, commands: u32, silent: bool) {
-        if self.is_salvaging() {
-            // Replies are turned on and off while nothing is owed: nothing silent stands behind a refusal.
-            self.outcome(Outcome::NotRun(bytes));
-            self.settle(commands - 1);
-        } else {
-            self.again.borrow_mut().push(Again { bytes, silent });
-            self.settle(commands);
-        }
+    /// Commands that did not run, or are reads, come back: behind what came back since [`Downstream::set_aside`], and
+    /// behind what was collected since a refusal.
+    pub(super) fn take_back(&self, bytes: Bytes, commands: u32, silent: bool) {
+        self.again.borrow_mut().push(Again { bytes, silent });
+        self.settle(commands);
         self.wake.raise();
+    }
+
+    /// Sets aside what came back already: until that is sent again the session queues nothing, so that whatever comes back
+    /// after it was sent before it.
+    pub(super) fn set_aside(&self) -> Vec<Again> {
+        self.again.take()
+    }
+
+    /// Puts it behind what came back meanwhile.
+    pub(super) fn put_behind(&self, mut later: Vec<Again>) {
+        if !self.is_gone() {
+            self.again.borrow_mut().append(&mut later);
+        }
     }
 
     /// To be called after a flush: wakes the session if the socket took less than there was, or is gone.

@@ -1,12 +1,13 @@
 //! What a hold takes back from a connection, and to whom it goes; and what becomes of replies that nobody takes.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::driver::drive;
 use super::*;
@@ -64,21 +65,25 @@ impl<P> Scene<P> {
     }
 
     fn queue_bytes(&self, to: &Rc<Downstream>, bytes: Bytes, effect: Effect, audience: Audience) {
-        self.conn.queue(Entry {
-            to: Rc::clone(to),
-            bytes,
-            said: None,
-            commands: 1,
-            answered: 0,
-            effect,
-            answer: Answer::Replies,
-            audience,
-            retry: false,
-            partial: false,
-            heed: Heed::Nothing,
-            class: LatencyClass::Write,
-            queued_at: Instant::now(),
-        });
+        self.conn.queue(entry(to, bytes, effect, audience));
+    }
+}
+
+fn entry(to: &Rc<Downstream>, bytes: Bytes, effect: Effect, audience: Audience) -> Entry<Rc<Downstream>> {
+    Entry {
+        to: Rc::clone(to),
+        bytes,
+        said: None,
+        commands: 1,
+        answered: 0,
+        effect,
+        answer: Answer::Replies,
+        audience,
+        retry: false,
+        partial: false,
+        heed: Heed::Nothing,
+        class: LatencyClass::Write,
+        queued_at: Instant::now(),
     }
 }
 
@@ -143,6 +148,70 @@ async fn what_is_not_the_clients_own_never_comes_back_to_it() {
         [(encode_command(&["GET", "k"]), false), (encode_command(&["WAIT", "1", "0"]), false)]
     );
     assert_eq!((session.owed(), session.fault()), (0, None));
+}
+
+/// Commands of a session that a connection gives back in parts, and its last ones first: in the order that they were sent.
+#[tokio::test]
+async fn what_comes_back_in_parts_is_sent_again_in_order() {
+    let give_back_the_rest: [fn(&Connection); 2] = [Connection::sever, Connection::forget_reads];
+    for give_back in give_back_the_rest {
+        let scene = Scene::new(Use::Shared).await;
+        let (stuck, reader) = (session().await, session().await);
+        scene.queue(&reader, &["GET", "a"], Effect::Read, Audience::Client);
+        scene.conn.flush();
+        // More than the buffers of both sockets hold.
+        scene.queue(&stuck, &["GET", &"x".repeat(64 << 20)], Effect::Read, Audience::Client);
+        scene.conn.flush();
+        assert!(scene.conn.is_blocked());
+        scene.queue(&reader, &["GET", "b"], Effect::Read, Audience::Client);
+        scene.queue(&reader, &["GET", "c"], Effect::Read, Audience::Client);
+        scene.permit(Flow::Held, Flow::Held);
+        scene.conn.take_back();
+        assert_eq!((reader.owed(), came_back(&reader)), (1, Vec::new()), "the first may still be answered");
+        give_back(&scene.conn);
+        let again = ["a", "b", "c"].map(|key| (encode_command(&["GET", key]), false));
+        assert_eq!(came_back(&reader), again);
+        assert_eq!((reader.owed(), reader.fault()), (0, None));
+    }
+}
+
+/// The same where one of them was refused with proof that it did not run.
+#[tokio::test]
+async fn what_comes_back_in_parts_stands_behind_what_was_refused_before() {
+    let scene = Scene::new(Use::Shared).await;
+    let (stuck, client) = (session().await, session().await);
+    let write = entry(&client, encode_command(&["SET", "a", "1"]), Effect::Write, Audience::Client);
+    scene.conn.queue(Entry { retry: true, ..write });
+    scene.queue(&client, &["GET", "a"], Effect::Read, Audience::Client);
+    scene.conn.flush();
+    scene.queue(&stuck, &["GET", &"x".repeat(64 << 20)], Effect::Read, Audience::Client);
+    scene.conn.flush();
+    scene.queue(&client, &["GET", "b"], Effect::Read, Audience::Client);
+    let driver = tokio::task::LocalSet::new();
+    let Scene { context, conn, link, read, mut peer } = scene;
+    driver
+        .run_until(async {
+            tokio::task::spawn_local(drive(Rc::clone(&conn), read, BytesMut::new()));
+            peer.write_all(b"-READONLY You can't write against a read only replica.\r\n").await.unwrap();
+            let refused = async {
+                while !client.is_salvaging() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            timeout(Duration::from_secs(10), refused).await.unwrap();
+        })
+        .await;
+    link.lease.store(Grant {
+        generation: 1,
+        reads: Flow::Held,
+        writes: Flow::Held,
+        valid_until: Moment(u64::MAX >> 24),
+    });
+    conn.take_back();
+    conn.sever();
+    let again = [&["SET", "a", "1"][..], &["GET", "a"], &["GET", "b"]].map(|c| (encode_command(c), false));
+    assert_eq!(came_back(&client), again);
+    assert_eq!((client.owed(), client.fault(), context.stats.commands_unknown.value()), (0, None, 0));
 }
 
 #[tokio::test]
@@ -240,11 +309,11 @@ async fn what_was_answered_before_the_end_is_told_though_writing_fails() {
     queue(&answered.0, "1");
     conn.flush();
     peer.write_all(b"+OK\r\n").await.unwrap();
-    socket2::SockRef::from(&peer).set_linger(Some(std::time::Duration::ZERO)).unwrap();
+    socket2::SockRef::from(&peer).set_linger(Some(Duration::ZERO)).unwrap();
     drop(peer);
     read.ended().await.unwrap();
     queue(&late, "2");
-    drive(Rc::clone(&conn), read, bytes::BytesMut::new()).await;
+    drive(Rc::clone(&conn), read, BytesMut::new()).await;
     assert_eq!(conn.lost(), Some(Lost::Closed));
     assert_eq!((answered.0.fault(), answered.0.owed()), (None, 0));
     answered.0.leave();
@@ -262,7 +331,7 @@ async fn answer(scene: Scene, writes: Flow, replies: Vec<u8>) -> Rc<Context> {
         peer.write_all(&replies).await.unwrap();
         peer.shutdown().await.unwrap();
     };
-    tokio::join!(say, drive(conn, read, bytes::BytesMut::new()));
+    tokio::join!(say, drive(conn, read, BytesMut::new()));
     context
 }
 
@@ -318,7 +387,7 @@ async fn reads_that_were_answered_too_late_are_sent_again_and_writes_are_not() {
             peer.write_all(b"$1\r\n0\r\n:1\r\n").await.unwrap();
             peer.shutdown().await.unwrap();
         };
-        tokio::join!(say, drive(Rc::clone(&conn), read, bytes::BytesMut::new()));
+        tokio::join!(say, drive(Rc::clone(&conn), read, BytesMut::new()));
         assert_eq!((reader.owed(), writer.owed()), (1, 1), "parked; the last read came back when the connection ended");
         if is_held {
             context.unpark(Moment(0));
@@ -408,7 +477,7 @@ async fn a_large_reply_to_a_client_that_has_left_is_not_read_for_nobody() {
             let _ = peer.write_all(&[bulk(LARGE), b"$1\r\nv\r\n".to_vec()].concat()).await;
             let _ = peer.shutdown().await;
         };
-        let ((), ()) = tokio::join!(say, drive(conn, read, bytes::BytesMut::new()));
+        let ((), ()) = tokio::join!(say, drive(conn, read, BytesMut::new()));
         let read = context.stats.backend_received_bytes.value() as usize;
         assert_eq!(read >= LARGE, waits, "{read} bytes were read");
         reader.leave();
