@@ -80,7 +80,7 @@ impl Judge {
 
     /// Whether one of the commands does something each time that it is asked. (`CLIENT KILL` is asked about nobody.)
     pub fn acts(commands: &[Bytes]) -> bool {
-        const ACTS: [[&[u8]; 2]; 2] = [[b"SCRIPT", b"KILL"], [b"CLIENT", b"UNBLOCK"]];
+        const ACTS: [[&[u8]; 2]; 3] = [[b"SCRIPT", b"KILL"], [b"FUNCTION", b"KILL"], [b"CLIENT", b"UNBLOCK"]];
         commands.iter().any(|command| {
             let words: Vec<&[u8]> = args(command).take(2).collect();
             ACTS.iter().any(|acts| {

@@ -39,7 +39,8 @@ impl Transaction {
     /// Remembers a command that was sent. `said`: what the client said of which it was made, if that asks about the
     /// connection or changes it.
     pub(super) fn log(&mut self, command: Bytes, said: Option<Bytes>) {
-        self.heeded.extend(said.map(|said| (self.queued, said)));
+        // A copy: a part of a read buffer would keep all of that.
+        self.heeded.extend(said.map(|said| (self.queued, Bytes::copy_from_slice(&said))));
         self.queued += usize::from(is_queued(&command));
         self.bytes += command.len();
         if self.bytes > MAX_LOG {
