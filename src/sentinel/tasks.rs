@@ -100,11 +100,20 @@ impl Sentinels {
         Self { common, known: BTreeMap::new(), next: 0, pace: watch::Sender::new(poll_interval(Pace::Fast)) }
     }
 
-    /// Listens to these, and to others only as far as they are learned of.
+    /// Listens to these, and to others only as far as they are learned of: when one is taken out of the configuration, it
+    /// and all that were learned of stay only if one that stays lists them. Others may be of another deployment.
     pub(super) fn set_configured(&mut self, endpoints: &[Endpoint], now: Moment) -> Vec<Event> {
-        let gone = |k: &Known| !k.learned && !endpoints.contains(&k.endpoint);
-        let gone: Vec<SentinelId> = self.known.iter().filter(|(_, k)| gone(k)).map(|(id, _)| *id).collect();
+        let stays = |k: &Known| endpoints.contains(&k.endpoint);
         let mut events = Vec::new();
+        let mut gone = Vec::new();
+        if self.known.values().any(|k| !k.learned && !stays(k)) {
+            let listed: Vec<Peer> = self.known.values().filter(|k| stays(k)).flat_map(|k| k.peers.clone()).collect();
+            for (id, known) in self.known.iter_mut().filter(|(_, k)| !stays(k)) {
+                let is_it = |p: &Peer| p.endpoint == known.endpoint || p.run_id.is_some() && p.run_id == known.run_id;
+                known.learned = listed.iter().any(is_it);
+                gone.extend((!known.learned).then_some(*id));
+            }
+        }
         for id in gone {
             self.known.remove(&id);
             events.push(Event::SentinelForgotten(id));
@@ -335,4 +344,58 @@ fn probe_interval(pace: Pace) -> Duration {
         Pace::Watch => 100,
         Pace::Fast => 5,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::ServiceConfig;
+
+    fn endpoint(text: &str) -> Endpoint {
+        text.parse().expect("an address")
+    }
+
+    fn peer(text: &str) -> Peer {
+        Peer { endpoint: endpoint(text), run_id: None, reachable: true }
+    }
+
+    fn known(sentinels: &Sentinels) -> Vec<(String, bool)> {
+        sentinels.known.values().map(|k| (k.endpoint.to_string(), k.learned)).collect()
+    }
+
+    /// Nobody listens where these point to: only what is known counts here.
+    const A: &str = "127.0.0.1:1";
+    const B: &str = "127.0.0.1:2";
+    const C: &str = "127.0.0.1:3";
+    const D: &str = "127.0.0.1:4";
+
+    fn watching(configured: &[&str]) -> Sentinels {
+        let config = ServiceConfig::new("test", Vec::new(), Source::Static(endpoint(A)));
+        let mut sentinels = Sentinels::new(Common::new(&config, Resolver::default(), mpsc::channel(64).0));
+        set(&mut sentinels, configured);
+        sentinels
+    }
+
+    fn set(sentinels: &mut Sentinels, configured: &[&str]) -> Vec<Event> {
+        let endpoints: Vec<Endpoint> = configured.iter().map(|text| endpoint(text)).collect();
+        sentinels.set_configured(&endpoints, Moment(0))
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_configured_any_more_is_listened_to_while_another_lists_it() {
+        let mut sentinels = watching(&[A, B, C]);
+        sentinels.note_peers(SentinelId(0), vec![peer(B)], Moment(0));
+        assert_eq!(set(&mut sentinels, &[A]), [Event::SentinelForgotten(SentinelId(2))]);
+        assert_eq!(known(&sentinels), [(A.to_owned(), false), (B.to_owned(), true)]);
+        assert_eq!(set(&mut sentinels, &[A, B]), []);
+        assert_eq!(known(&sentinels), [(A.to_owned(), false), (B.to_owned(), false)]);
+    }
+
+    #[tokio::test]
+    async fn what_was_learned_of_another_deployment_goes_with_it() {
+        let mut sentinels = watching(&[A]);
+        sentinels.note_peers(SentinelId(0), vec![peer(B), peer(C)], Moment(0));
+        set(&mut sentinels, &[D]);
+        assert_eq!(known(&sentinels), [(D.to_owned(), false)]);
+    }
 }
