@@ -231,8 +231,10 @@ impl ServerTask {
             preferred::note(&self.service, path, *node, before).await;
         }
         let answer = self.answer_of(request).await;
-        if let (Request::SetPriority(_), Some(path), Answer::Done(_)) = (request, &preferred, &answer) {
-            preferred::forget(path).await;
+        if let (Request::SetPriority(_), Some(path), Place::Node(node), Answer::Done(_)) =
+            (request, &preferred, &self.place, &answer)
+        {
+            preferred::forget(path, *node).await;
         }
         answer
     }

@@ -57,6 +57,8 @@ pub(super) struct Watcher {
     memory: Option<AbortOnDropHandle<()>>,
     /// Looks the master of a static service up; ended when dropped.
     look_up: Option<AbortOnDropHandle<()>>,
+    /// What a process before this one has left is being set right.
+    restoring: Option<AbortOnDropHandle<()>>,
     /// The old master that is being made a replica, or was; ended when dropped.
     demotion: Option<(SocketAddr, AbortOnDropHandle<()>)>,
     /// When leases were renewed last.
@@ -94,6 +96,7 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         remembered: watch::Sender::new(None),
         memory: None,
         look_up: None,
+        restoring: None,
         demotion: None,
         renewed: now,
         acknowledged: 0,
@@ -131,7 +134,11 @@ impl Watcher {
             Ok(None) => {}
             Err(error) => tracing::warn!(service = self.service, "cannot read {}: {error}", path.display()),
         }
-        tokio::spawn(preferred::restore(self.common.clone()));
+        self.restore();
+    }
+
+    fn restore(&mut self) {
+        self.restoring = Some(AbortOnDropHandle::new(tokio::spawn(preferred::restore(self.common.clone()))));
     }
 
     /// Has the master found in the configured way, and remembered where that is configured.
@@ -164,6 +171,10 @@ impl Watcher {
             self.switchovers.renew(common.clone());
             let events = self.sentinels.renew(common, Moment::now());
             events.into_iter().for_each(|event| self.handle(event));
+            // What a switchover that is on has noted is its own to set back.
+            if self.restoring.as_ref().is_some_and(|task| !task.is_finished()) && !self.switchovers.is_on() {
+                self.restore();
+            }
         }
         self.find_master_by(config);
         self.tick();
