@@ -140,7 +140,9 @@ impl Ready {
                 roots.add(certificate.clone()).map_err(refused)?;
             }
         } else {
-            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+            // Kept for the comparison: an authority that the system has been given since is a change.
+            found = rustls_native_certs::load_native_certs().certs;
+            roots.add_parsable_certificates(found.iter().cloned());
             if roots.is_empty() {
                 let message = "no CA file is given, and the system knows no authorities (package ca-certificates)";
                 return Err(Fault { part: Part::Authorities, message: message.to_owned() });
