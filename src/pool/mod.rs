@@ -315,8 +315,7 @@ impl Pool {
     }
 
     /// From time to time: what an expired lease held back flows again, silence is told, what is idle is closed.
-    /// Returns whether sessions wait, so that the next tick should come soon.
-    pub fn tick(&self) -> bool {
+    pub fn tick(&self) {
         let now = Moment::now();
         let access = &self.context.access;
         let passes = (matches!(access.reads(now), Pass::To(_)), matches!(access.writes(now), Pass::To(_)));
@@ -356,7 +355,6 @@ impl Pool {
             }
         }
         self.sweep();
-        !self.held.borrow().is_empty()
     }
 
     /// Connections that were lost rather than given back made room that nobody was told of.
