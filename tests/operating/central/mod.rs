@@ -21,4 +21,17 @@ impl Front {
             sleep(std::time::Duration::from_millis(5)).await;
         }
     }
+
+    /// The log, once these words are in it: a line may come later than the reply that it is about.
+    async fn until_logged(&self, words: &str) -> String {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log();
+            if log.contains(words) {
+                return log;
+            }
+            assert!(Instant::now() < end, "{words} was never said\n{log}");
+            sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
 }

@@ -93,7 +93,7 @@ async fn what_is_no_header_where_one_is_due_is_refused() {
     assert_eq!(front.metric("pointsman_limit_reached_total", "handshake_timeout").await, 2.0);
     assert_eq!(front.metric("pointsman_clients", "").await, 1.0);
     // One line for the first; how many more there were is told with a later one.
-    let log = front.log();
+    let log = front.until_logged("client refused").await;
     assert_eq!(log.matches("client refused").count(), 1, "{log}");
     assert!(log.contains("127.0.0.1:"), "{log}");
     assert_eq!(beside.ask(&["ECHO", "x"]).await, "$1\r\nx\r\n");
@@ -137,7 +137,7 @@ async fn a_header_from_elsewhere_changes_nobody() {
         );
         assert_eq!(front.metric(HEADERS, "untrusted").await, 2.0);
         front.until_metric(CLOSED, "proxy_header", 2.0).await;
-        let log = front.log();
+        let log = front.until_logged("it sent a PROXY header").await;
         assert_eq!(log.matches("it sent a PROXY header").count(), 1, "{log}");
     }
 }
