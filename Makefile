@@ -22,12 +22,15 @@ demo: ## two failovers on real servers, with what the clients noticed of them (u
 	$(CARGO) build $(FAST) --bin pointsman
 	target/fast/pointsman demo $(ARGS)
 
+# What needs a server waits for it most of the time; the few tests that must not be disturbed wait for each other.
+THREADS := 4
+
 test: ## all tests but the few that take minutes
 	@tests/install.sh $(SERVERS) $(FAULTS) promtool haproxy
 	@tests/e2e/install.sh
 	@tests/deploy/install.sh
 	$(CARGO) test --locked --lib --bins
-	$(CARGO) test $(FAST) --test '*'
+	RUST_TEST_THREADS=$(THREADS) $(CARGO) test $(FAST) --test '*'
 
 test-all: test ## and those too
 	@tests/install.sh chromium
