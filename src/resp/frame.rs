@@ -3,6 +3,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::number::parse;
+use super::scan::{RequestScanner, Scan};
 
 /// The arguments of a complete RESP command, its name first.
 ///
@@ -45,6 +46,29 @@ fn header(buf: &[u8], kind: u8) -> Option<(usize, &[u8])> {
     let end = memchr::memchr(b'\r', buf)?;
     let value = usize::try_from(parse(&buf[1..end])?).ok()?;
     Some((value, buf.get(end + 2..)?))
+}
+
+/// The commands of a batch that has been scanned.
+pub fn split(mut batch: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut lengths = lengths(batch);
+    std::iter::from_fn(move || batch.split_off(..lengths.next()?))
+}
+
+/// Lengths of the commands in a batch that has been scanned.
+pub fn lengths(mut batch: &[u8]) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        if batch.is_empty() {
+            return None;
+        }
+        match RequestScanner::new(usize::MAX).scan(batch) {
+            Ok(Scan::Command { len, .. }) => {
+                batch = &batch[len..];
+                Some(len)
+            }
+            // A batch holds whole commands only; a rest that is none is treated as one command.
+            _ => Some(std::mem::take(&mut batch).len()),
+        }
+    })
 }
 
 /// A command as a RESP array of bulk strings.

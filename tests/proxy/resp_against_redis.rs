@@ -12,7 +12,7 @@ use pointsman::net::client::Client;
 use pointsman::net::{Dialer, Resolver};
 use pointsman::resp::{
     CommandId, Kind, ProtocolError, Refusal, RequestScanner, Scan, Value, args, classify, encode_command,
-    inline_to_command, lookup,
+    inline_to_command, keys, lookup,
 };
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -247,6 +247,77 @@ async fn the_command_table_is_that_of_the_server() {
         if has("noscript") && !harmless.contains(&name.as_str()) && !matches!(name.as_str(), "role" | "save") {
             assert_ne!(info.kind, Kind::Plain, "{name}");
         }
+    }
+}
+
+/// First key, last key (negative: from the end) and step, as the server has them for a command or subcommand.
+fn keys_of(command: &Value) -> [i64; 3] {
+    let fields = command.as_array().unwrap();
+    [3, 4, 5].map(|i| match &fields[i] {
+        Value::Int(n) => *n,
+        other => panic!("{other:?}"),
+    })
+}
+
+#[tokio::test]
+async fn keys_are_where_the_server_has_them() {
+    let server = Server::start(&[]);
+    let mut client = server.client().await;
+    let reply = client.call(&["COMMAND"]).await.unwrap();
+    let mut compared = 0;
+    for command in reply.as_array().unwrap() {
+        let fields = command.as_array().unwrap();
+        let name = fields[0].as_str().unwrap();
+        let has = |flag: &str| fields[2].as_array().unwrap().iter().any(|f| f.as_str() == Some(flag));
+        // Those are asked for below; and channels are no keys, whatever the server calls them there.
+        if has("movablekeys") || has("pubsub") {
+            continue;
+        }
+        // Of a container the subcommands that have keys say where they are.
+        let parts = fields.get(9).and_then(Value::as_array).unwrap_or_default();
+        let places: Vec<[i64; 3]> =
+            if parts.is_empty() { vec![keys_of(command)] } else { parts.iter().map(keys_of).collect() };
+        let [first, last, step] = places.into_iter().max().unwrap();
+        let words: Vec<String> = (0..9).map(|i| if i == 0 { name.to_owned() } else { format!("w{i}") }).collect();
+        let last = if last < 0 { 9 + last } else { last };
+        let expected: Vec<&str> = (first..=last)
+            .step_by(step.max(1) as usize)
+            .filter(|_| first > 0)
+            .map(|i| words[i as usize].as_str())
+            .collect();
+        let frame = encode_command(&words);
+        let found: Vec<&str> = keys(&frame, 99).into_iter().map(|key| std::str::from_utf8(key).unwrap()).collect();
+        assert_eq!(found, expected, "{name} {first} {last} {step}");
+        compared += 1;
+    }
+    assert!(compared > 200, "{compared}");
+    for words in [
+        "EVAL return 2 a b c",
+        "EVALSHA abc 1 a b",
+        "FCALL f 2 a b c",
+        "LMPOP 2 a b LEFT",
+        "BLMPOP 0 2 a b LEFT",
+        "ZMPOP 1 a MIN",
+        "BZMPOP 0 1 a MIN",
+        "SINTERCARD 2 a b",
+        "ZUNION 2 a b WEIGHTS 1 2",
+        "ZDIFF 2 a b",
+        "ZINTERCARD 2 a b LIMIT 3",
+        "ZUNIONSTORE d 2 a b",
+        "ZINTERSTORE d 1 a",
+        "ZDIFFSTORE d 2 a b",
+        "XREAD COUNT 1 STREAMS a b 0 0",
+        "XREADGROUP GROUP g c STREAMS a >",
+        "MIGRATE h 1 a 0 9",
+        "SORT a",
+        "GEORADIUS a 0 0 1 m",
+    ] {
+        let words: Vec<&str> = words.split(' ').collect();
+        let reply = client.call(&[&["COMMAND", "GETKEYS"], &words[..]].concat()).await.unwrap();
+        let expected: Vec<&str> = reply.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+        let frame = encode_command(&words);
+        let found: Vec<&str> = keys(&frame, 99).into_iter().map(|key| std::str::from_utf8(key).unwrap()).collect();
+        assert_eq!(found, expected, "{words:?}");
     }
 }
 
