@@ -66,6 +66,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Client {
+    /// One for tests of those who only need to have one.
+    #[cfg(test)]
+    pub fn anybody() -> Arc<Self> {
+        let anywhere = || ClientAddr::Unix("/s".into());
+        let presence = Arc::new(Clients::new(1)).join(1, 0, [anywhere(), anywhere()], None);
+        presence.map(|presence| Arc::clone(&presence.client)).expect("it is the first")
+    }
+
     /// Its own backend connection, kept from becoming another's for as long as the value lives.
     pub fn hold(self: &Arc<Self>) -> Held {
         lock(&self.own).holders += 1;

@@ -17,6 +17,8 @@ pub mod metrics;
 pub mod net;
 pub mod topology;
 
+pub mod insight;
+
 pub mod backend;
 
 pub mod pool;

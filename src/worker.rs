@@ -23,6 +23,7 @@ use crate::clients::{Client, Clients};
 use crate::clock::Moment;
 use crate::config::{ListenerConfig, ServiceConfig};
 use crate::greeting::{self, Newcomer, Reception};
+use crate::insight::Observed;
 use crate::metrics::{CloseReason, Counter, Rejection, ServiceStats};
 use crate::net::{Accepted, ClientSocket, Handshakes, Resolver, Stream};
 use crate::pool::Pool;
@@ -54,6 +55,8 @@ pub struct WorkerService {
     pub names: Resolver,
     /// Where the worker counts.
     pub stats: Arc<ServiceStats>,
+    /// What it has seen of single commands.
+    pub observed: Arc<Observed>,
     /// Its clients on all workers.
     pub clients: Arc<Clients>,
     /// The scripts that they have the servers keep.
@@ -193,9 +196,10 @@ impl Worker {
 
     /// Serves another service, until it ends.
     fn add(&self, service: WorkerService, services: &Services, essential: &mut JoinSet<()>) {
-        let WorkerService { id, mut config, names, stats, clients, scripts, link, topology, hints, end } = service;
+        let WorkerService { id, mut config, names, stats, observed, clients, scripts, link, topology, hints, end } =
+            service;
         let current = Arc::clone(&config.borrow_and_update());
-        let context = Context::new(current, names, Access::new(link), stats, hints, scripts);
+        let context = Context::new(current, names, Access::new(link), stats, observed, hints, scripts);
         let serving = Rc::new(Serving {
             pool: Rc::new(Pool::new(Rc::new(context))),
             clients,

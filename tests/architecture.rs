@@ -18,31 +18,38 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("metrics", &["resp"]),
     ("net", &["addr", "config", "resp", "tls"]),
     ("topology", &["addr", "clock", "config"]),
-    ("backend", &["clock", "complaints", "config", "metrics", "net", "resp", "topology"]),
+    ("insight", &["metrics", "resp", "topology"]),
+    ("backend", &["clients", "clock", "complaints", "config", "insight", "metrics", "net", "resp", "topology"]),
     ("pool", &["backend", "clock", "net", "topology"]),
     ("sentinel", &["addr", "clock", "config", "net", "resp", "tls", "topology"]),
     ("router", &["backend", "resp"]),
     (
         "session",
-        &["addr", "backend", "clients", "clock", "config", "metrics", "net", "pool", "resp", "router", "topology"],
+        &[
+            "addr", "backend", "clients", "clock", "config", "insight", "metrics", "net", "pool", "resp", "router",
+            "topology",
+        ],
     ),
     ("greeting", &["addr", "complaints", "config", "metrics", "net", "resp", "tls"]),
     (
         "worker",
-        &["backend", "clients", "clock", "config", "greeting", "metrics", "net", "pool", "resp", "session", "topology"],
+        &[
+            "backend", "clients", "clock", "config", "greeting", "insight", "metrics", "net", "pool", "resp",
+            "session", "topology",
+        ],
     ),
-    ("admin", &["clock", "config", "metrics", "topology"]),
+    ("admin", &["clock", "config", "insight", "metrics", "topology"]),
     ("listener", &["complaints", "config", "metrics", "net", "resp", "worker"]),
     ("systemd", &["admin"]),
     (
         "app",
         &[
-            "addr", "admin", "backend", "clients", "clock", "config", "listener", "metrics", "net", "sentinel",
-            "shutdown", "systemd", "topology", "worker",
+            "addr", "admin", "backend", "clients", "clock", "config", "insight", "listener", "metrics", "net",
+            "sentinel", "shutdown", "systemd", "topology", "worker",
         ],
     ),
     ("demo", &["config"]),
-    ("cli", &["addr", "admin", "app", "config", "demo", "net", "resp", "topology"]),
+    ("cli", &["addr", "admin", "app", "config", "demo", "insight", "metrics", "net", "resp", "topology"]),
     ("main", &["cli"]),
 ];
 

@@ -4,31 +4,38 @@
 //! it passes the order for a switchover on to control. Nothing here waits for a worker or for control, so a scrape is
 //! answered however busy or stuck they are.
 
+mod body;
 mod health;
+mod hotkeys;
 mod page;
 mod reload;
 mod routes;
 mod scrape;
 mod server;
+mod slowlog;
 mod status;
 mod switchover;
 pub mod words;
 
 pub use reload::{ReloadOrder, Reloaded};
 pub use server::{Limits, serve, serve_with};
+pub use slowlog::{Forgotten, ServiceSlowLog, SlowLogs};
 pub use status::{BackendConnections, Service, Status, record_counts};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
+use hyper::StatusCode;
 use tokio::sync::{mpsc, watch};
 
 use crate::clock::Moment;
 use crate::config::ServiceConfig;
+use crate::insight::Insight;
 use crate::metrics::ByWorker;
 use crate::topology::status::{ServiceStatus, WallTime};
 use crate::topology::switchover::Order;
+use routes::Answer;
 
 /// One service, as the admin server sees it.
 #[derive(Clone, Debug)]
@@ -39,6 +46,8 @@ pub struct Watched {
     pub config: watch::Receiver<Arc<ServiceConfig>>,
     /// What the workers count of it.
     pub stats: ByWorker,
+    /// What they have seen of single commands.
+    pub insight: Insight,
     /// What control says of it.
     pub status: watch::Receiver<Arc<ServiceStatus>>,
     /// Where it takes orders for switchovers.
@@ -136,5 +145,14 @@ impl AdminState {
     /// The services that run now, in the order of the configuration.
     fn services(&self) -> Vec<Watched> {
         self.services.borrow().clone()
+    }
+
+    /// The service of this name, or the answer that there is none.
+    fn service(&self, name: &str) -> Result<Watched, Answer> {
+        let services = self.services();
+        services.iter().find(|s| *s.name == *name).cloned().ok_or_else(|| {
+            let all: Vec<&str> = services.iter().map(|s| &*s.name).collect();
+            body::refusal(StatusCode::NOT_FOUND, &format!("there is no service `{name}`, but {}", all.join(", ")))
+        })
     }
 }

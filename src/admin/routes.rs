@@ -11,11 +11,11 @@ use hyper::header::{
 use hyper::{Method, Request, Response, StatusCode};
 
 use super::switchover::{self, Lines};
-use super::{AdminState, health, page, reload, scrape, status};
+use super::{AdminState, health, hotkeys, page, reload, scrape, slowlog, status};
 use crate::topology::status::WallTime;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
+pub(super) const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 
 const ROOT: &str = "/";
@@ -32,7 +32,7 @@ struct Route {
     answer: fn(&AdminState) -> Answer,
 }
 
-const ROUTES: [Route; 5] = [
+const ROUTES: [Route; 6] = [
     Route {
         path: ROOT,
         about: "this list; for a browser, a page that shows all",
@@ -64,6 +64,7 @@ const ROUTES: [Route; 5] = [
             Err(e) => Answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{e}\n")),
         },
     },
+    Route { path: slowlog::PATH, about: slowlog::ABOUT, answer: slowlog::answer },
 ];
 
 /// Answers one request of `peer`. The server cuts the body off for HEAD.
@@ -71,6 +72,20 @@ pub(super) async fn respond(state: &AdminState, peer: SocketAddr, request: Reque
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     if (path == switchover::PATH || path == reload::PATH) && method != Method::POST {
         return not_allowed(&path, "POST");
+    }
+    if [hotkeys::PATH, slowlog::RESET].contains(&&*path) && method != Method::POST {
+        return not_allowed(&path, "POST");
+    }
+    if [hotkeys::PATH, slowlog::RESET, slowlog::PATH].contains(&&*path)
+        && let Err(refusal) = refuse_strangers("a look at single commands", peer, request.headers())
+    {
+        return response(refusal);
+    }
+    if path == hotkeys::PATH {
+        return response(hotkeys::order(state, request).await.unwrap_or_else(|refusal| refusal));
+    }
+    if path == slowlog::RESET {
+        return response(slowlog::reset(state, request).await.unwrap_or_else(|refusal| refusal));
     }
     if path == reload::PATH {
         return response(reload::order(state, peer, request.headers()).await);
@@ -131,8 +146,9 @@ fn index() -> String {
     let pages = ROUTES
         .iter()
         .map(|r| (r.path, r.about))
-        .chain([(switchover::PATH, switchover::ABOUT), (reload::PATH, reload::ABOUT)]);
-    pages.map(|(path, about)| format!("{path:<13}{about}\n")).collect()
+        .chain([(switchover::PATH, switchover::ABOUT), (reload::PATH, reload::ABOUT)])
+        .chain([(slowlog::RESET, slowlog::RESET_ABOUT), (hotkeys::PATH, hotkeys::ABOUT)]);
+    pages.map(|(path, about)| format!("{path:<16}{about}\n")).collect()
 }
 
 fn response(Answer(status, content_type, body): Answer) -> Response<Body> {

@@ -11,6 +11,7 @@ use crate::admin::{self, Watched};
 use crate::backend::Scripts;
 use crate::clients::Clients;
 use crate::config::ServiceConfig;
+use crate::insight::Insight;
 use crate::listener::{Destination, Gate, Targets};
 use crate::metrics::ByWorker;
 use crate::net::Resolver;
@@ -48,7 +49,7 @@ impl Running {
         let count = workers.count();
         let name = config.name.clone();
         let (config, configured) = watch::channel(Arc::new(config));
-        let stats = ByWorker::new(count);
+        let (stats, insight) = (ByWorker::new(count), Insight::new(count));
         let clients = Arc::new(Clients::new(count));
         let scripts: Arc<Scripts> = Arc::default();
         let links: Vec<Arc<Link>> = (0..count).map(|_| Arc::default()).collect();
@@ -58,11 +59,13 @@ impl Running {
         let (order_taker, orders) = mpsc::channel(ORDERS);
         let end =
             ServiceEnd { drain: CancellationToken::new(), close: CancellationToken::new(), served: TaskTracker::new() };
-        let for_workers = links.iter().zip(stats.iter()).map(|(link, stats)| WorkerService {
+        let parts = links.iter().zip(stats.iter()).zip(insight.workers());
+        let for_workers = parts.map(|((link, stats), observed)| WorkerService {
             id,
             config: configured.clone(),
             names: names.clone(),
             stats: Arc::clone(stats),
+            observed: Arc::clone(observed),
             clients: Arc::clone(&clients),
             scripts: Arc::clone(&scripts),
             link: Arc::clone(link),
@@ -89,6 +92,7 @@ impl Running {
             name: name.into(),
             config: config.subscribe(),
             stats,
+            insight,
             status: status_reader,
             orders: order_taker,
         };

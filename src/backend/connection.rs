@@ -121,6 +121,8 @@ pub struct Connection {
     pub(super) owner: RefCell<Option<Rc<Downstream>>>,
     /// Who has it if no command is sent on it.
     pub(super) listener: RefCell<Option<Rc<dyn Listener>>>,
+    /// The database that is selected on it.
+    pub database: Cell<u32>,
     /// What a pinned connection is subscribed to.
     pub subscriptions: RefCell<Subscriptions>,
     /// Every byte is the owner's, whatever it means (`MONITOR`, `SYNC`).
@@ -160,6 +162,7 @@ impl Connection {
             fresh: Cell::new(0),
             owner: RefCell::default(),
             listener: RefCell::default(),
+            database: Cell::new(0),
             subscriptions: RefCell::default(),
             raw: Cell::new(false),
             withdrawn: Cell::new(0),
@@ -331,9 +334,10 @@ impl Connection {
             if to.is_mid_reply() {
                 to.close(CloseReason::UnknownOutcome);
             } else if entry.partial {
-                self.resolve_partial(to, fate, silent);
+                self.resolve_partial(entry, fate, silent);
             } else if fate == Fate::Written(Effect::Write) {
                 self.context.stats.commands_unknown.add(1);
+                self.note_unknown(entry, &command);
                 if to.is_salvaging() {
                     to.outcome(Outcome::Unknown);
                 } else {
@@ -342,13 +346,15 @@ impl Connection {
             } else if silent && fate == Fate::Written(Effect::Read) {
                 to.swallow(1, false);
             } else {
+                self.note_return(entry);
                 to.take_back(command, 1, silent);
             }
         }
     }
 
     /// A large command whose beginning is gone: if the backend never had its end, it did not run.
-    fn resolve_partial(&self, to: &Downstream, fate: Fate, silent: bool) {
+    fn resolve_partial(&self, entry: &Entry<Rc<Downstream>>, fate: Fate, silent: bool) {
+        let to = &entry.to;
         if fate == Fate::NeverWritten && silent {
             to.swallow(1, false);
         } else if fate == Fate::NeverWritten {
@@ -357,6 +363,7 @@ impl Connection {
             to.after_flush();
         } else {
             self.context.stats.commands_unknown.add(1);
+            self.note_unknown(entry, &entry.bytes);
             to.close(CloseReason::UnknownOutcome);
         }
     }
@@ -395,7 +402,10 @@ impl Connection {
         for t in taken {
             match t.audience {
                 Audience::Ours => t.to.swallow(t.commands, true),
-                audience => t.to.take_back(t.bytes, t.commands, audience == Audience::Nobody),
+                audience => {
+                    t.to.note_return(t.queued_at);
+                    t.to.take_back(t.bytes, t.commands, audience == Audience::Nobody);
+                }
             }
         }
         put_behind(later);
@@ -414,6 +424,7 @@ impl Connection {
         let taken = self.inflight.borrow_mut().forget_reads(may_go);
         let later = set_aside(taken.iter().map(|t| &t.to));
         for t in taken {
+            t.to.note_return(t.queued_at);
             t.to.take_back(t.bytes, t.commands, false);
         }
         put_behind(later);

@@ -10,15 +10,15 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::inflight::split;
 use super::preparation::Preparation;
 use super::scripts::{Scripts, Seen};
 use super::{Downstream, Entry, LargeReplies};
 use crate::complaints::Complaints;
 use crate::config::{ClientAuth, Credentials, ServiceConfig};
+use crate::insight::Observed;
 use crate::metrics::{ServiceStats, TLS_HANDSHAKES};
 use crate::net::{Dialer, Resolver};
-use crate::resp::{CommandSet, Learned, Refusal};
+use crate::resp::{CommandSet, Learned, Refusal, split};
 use crate::topology::{Access, Hint, HintKind};
 
 /// What is configured, and what follows from it for a worker.
@@ -52,6 +52,10 @@ impl Deref for Terms {
     }
 }
 
+fn slow_from(config: &ServiceConfig) -> Duration {
+    config.slowlog.slower_than.unwrap_or(Duration::MAX)
+}
+
 /// See the module.
 #[derive(Debug)]
 pub struct Context {
@@ -62,6 +66,10 @@ pub struct Context {
     pub access: Access,
     /// What is counted.
     pub stats: Arc<ServiceStats>,
+    /// What is kept of single commands.
+    pub observed: Arc<Observed>,
+    /// Commands that take so long are noted; [`Duration::MAX`]: none.
+    pub(super) slow_from: Cell<Duration>,
     /// What servers have said of commands that are not in the table.
     pub learned: RefCell<Learned>,
     /// What not to share a connection with.
@@ -97,10 +105,12 @@ impl Context {
         names: Resolver,
         access: Access,
         stats: Arc<ServiceStats>,
+        observed: Arc<Observed>,
         hints: mpsc::Sender<Hint>,
         scripts: Arc<Scripts>,
     ) -> Self {
         Self {
+            slow_from: Cell::new(slow_from(&config)),
             scripts,
             seen_scripts: Seen::default(),
             preparation: Rc::new(Preparation::new(Arc::clone(access.link()))),
@@ -108,6 +118,7 @@ impl Context {
             names,
             access,
             stats,
+            observed,
             learned: RefCell::default(),
             large: LargeReplies::default(),
             missing_headers: Complaints::default(),
@@ -134,6 +145,7 @@ impl Context {
 
     /// The configuration has changed.
     pub fn configure(&self, config: Arc<ServiceConfig>) {
+        self.slow_from.set(slow_from(&config));
         self.terms.replace(Rc::new(Terms::new(config, self.names.clone())));
     }
 

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -10,6 +11,9 @@ use super::cursors::Cursors;
 use super::parked::{GivenUp, Parked};
 use super::preparation::{Outstanding, Preparation};
 use super::salvage::{self, Outcome};
+use crate::clients::Client;
+use crate::clock::Moment;
+use crate::insight::SlowCommand;
 use crate::metrics::CloseReason;
 use crate::net::{Outbox, Signal};
 
@@ -24,6 +28,8 @@ const CONVICTED: u8 = 4;
 /// pushes them into the outbox; the session's task is woken only when it waits for something here.
 #[derive(Debug)]
 pub struct Downstream {
+    /// Who the client is.
+    pub client: Arc<Client>,
     /// The client's replies.
     pub outbox: Outbox,
     /// Wakes the session's task.
@@ -42,6 +48,8 @@ pub struct Downstream {
     silent_error: Cell<bool>,
     /// Commands to be sent again, in order, before anything newer.
     again: RefCell<Vec<Again>>,
+    /// Since when the oldest of those had been under way.
+    returned: Cell<Option<Instant>>,
     /// Replies that arrived while such commands were held, and what came behind them.
     parked: RefCell<Vec<Parked>>,
     /// What came since a command was refused with proof that it did not run.
@@ -73,8 +81,9 @@ pub struct Again {
 
 impl Downstream {
     /// The shared part of a new session.
-    pub fn new(outbox: Outbox) -> Self {
+    pub fn new(client: Arc<Client>, outbox: Outbox) -> Self {
         Self {
+            client,
             outbox,
             wake: Rc::default(),
             owed: Cell::new(0),
@@ -84,6 +93,7 @@ impl Downstream {
             mid_reply: Cell::new(false),
             silent_error: Cell::new(false),
             again: RefCell::default(),
+            returned: Cell::new(None),
             parked: RefCell::default(),
             salvage: RefCell::default(),
             withheld: Cell::new(0),
@@ -126,6 +136,11 @@ impl Downstream {
     /// Whether commands came back.
     pub fn has_again(&self) -> bool {
         !self.again.borrow().is_empty()
+    }
+
+    /// Since when the oldest of them had been under way.
+    pub fn take_returned(&self) -> Option<Instant> {
+        self.returned.take()
     }
 
     /// Whether an error was among the swallowed replies since the last call.
@@ -267,8 +282,13 @@ impl Downstream {
         self.parked.borrow_mut().push(parked);
     }
 
-    /// Delivers what was parked, up to the first that is not safe; returns whether something stays parked.
-    pub(super) fn unpark(&self, is_safe: impl Fn(&Parked) -> bool) -> bool {
+    /// Delivers what was parked, up to the first that is not safe; returns whether something stays parked. `told` is shown
+    /// what is known of those that are delivered.
+    pub(super) fn unpark(
+        &self,
+        is_safe: impl Fn(&Parked) -> bool,
+        told: impl Fn(Option<Box<SlowCommand>>, Moment),
+    ) -> bool {
         let mut parked = self.parked.borrow_mut();
         let n = parked.iter().take_while(|p| is_safe(p)).count();
         let due: Vec<Parked> = parked.drain(..n).collect();
@@ -276,6 +296,7 @@ impl Downstream {
         drop(parked);
         for p in due {
             self.withheld.set(self.withheld.get().saturating_sub(p.size()));
+            told(p.slow, p.at);
             self.deliver(p.bytes, p.replies);
         }
         self.outbox.flush();
@@ -292,8 +313,9 @@ impl Downstream {
         }
         if parked.iter().any(|p| p.again.is_none()) {
             drop(parked);
+            let parked = self.parked.take();
             self.close(CloseReason::UnknownOutcome);
-            return GivenUp::Unknown;
+            return GivenUp::Unknown(parked);
         }
         let replies = parked.iter().map(|p| p.replies).sum();
         drop(parked);
@@ -303,6 +325,7 @@ impl Downstream {
         let parked = self.parked.take();
         let sizes: usize = parked.iter().map(Parked::size).sum();
         self.withheld.set(self.withheld.get().saturating_sub(sizes));
+        parked.iter().for_each(|p| self.note_return(p.queued_at));
         // They stand before whatever came back or was collected meanwhile.
         let commands = parked.into_iter().flat_map(|p| p.again.unwrap_or_default());
         if let Some(outcomes) = self.salvage.borrow_mut().as_mut() {
@@ -355,6 +378,11 @@ impl Downstream {
         self.refused_since.get()
     }
 
+    /// What comes back had been under way since then.
+    pub(super) fn note_return(&self, queued_at: Instant) {
+        self.returned.set(Some(self.returned.get().map_or(queued_at, |first| first.min(queued_at))));
+    }
+
     /// Commands that did not run, or are reads, come back: behind what came back since [`Downstream::set_aside`], and
     /// behind what was collected since a refusal.
     pub(super) fn take_back(&self, bytes: Bytes, commands: u32, silent: bool) {
@@ -402,6 +430,9 @@ impl Downstream {
             self.outbox.flush();
             let again = settled.again.into_iter().map(|bytes| Again { bytes, silent: false });
             self.again.borrow_mut().splice(0..0, again);
+            if !self.has_again() {
+                self.returned.set(None);
+            }
             if settled.close {
                 self.close(CloseReason::UnknownOutcome);
             }

@@ -60,6 +60,7 @@ pub(super) async fn drive(conn: Rc<Connection>, mut read: ReadHalf, mut buf: Byt
                 } else if rx.receive(&conn, &mut buf).is_err() {
                     conn.close(Lost::Protocol);
                 }
+                rx.end_turn(&conn);
                 rx.flush_touched().await;
                 burst += n;
                 if burst >= READ_BURST {

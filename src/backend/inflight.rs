@@ -7,8 +7,9 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
+use crate::insight::Waited;
 use crate::metrics::LatencyClass;
-use crate::resp::{RequestScanner, Scan, lookup};
+use crate::resp::{RequestScanner, Scan, lengths, lookup};
 
 /// What it means for a command to have been written when its connection is lost before it answered.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -93,6 +94,8 @@ pub struct Entry<T> {
     pub class: LatencyClass,
     /// When it was queued.
     pub queued_at: Instant,
+    /// What it had waited for until then; hardly any has.
+    pub waited: Option<Box<Waited>>,
 }
 
 impl<T> Entry<T> {
@@ -133,6 +136,7 @@ pub(super) struct Taken<T> {
     pub(super) bytes: Bytes,
     pub(super) commands: u32,
     pub(super) audience: Audience,
+    pub(super) queued_at: Instant,
 }
 
 /// Entries that were taken away, each with the commands of it that were not answered and what became of them.
@@ -270,6 +274,7 @@ impl<T: PartialEq + Clone> InFlight<T> {
                 bytes: entry.bytes.slice(entry.bytes.len() - unanswered..),
                 commands: entry.commands - entry.answered,
                 audience: entry.audience,
+                queued_at: entry.queued_at,
             });
             (entry.audience, entry.retry, entry.heed) = (Audience::Forgotten, false, Heed::Nothing);
         }
@@ -313,6 +318,7 @@ impl<T: PartialEq + Clone> InFlight<T> {
                 bytes: entry.said.take().unwrap_or_else(|| entry.bytes.slice(whole..)),
                 commands: entry.commands - commands,
                 audience: entry.audience,
+                queued_at: entry.queued_at,
             });
             if commands > entry.answered {
                 entry.bytes.truncate(whole);
@@ -327,29 +333,6 @@ impl<T: PartialEq + Clone> InFlight<T> {
         self.entries = kept;
         (taken, stuck)
     }
-}
-
-/// The commands of a batch that a session has scanned.
-pub(super) fn split(mut batch: &[u8]) -> impl Iterator<Item = &[u8]> {
-    let mut lengths = lengths(batch);
-    std::iter::from_fn(move || batch.split_off(..lengths.next()?))
-}
-
-/// Lengths of the commands in a batch that a session scanned when it queued it.
-fn lengths(mut batch: &[u8]) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        if batch.is_empty() {
-            return None;
-        }
-        match RequestScanner::new(usize::MAX).scan(batch) {
-            Ok(Scan::Command { len, .. }) => {
-                batch = &batch[len..];
-                Some(len)
-            }
-            // A batch holds whole commands only; a rest that is none is treated as one command.
-            _ => Some(std::mem::take(&mut batch).len()),
-        }
-    })
 }
 
 /// Whether a command of a batch is a write, by its name.
@@ -395,6 +378,7 @@ mod tests {
             heed: Heed::Nothing,
             class: LatencyClass::Read,
             queued_at: Instant::now(),
+            waited: None,
         }
     }
 

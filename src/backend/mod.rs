@@ -14,6 +14,7 @@ mod preparation;
 mod receiver;
 mod salvage;
 mod scripts;
+mod slow;
 mod subscriptions;
 
 pub use connection::{Connection, Listener, Lost, Use, half_streamed};
@@ -49,6 +50,7 @@ pub async fn connect(
     let duplicate = socket2::SockRef::from(&stream).try_clone().map_err(unreachable)?;
     let (read, write) = stream.into_split();
     let connection = Rc::new(Connection::new(Rc::clone(context), node, used, hello, write));
+    connection.database.set(key.database);
     context.access.link().register(connection.id, node, duplicate.into());
     tokio::task::spawn_local(driver::drive(Rc::clone(&connection), read, rest));
     Ok(connection)

@@ -7,16 +7,18 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use tokio::time::Instant;
 
 use super::inflight::{Effect, Entry};
 use super::{Context, Downstream};
 use crate::clock::Moment;
+use crate::insight::{self, SlowCommand};
 
 /// Consecutive replies of a session that were parked at once.
 #[derive(Debug)]
 pub(super) struct Parked {
     /// When they came.
-    at: Moment,
+    pub(super) at: Moment,
     /// Whose they are.
     node: SocketAddr,
     /// The replies.
@@ -27,6 +29,10 @@ pub(super) struct Parked {
     pub(super) reads: bool,
     /// The commands, if they can be sent again: reads, and pops that may be issued again (`reissue_pops`).
     pub(super) again: Option<Vec<Bytes>>,
+    /// When the commands were queued.
+    pub(super) queued_at: Instant,
+    /// What is noted if they were slow, by the time that is yet to pass.
+    pub(super) slow: Option<Box<SlowCommand>>,
 }
 
 impl Parked {
@@ -38,12 +44,14 @@ impl Parked {
         let again = (entry.effect != Effect::Write && !entry.partial)
             .then(|| entry.next_commands(replies).into_iter().map(copied).collect());
         let reads = entry.effect == Effect::Read;
-        Self { at: Moment::now(), node, bytes: Bytes::copy_from_slice(bytes), replies, reads, again }
+        let (bytes, queued_at) = (Bytes::copy_from_slice(bytes), entry.queued_at);
+        Self { at: Moment::now(), node, bytes, replies, reads, again, queued_at, slow: None }
     }
 
     /// What it takes of the memory.
     pub(super) fn size(&self) -> usize {
-        self.bytes.len() + self.again.iter().flatten().map(Bytes::len).sum::<usize>()
+        let again: usize = self.again.iter().flatten().map(Bytes::len).sum();
+        self.bytes.len() + again + self.slow.as_ref().map_or(0, |_| size_of::<SlowCommand>())
     }
 }
 
@@ -75,12 +83,12 @@ impl Parking {
 }
 
 /// What became of a session whose parked replies were given up.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub(super) enum GivenUp {
     /// Its commands are sent again.
     Again,
-    /// Among them is a write: nobody can say what became of it.
-    Unknown,
+    /// Among them is a write: nobody can say what became of it. What was parked.
+    Unknown(Vec<Parked>),
     /// A later command of it may still be answered, before them.
     NotYet,
 }
@@ -113,7 +121,7 @@ impl Context {
     fn unpark_where(&self, is_safe: impl Fn(&Parked) -> bool) {
         // Taken out while sessions are dealt with: delivering may park again.
         let mut sessions = self.parked.take();
-        sessions.retain(|d| d.unpark(&is_safe));
+        sessions.retain(|d| d.unpark(&is_safe, |slow, since| self.note_kept(slow, since, None)));
         self.parked.borrow_mut().append(&mut sessions);
     }
 
@@ -124,8 +132,10 @@ impl Context {
         let mut sessions = self.parked.take();
         sessions.retain(|d| match d.give_up_parked(writes) {
             GivenUp::Again => false,
-            GivenUp::Unknown => {
+            GivenUp::Unknown(parked) => {
                 self.stats.commands_unknown.add(1);
+                let unknown = Some(insight::Outcome::Unknown);
+                parked.into_iter().for_each(|p| self.note_kept(p.slow, p.at, unknown));
                 false
             }
             GivenUp::NotYet => true,

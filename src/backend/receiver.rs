@@ -11,6 +11,7 @@ use super::inflight::{Answer, Audience, Effect, Entry, Heed};
 use super::large::LARGE;
 use super::parked::{Parked, Parking};
 use super::salvage::Outcome;
+use super::slow::Turn;
 use super::subscriptions::Frame;
 use super::{Downstream, bring_scripts};
 use crate::metrics::{CloseReason, Limit};
@@ -37,6 +38,8 @@ pub(super) struct Receiver {
     streamed: bool,
     /// Bytes of it.
     streamed_bytes: usize,
+    /// What has come in this turn was slow.
+    turn: Turn,
     /// Sessions whose outboxes have something new.
     touched: Vec<Rc<Downstream>>,
     /// The session that has held up others by being over its output limit, and how long it may go on with that.
@@ -114,6 +117,7 @@ impl Receiver {
     /// Hands out the replies in `buf`. Consecutive replies for one entry leave as one slice.
     pub(super) fn receive(&mut self, conn: &Rc<Connection>, buf: &mut BytesMut) -> Result<(), Malformed> {
         let now = Instant::now();
+        self.turn.begin();
         // Asked once a turn: a reply that was in the socket before the hold began may be parked needlessly, never the
         // other way round.
         let parking = Parking::of(&conn.context, conn.node);
@@ -183,10 +187,18 @@ impl Receiver {
         let commands = if to.is_salvaging() { entry.next_commands(n) } else { Vec::new() };
         let direct = to.is_direct() && !parking.is_for(entry);
         let wanted = !silent && !streamed && !direct && !to.is_gone() && !to.is_salvaging();
-        let parked = wanted.then(|| Parked::new(entry, conn.node, &replies, n));
+        let mut parked = wanted.then(|| Parked::new(entry, conn.node, &replies, n));
+        let spent = now.saturating_duration_since(entry.queued_at);
+        conn.context.stats.latency[entry.class as usize].observe(spent, n.into());
+        if spent >= conn.context.slow_from() || entry.waited.is_some() || parked.is_some() {
+            let slow = self.turn.draft(conn, entry, &replies, n, now, parked.is_some());
+            match (&mut parked, slow) {
+                (Some(parked), slow) => parked.slow = slow.map(Box::new),
+                (None, slow) => slow.into_iter().for_each(|slow| self.turn.note(slow)),
+            }
+        }
+        self.turn.answered(n, now);
         entry.answered += n;
-        conn.context.stats.latency[entry.class as usize]
-            .observe(now.saturating_duration_since(entry.queued_at), n.into());
         if entry.answered >= entry.commands {
             inflight.pop().ok_or(Malformed)?;
         }
@@ -300,6 +312,7 @@ impl Receiver {
             return self.hand_out(conn, frame, 1, parking, now);
         };
         let (command, _) = entry.next_commands(1).pop().ok_or(Malformed)?;
+        conn.note_return(entry);
         entry.answered += 1;
         if entry.answered >= entry.commands {
             inflight.pop().ok_or(Malformed)?;
@@ -430,6 +443,11 @@ impl Receiver {
         if !self.touched.last().is_some_and(|t| Rc::ptr_eq(t, to)) {
             self.touched.push(Rc::clone(to));
         }
+    }
+
+    /// All that has come is handed out.
+    pub(super) fn end_turn(&mut self, conn: &Connection) {
+        self.turn.end(&conn.context);
     }
 
     pub(super) async fn flush_touched(&mut self) {

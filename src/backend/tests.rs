@@ -11,8 +11,10 @@ use tokio::time::{Instant, timeout};
 
 use super::driver::drive;
 use super::*;
+use crate::clients::Client;
 use crate::clock::Moment;
 use crate::config::{ServiceConfig, Source};
+use crate::insight::SlowCommand;
 use crate::metrics::{CloseReason, LatencyClass, Limit};
 use crate::net::{Outbox, ReadHalf, Resolver, Stream, tls_connected};
 use crate::resp::encode_command;
@@ -47,8 +49,15 @@ impl<P> Scene<P> {
         let mut config = ServiceConfig::new("test", Vec::new(), Source::Static(node.into()));
         config.limits.output_bytes = OUTPUT_BYTES;
         let (stats, hints) = (Arc::default(), mpsc::channel(8).0);
-        let context =
-            Rc::new(Context::new(Arc::new(config), Resolver::default(), access, stats, hints, Arc::default()));
+        let context = Rc::new(Context::new(
+            Arc::new(config),
+            Resolver::default(),
+            access,
+            stats,
+            Arc::default(),
+            hints,
+            Arc::default(),
+        ));
         let (read, write) = ours.into_split();
         let conn = Rc::new(Connection::new(Rc::clone(&context), node, used, Hello::default(), write));
         let scene = Self { context, conn, link, read, peer: theirs };
@@ -84,6 +93,7 @@ fn entry(to: &Rc<Downstream>, bytes: Bytes, effect: Effect, audience: Audience) 
         heed: Heed::Nothing,
         class: LatencyClass::Write,
         queued_at: Instant::now(),
+        waited: None,
     }
 }
 
@@ -101,7 +111,7 @@ async fn session() -> Rc<Downstream> {
 async fn client() -> (Rc<Downstream>, TcpStream) {
     let (ours, theirs) = pair().await;
     let (_, write) = Stream::Tcp(ours).into_split();
-    (Rc::new(Downstream::new(Outbox::new(write))), theirs)
+    (Rc::new(Downstream::new(Client::anybody(), Outbox::new(write))), theirs)
 }
 
 /// What a client has received when the other side is done.
@@ -304,6 +314,7 @@ async fn what_was_answered_before_the_end_is_told_though_writing_fails() {
             heed: Heed::Nothing,
             class: LatencyClass::Write,
             queued_at: Instant::now(),
+            waited: None,
         });
     };
     queue(&answered.0, "1");
@@ -350,7 +361,9 @@ async fn what_is_kept_back_for_a_client_has_a_limit() {
         scene.queue(&reader, &["GET", "k"], Effect::Read, Audience::Client);
         let context = answer(scene, Flow::Held, [bulk(len), b"$1\r\nv\r\n".to_vec()].concat()).await;
         assert_eq!(writer.fault(), fault, "{len} bytes");
-        assert_eq!(writer.withheld(), if fault.is_none() { bulk(len).len() } else { 0 });
+        // And what is noted of it, should it turn out to have been slow.
+        let kept = bulk(len).len() + size_of::<SlowCommand>();
+        assert_eq!(writer.withheld(), if fault.is_none() { kept } else { 0 });
         assert_eq!(context.stats.limits_reached[Limit::OutputBytes as usize].value(), u64::from(fault.is_some()));
         reader.leave();
         assert_eq!(received(theirs).await, "$1\r\nv\r\n");
@@ -427,6 +440,7 @@ async fn what_is_collected_behind_a_refusal_has_a_limit() {
             heed: Heed::Nothing,
             class: LatencyClass::Write,
             queued_at: Instant::now(),
+            waited: None,
         };
         scene.conn.queue(entry(&["SET", "k", "1"], Effect::Write));
         scene.conn.queue(entry(&["GET", "large"], Effect::Read));

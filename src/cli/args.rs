@@ -13,6 +13,7 @@ use crate::config::{
     LogFormat, Place, Settings, duration, endpoint, listen_addr, log_level, workers,
 };
 use crate::demo::DemoArgs;
+use crate::metrics::STAGES;
 
 /// A Redis Sentinel proxy: one fixed address that follows the master.
 #[derive(Debug, Parser)]
@@ -27,8 +28,8 @@ Exit codes:
   0   clean end
   1   `switchover`, `drill`: the master was changed, and something is left to do or was noticed
   64  wrong usage
-  69  `check --online`: a server does not answer as it should; `status`, `reload`, `switchover`, `drill`: pointsman
-      does not
+  69  `check --online`: a server does not answer as it should; `status`, `slowlog`, `hotkeys`, `reload`,
+      `switchover`, `drill`: pointsman does not
   71  an address cannot be bound
   75  `status`: reads or writes of some service wait or are refused
       `switchover`, `drill`: refused or undone, everything is as before
@@ -58,6 +59,10 @@ pub(super) enum Command {
     Drill(DrillArguments),
     /// Have the pointsman that runs read its configuration again, as SIGHUP does: prints what changed, or why nothing did.
     Reload(ReloadArguments),
+    /// Show the commands that took longest, and where they waited: for a master, for their turn, or at the server.
+    Slowlog(SlowlogArguments),
+    /// Look at the commands of a service for some seconds, and show which keys most of them are about.
+    Hotkeys(HotkeysArguments),
     /// See a failover: three Redis servers, three Sentinels and pointsman on free local ports, under load.
     Demo(DemoArguments),
 }
@@ -104,6 +109,46 @@ pub(super) struct StatusArguments {
     /// Only ask whether it is worth sending clients to (`GET /readyz`): 0 or 69. For health checks.
     #[arg(long, conflicts_with_all = ["service", "failover", "failovers", "json"])]
     pub(super) ready: bool,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SlowlogArguments {
+    /// Name of the service. [default: all]
+    pub(super) service: Option<String>,
+    /// Only those that spent most of their time there: in a hold, in the queue of a connection, or at the backend.
+    #[arg(long, value_name = "STAGE", value_parser = PossibleValuesParser::new(STAGES))]
+    pub(super) stage: Option<String>,
+    /// How many at most, the newest of each service.
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 20, conflicts_with = "json")]
+    pub(super) last: usize,
+    /// Print the JSON of `GET /slowlog`.
+    #[arg(long, conflicts_with = "stage")]
+    pub(super) json: bool,
+    /// Forget what is kept instead of showing it.
+    #[arg(long, conflicts_with_all = ["json", "stage"])]
+    pub(super) reset: bool,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HotkeysArguments {
+    /// Name of the service.
+    pub(super) service: String,
+    /// How long the sample is taken, 30s at most. Ctrl-C ends it, and nothing is shown.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    pub(super) lasting: Duration,
+    /// How many keys are shown.
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub(super) top: usize,
+    /// One of how many commands is looked at, on average.
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(super) one_in: u32,
+    /// Print the JSON of `POST /hotkeys`.
+    #[arg(long)]
+    pub(super) json: bool,
     #[command(flatten)]
     pub(super) admin: AdminArguments,
 }

@@ -1,6 +1,9 @@
 //! Exit codes, those of `sysexits.h`. What keeps the program from running in the first place (71 for an address that
 //! cannot be bound) comes from the application's own error.
 
+use std::io::{self, Write};
+use std::process::ExitCode;
+
 /// The command line cannot be understood.
 pub(super) const USAGE: u8 = 64;
 
@@ -19,3 +22,18 @@ pub(super) const UNDONE: u8 = 75;
 
 /// `status`: the reads or writes of some service wait or are refused; that may pass.
 pub(super) const NOT_FLOWING: u8 = 75;
+
+/// Prints what was asked for, or why it cannot be had.
+pub(super) fn after(asked: Result<String, (String, u8)>) -> ExitCode {
+    match asked {
+        Ok(text) => {
+            // Whoever closed our output does not want to read.
+            let _ = io::stdout().write_all(text.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err((why, code)) => {
+            eprintln!("pointsman: {why}");
+            ExitCode::from(code)
+        }
+    }
+}

@@ -5,11 +5,14 @@ mod args;
 mod check;
 mod drill;
 mod exit;
+mod hotkeys;
 mod logging;
 mod online;
 mod reload;
+mod slowlog;
 mod status;
 mod switchover;
+mod table;
 
 use std::process::ExitCode;
 
@@ -46,6 +49,8 @@ pub fn main() -> ExitCode {
         Command::Switchover(arguments) => switchover::run(&arguments),
         Command::Drill(arguments) => drill::run(&arguments),
         Command::Reload(arguments) => reload::run(&arguments),
+        Command::Slowlog(arguments) => slowlog::run(&arguments),
+        Command::Hotkeys(arguments) => hotkeys::run(&arguments),
         Command::Demo(demo) => demo::run(&demo.into()),
     }
 }

@@ -1,6 +1,6 @@
 //! What differs between two configurations, by the names of the keys.
 
-use super::{Config, Limits, LogConfig, ServiceConfig};
+use super::{Config, Limits, LogConfig, ServiceConfig, SlowLogConfig};
 
 /// Names of the fields that differ. Every field has to be named, so that none is forgotten.
 macro_rules! differing {
@@ -55,9 +55,15 @@ impl ServiceConfig {
             fence_without_quorum => ["fence_without_quorum"],
             fence_old_master => ["fence_old_master"],
             state_file => ["state_dir"],
+            slowlog => [],
             refuse => ["refuse"],
             limits => [],
         });
+        keys.extend(differing!(&self.slowlog, &other.slowlog, SlowLogConfig {
+            slower_than => ["slowlog_slower_than"],
+            max_len => ["slowlog_max_len"],
+            key_bytes => ["slowlog_key_bytes"],
+        }));
         keys.extend(differing!(&self.limits, &other.limits, Limits {
             max_clients => ["limits.max_clients"],
             max_clients_per_address => ["limits.max_clients_per_address"],

@@ -160,6 +160,12 @@ impl Reader<'_> {
             reissue_pops: self.take(t, "reissue_pops", boolean),
             fence_without_quorum: self.take(t, "fence_without_quorum", boolean),
             fence_old_master: self.take(t, "fence_old_master", boolean),
+            slowlog_slower_than: self.take(t, "slowlog_slower_than", |v| match v {
+                DeValue::Integer(_) => duration(v).map(Some),
+                _ => values::duration_or_off(string(v)?),
+            }),
+            slowlog_max_len: self.take(t, "slowlog_max_len", count),
+            slowlog_key_bytes: self.take(t, "slowlog_key_bytes", count),
             refuse: self.take(t, "refuse", |v| {
                 let DeValue::Array(items) = v else {
                     return Err(format!("expected an array of commands, [\"…\", \"…\"], found {}", kind(v)));

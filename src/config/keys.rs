@@ -110,6 +110,9 @@ pub const KEYS: &[Key] = &[
     key(Table::Service, "reissue_pops", Some("true")),
     key(Table::Service, "fence_without_quorum", Some("false")),
     key(Table::Service, "fence_old_master", Some("false")),
+    key(Table::Service, "slowlog_slower_than", Some("\"100ms\"")),
+    key(Table::Service, "slowlog_max_len", Some("128")),
+    key(Table::Service, "slowlog_key_bytes", Some("32")),
     key(
         Table::Service,
         "refuse",

@@ -112,10 +112,29 @@ pub struct ServiceConfig {
     pub fence_old_master: bool,
     /// Where the confirmed master is remembered for a start without Sentinels; none: it is not.
     pub state_file: Option<PathBuf>,
+    /// Which commands are noted as slow.
+    pub slowlog: SlowLogConfig,
     /// Commands that are not forwarded, each with or without a subcommand, in upper case: `DEBUG`, `CLIENT PAUSE`.
     pub refuse: Vec<String>,
     /// Limits.
     pub limits: Limits,
+}
+
+/// Which commands are noted as slow, and what of them.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlowLogConfig {
+    /// Those that take longer, waiting included; none: nothing is noted.
+    pub slower_than: Option<Duration>,
+    /// How many are kept of each kind.
+    pub max_len: usize,
+    /// Bytes of a command's key that are kept.
+    pub key_bytes: usize,
+}
+
+impl Default for SlowLogConfig {
+    fn default() -> Self {
+        Self { slower_than: Some(Duration::from_millis(100)), max_len: 128, key_bytes: 32 }
+    }
 }
 
 /// Bounds, each with a clear outcome.
@@ -183,6 +202,7 @@ impl ServiceConfig {
             fence_without_quorum: false,
             fence_old_master: false,
             state_file: None,
+            slowlog: SlowLogConfig::default(),
             refuse: REFUSE.iter().map(|c| (*c).to_owned()).collect(),
             limits: Limits::default(),
         }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::credentials::{self, Environment};
 use super::error::{Place, Problem, Problems};
 use super::settings::{Given, GivenLimits, GivenService, GivenTls, Settings};
-use super::{ClientAuth, Config, Limits, LogConfig, ServiceConfig, Source, listener, tls};
+use super::{ClientAuth, Config, Limits, LogConfig, ServiceConfig, SlowLogConfig, Source, listener, tls};
 use crate::addr::ListenAddr;
 use crate::tls::Outgoing;
 
@@ -153,6 +153,7 @@ impl Resolver<'_> {
             reissue_pops: value_or(s.reissue_pops.as_ref(), usual.reissue_pops),
             fence_without_quorum: value_or(s.fence_without_quorum.as_ref(), usual.fence_without_quorum),
             fence_old_master: value_or(s.fence_old_master.as_ref(), usual.fence_old_master),
+            slowlog: self.slowlog(s, usual.slowlog),
             refuse: value_or(s.refuse.as_ref(), usual.refuse.clone()),
             backend_tls: self.tls("backend_tls", &s.backend_tls, s.master.as_ref().map(|m| m.value.host.clone())),
             sentinel_tls: self.tls("sentinel_tls", &s.sentinel_tls, None),
@@ -218,6 +219,22 @@ impl Resolver<'_> {
                 self.missing(s, "`sentinels` (at least one HOST:PORT) or a fixed `master`");
                 None
             }
+        }
+    }
+
+    fn slowlog(&mut self, s: &GivenService, usual: SlowLogConfig) -> SlowLogConfig {
+        let slower_than = match s.slowlog_slower_than.as_ref() {
+            None => usual.slower_than,
+            Some(Given { value: None, .. }) => None,
+            Some(Given { value: Some(than), place }) => {
+                let given = Given::new(*than, place.clone());
+                Some(self.duration("slowlog_slower_than", Some(&given), 0, *than))
+            }
+        };
+        SlowLogConfig {
+            slower_than,
+            max_len: self.within("slowlog_max_len", s.slowlog_max_len.as_ref(), 0..=10_000, usual.max_len),
+            key_bytes: self.within("slowlog_key_bytes", s.slowlog_key_bytes.as_ref(), 0..=1024, usual.key_bytes),
         }
     }
 

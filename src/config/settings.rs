@@ -89,6 +89,12 @@ pub struct GivenService {
     pub fence_without_quorum: Option<Given<bool>>,
     /// `fence_old_master`
     pub fence_old_master: Option<Given<bool>>,
+    /// `slowlog_slower_than`; the inner `None` is `"off"`.
+    pub slowlog_slower_than: Option<Given<Option<Duration>>>,
+    /// `slowlog_max_len`
+    pub slowlog_max_len: Option<Given<usize>>,
+    /// `slowlog_key_bytes`
+    pub slowlog_key_bytes: Option<Given<usize>>,
     /// `refuse`
     pub refuse: Option<Given<Vec<String>>>,
     /// `backend_tls` and what begins so.
@@ -121,6 +127,9 @@ impl GivenService {
             reissue_pops: None,
             fence_without_quorum: None,
             fence_old_master: None,
+            slowlog_slower_than: None,
+            slowlog_max_len: None,
+            slowlog_key_bytes: None,
             refuse: None,
             backend_tls: GivenTls::default(),
             sentinel_tls: GivenTls::default(),

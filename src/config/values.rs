@@ -71,6 +71,14 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(millis).map(Duration::from_millis).ok_or_else(expected)
 }
 
+/// A duration, or `None` for `off`.
+pub(super) fn duration_or_off(text: &str) -> Result<Option<Duration>, String> {
+    if text == "off" {
+        return Ok(None);
+    }
+    duration(text).map(Some).map_err(|e| e.replacen("expected ", "expected \"off\" or ", 1))
+}
+
 /// A number of bytes: `KiB`, `MiB` or `GiB` after a whole number, or none for bytes.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();

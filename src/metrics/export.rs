@@ -2,7 +2,7 @@
 
 use super::names::{self, Metric};
 use super::{
-    ByWorker, CLOSE_REASONS, Counter, Family, LATENCY_CLASSES, LIMITS, PROXY_HEADERS, REJECTIONS, ServiceStats,
+    ByWorker, CLOSE_REASONS, Counter, Family, LATENCY_CLASSES, LIMITS, PROXY_HEADERS, REJECTIONS, STAGES, ServiceStats,
     TLS_HANDSHAKES,
 };
 use crate::resp::CommandId;
@@ -53,6 +53,7 @@ pub fn worker_families<'a>(services: impl Iterator<Item = (&'a str, &'a ByWorker
     let mut hold_wait = Family::new(names::HOLD_WAIT_SECONDS);
     let mut commands = Family::new(names::COMMANDS);
     let mut durations = Family::new(names::COMMAND_DURATION);
+    let mut slow = Family::new(names::SLOW_COMMANDS);
 
     for (name, stats) in services {
         for (family, (_, counter)) in families.iter_mut().zip(PLAIN) {
@@ -86,7 +87,10 @@ pub fn worker_families<'a>(services: impl Iterator<Item = (&'a str, &'a ByWorker
         for (i, class) in LATENCY_CLASSES.iter().enumerate() {
             durations.add_histogram(&[name, class], stats.iter().map(|s| &s.latency[i]));
         }
+        for (i, stage) in STAGES.iter().enumerate() {
+            slow.add(&[name, stage], stats.sum(|s| &s.slow_commands[i]) as f64);
+        }
     }
-    families.extend([closed, rejected, limits, handshakes, headers, backends, hold_wait, commands, durations]);
+    families.extend([closed, rejected, limits, handshakes, headers, backends, hold_wait, commands, durations, slow]);
     families
 }

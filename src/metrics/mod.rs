@@ -203,6 +203,21 @@ pub enum LatencyClass {
 /// Label values of [`LatencyClass`], in its order.
 pub const LATENCY_CLASSES: [&str; 3] = ["read", "write", "pinned"];
 
+/// Where a slow command spent most of its time; label `stage`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(usize)]
+pub enum Stage {
+    /// It waited for a master that might be given it, or its reply for the news that what it tells survives.
+    Hold,
+    /// It waited for a connection, or on one for its turn.
+    Queue,
+    /// The server had it, and had answered everything before it on that connection.
+    Backend,
+}
+
+/// Label values of [`Stage`], in its order.
+pub const STAGES: [&str; 3] = ["hold", "queue", "backend"];
+
 /// One worker's counts for one service, aligned so that two workers never write to one cache line.
 #[derive(Debug)]
 #[repr(align(128))]
@@ -245,6 +260,8 @@ pub struct ServiceStats {
     pub scripts_forgotten: Counter,
     /// Seconds that traffic waited, summed over the holds that sessions saw, in milliseconds.
     pub hold_wait_ms: Counter,
+    /// Commands slower than `slowlog_slower_than`, by [`Stage`].
+    pub slow_commands: [Counter; STAGES.len()],
     /// From "queued to a backend" to "reply handed to the client's socket", by [`LatencyClass`].
     pub latency: [Histogram; LATENCY_CLASSES.len()],
     /// Shared backend connections open now to the node that writes go to.
@@ -291,6 +308,7 @@ impl Default for ServiceStats {
             scripts_loaded: Counter::default(),
             scripts_forgotten: Counter::default(),
             hold_wait_ms: Counter::default(),
+            slow_commands: Default::default(),
             latency: Default::default(),
             backend_shared_master: Counter::default(),
             backend_shared_replica: Counter::default(),

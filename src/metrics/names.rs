@@ -89,6 +89,8 @@ metrics! {
         "Commands received, by name; those not in the command table count as other.";
     COMMAND_DURATION = Histogram "pointsman_command_duration_seconds" ["service" "class"]
         "Time from queueing a command for a backend to handing its reply to the client's socket.";
+    SLOW_COMMANDS = Counter "pointsman_slow_commands_total" ["service" "stage"]
+        "Commands that took longer than slowlog_slower_than, by where they spent most of that time.";
     COMMANDS_WAITING = Gauge "pointsman_commands_waiting" ["service"]
         "Commands waiting now because their kind of traffic does not flow.";
     COMMANDS_HELD = Counter "pointsman_commands_held_total" ["service"]

@@ -43,7 +43,9 @@ impl Session {
         let becoming = Rc::new(Becoming { reply, accepted: Cell::new(None) });
         let audience = self.next_audience();
         let heed = Heed::Translate(Rc::clone(&becoming) as Rc<dyn Translate>);
-        conn.queue(Entry { heed, said: Some(said), ..self.entry(frame, Effect::Deferred, Answer::Replies, audience) });
+        let waited = self.take_waited();
+        let entry = self.entry(frame, Effect::Deferred, Answer::Replies, audience);
+        conn.queue(Entry { heed, said: Some(said), waited, ..entry });
         if !self.state.key.resp3 {
             conn.subscriptions.borrow_mut().expect_arrays();
         }

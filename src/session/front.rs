@@ -24,6 +24,7 @@ impl Session {
             }
             buf.extend_from_slice(&a.bytes);
         }
+        self.returned = self.down.take_returned().into_iter().chain(self.returned).min();
         let before = self.counted;
         let mut rest = &buf[..];
         let mut scanner = RequestScanner::new(usize::MAX);
@@ -220,7 +221,10 @@ impl Session {
 
     /// Answers the command at the front with a line of pointsman's own.
     pub(super) fn say(&mut self, command: Command, line: Bytes) -> Step {
-        self.take(command);
+        let frame = self.take(command);
+        if let Some(waited) = self.take_waited() {
+            self.note_answered(&frame, &waited, &line, None);
+        }
         let silent = self.state.replies != Replies::On;
         if self.state.replies == Replies::Skip {
             self.state.replies = Replies::On;

@@ -64,6 +64,7 @@ impl Session {
                 }
                 if replies != Replies::On {
                     self.take(command);
+                    self.take_waited();
                     return Step::Done;
                 }
                 Bytes::from_static(OK)
@@ -176,6 +177,9 @@ impl Session {
             return Step::Wait(Wait::SIGNAL);
         };
         let Judgement { command, translate, since, .. } = *judgement;
+        if result.is_ok() {
+            self.note_judgement(since);
+        }
         match result {
             Ok(Verdict { reply, .. }) if matches!(command.id.info().kind, Kind::Auth | Kind::Hello) => {
                 let accepted = reply.first() != Some(&b'-');

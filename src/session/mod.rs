@@ -18,6 +18,7 @@ mod renewal;
 mod replicas;
 mod scans;
 mod shared;
+mod spent;
 mod stream;
 mod tracking;
 mod transaction;
@@ -28,6 +29,7 @@ pub use leaving::Leave;
 
 use std::cell::Cell;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -36,6 +38,7 @@ use tokio::time::Instant;
 use crate::backend::{Connection, Downstream, Key, Lost, Terms};
 use crate::clients::Presence;
 use crate::clock::Moment;
+use crate::insight::Waited;
 use crate::metrics::{CloseReason, Limit};
 use crate::net::{Outbox, ReadHalf, Stream};
 use crate::pool::Pool;
@@ -161,6 +164,12 @@ pub struct Session {
     tunnel: bool,
     /// Since when the command at the front has waited for a master, or for a connection.
     waiting_since: Option<Instant>,
+    /// Since when it has waited for a connection alone: it may go to the master.
+    permitted_since: Option<Instant>,
+    /// What it waited for, once it does not any more.
+    waited: Option<Box<Waited>>,
+    /// When what came back and stands at the front was first sent.
+    returned: Option<Instant>,
     /// The generation of the master that was given its last write.
     wrote: Option<u64>,
     /// Its connection was brought to where `WAIT`, which stands at the front, speaks of that write too.
@@ -198,7 +207,7 @@ impl Session {
         let terms = pool.context.terms();
         let user = terms.first_user();
         let session = Self {
-            down: Rc::new(Downstream::new(Outbox::new(write))),
+            down: Rc::new(Downstream::new(Arc::clone(&presence.client), Outbox::new(write))),
             leaving,
             read,
             buf: BytesMut::new(),
@@ -227,6 +236,9 @@ impl Session {
             streaming: None,
             tunnel: false,
             waiting_since: None,
+            permitted_since: None,
+            waited: None,
+            returned: None,
             wrote: None,
             marked: false,
             blocked_since: None,

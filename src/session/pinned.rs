@@ -106,6 +106,7 @@ impl Session {
                     self.pool.context.stats.reached(Limit::Pinned);
                     Instant::now()
                 });
+                self.permitted_since.get_or_insert_with(Instant::now);
                 if since.elapsed() < limits.pin_timeout {
                     return Step::Wait(Wait::until(since + limits.pin_timeout));
                 }
@@ -177,6 +178,7 @@ impl Session {
             heed: Heed::Nothing,
             class: LatencyClass::Pinned,
             queued_at: Instant::now(),
+            waited: None,
         }
     }
 
@@ -184,6 +186,8 @@ impl Session {
     fn send_pinned(&mut self, conn: &Rc<Connection>, command: Command, way: Pinned, for_server: Option<Bytes>) {
         let mut heed = self.heed(command, &self.buf[..command.len]);
         let said = self.take(command);
+        self.show(&said, 1);
+        let waited = self.take_waited();
         let heeded = is_heeded(&said).then(|| said.clone());
         let comes_back = for_server.is_some().then(|| said.clone());
         let mut bytes = for_server.unwrap_or_else(|| said.clone());
@@ -266,7 +270,7 @@ impl Session {
             self.tracking.send(way.step == router::Step::Caching);
         }
         self.ends_state = !matches!(way.step, router::Step::Once | router::Step::Block(_) | router::Step::Wait);
-        conn.queue(Entry { retry, heed, said: comes_back, ..self.entry(bytes, effect, way.answer, audience) });
+        conn.queue(Entry { retry, heed, said: comes_back, waited, ..self.entry(bytes, effect, way.answer, audience) });
     }
 
     /// `EXEC` of a transaction that must not run: because a command was not queued, or what was watched is unknown.
@@ -386,7 +390,8 @@ impl Session {
             self.state.unchanged();
             self.ends_state = false;
             self.unpin = !self.state.is_pinned();
-        } else if let (Some(database), Some((_, key))) = (selected, &mut self.pin) {
+        } else if let (Some(database), Some((conn, key))) = (selected, &mut self.pin) {
+            conn.database.set(database);
             self.state.key.database = database;
             key.database = database;
             self.route = None;

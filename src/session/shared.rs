@@ -75,9 +75,10 @@ impl Session {
             self.note_write();
         }
         let heed = self.heed(first, &self.buf[..len]);
+        self.show(&self.buf[..len], commands);
         let bytes = self.buf.split_to(len).freeze();
         self.outstanding += len;
-        let audience = self.next_audience();
+        let (audience, waited) = (self.next_audience(), self.take_waited());
         conn.queue(Entry {
             to: Rc::clone(&self.down),
             bytes,
@@ -92,6 +93,7 @@ impl Session {
             heed,
             class: if batch_effect == Effect::Read { LatencyClass::Read } else { LatencyClass::Write },
             queued_at: Instant::now(),
+            waited,
         });
         Step::Done
     }
@@ -140,14 +142,6 @@ impl Session {
         }
     }
 
-    /// A connection is being dialled: the command at the front waits like a held one, but not for permission.
-    pub(super) fn await_connection(&mut self, command: Command) -> Step {
-        match self.hold(command, Pass::Wait) {
-            Step::Wait(wait) => Step::Wait(wait),
-            step => step,
-        }
-    }
-
     /// A connection cannot be had.
     pub(super) fn no_connection(&mut self, command: Command, error: &DialError, retry_at: Instant) -> Step {
         match error {
@@ -161,7 +155,7 @@ impl Session {
                 let line = line.clone();
                 self.refuse_waiting(command, line)
             }
-            _ => match self.hold(command, Pass::Wait) {
+            _ => match self.await_connection(command) {
                 Step::Wait(wait) => Step::Wait(Wait { until: wait.until.map(|u| u.min(retry_at)), ..wait }),
                 step => step,
             },

@@ -1,12 +1,14 @@
 //! Commands too large to be kept: they leave, on a connection of the session's own, while they still come in.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::{Session, Step, Wait};
 use crate::backend::{Answer, Audience, Connection, Effect, Entry, Heed, half_streamed};
+use crate::insight::{Outcome, Waited};
 use crate::metrics::{CloseReason, LatencyClass, Limit};
 use crate::pool::Checkout;
 use crate::resp::{CommandId, Kind, OwnError, Scan};
@@ -26,6 +28,8 @@ pub(super) struct Streaming {
     last: Option<usize>,
     /// What is answered in the end if it is dropped.
     refusal: Bytes,
+    /// What it had waited for before it began to leave, and what it is.
+    waited: Option<Box<Waited>>,
 }
 
 impl Session {
@@ -58,7 +62,8 @@ impl Session {
             let why = format!("the command has more than {most} bytes, and is not one that passes while it comes in");
             let refusal = OwnError::Refused.line(&(why + " (limits.command_bytes)"));
             self.count(id.index());
-            self.streaming = Some(Box::new(Streaming { conn: None, effect: Effect::Read, last: None, refusal }));
+            let (conn, effect, waited) = (None, Effect::Read, None);
+            self.streaming = Some(Box::new(Streaming { conn, effect, last: None, refusal, waited }));
             return Some(Step::Done);
         }
         let effect = match (self.state.multi, info.readonly) {
@@ -75,6 +80,12 @@ impl Session {
             self.note_write();
         }
         self.count(id.index());
+        self.show(&self.buf, 1);
+        let waited = self.take_waited();
+        let waited = (self.pool.context.slow_from() < Duration::MAX).then(|| {
+            let described = Some(self.pool.context.describe(&self.buf));
+            Box::new(Waited { described, ..waited.map_or_else(Waited::default, |waited| *waited) })
+        });
         if self.state.multi {
             self.transaction.log_streamed();
         }
@@ -87,7 +98,7 @@ impl Session {
                 self.no_master()
             }
         };
-        self.streaming = Some(Box::new(Streaming { conn, effect, last: None, refusal }));
+        self.streaming = Some(Box::new(Streaming { conn, effect, last: None, refusal, waited }));
         Some(Step::Done)
     }
 
@@ -96,6 +107,7 @@ impl Session {
         // Large commands are writes as a rule, and the few reads can wait as well.
         let pass = self.pass(Effect::Write);
         let Pass::To(node) = pass else {
+            self.permitted_since = None;
             return self.wait_for_master(pass).map_or(Ok(None), |wait| Err(Step::Wait(wait)));
         };
         if let Some((conn, _)) = &self.pin {
@@ -116,6 +128,7 @@ impl Session {
             Checkout::Pending | Checkout::Full => None,
             Checkout::Failed(_, retry_at) => Some(retry_at),
         };
+        self.permitted_since.get_or_insert_with(Instant::now);
         match self.wait_for_master(Pass::Wait) {
             None => Ok(None),
             Some(wait) => Err(Step::Wait(Wait { until: retry_at.or(wait.until).min(wait.until), ..wait })),
@@ -158,8 +171,11 @@ impl Session {
                 let end = self.buf.split_to(len).freeze();
                 let audience = self.next_audience();
                 match conn {
-                    Some(conn) => self.end_streaming(conn, end, streaming.effect, audience),
+                    Some(conn) => self.end_streaming(conn, end, streaming.effect, audience, streaming.waited),
                     None => {
+                        if let Some(waited) = &streaming.waited {
+                            self.note_answered(&[], waited, &streaming.refusal, Some(Outcome::Refused));
+                        }
                         self.transaction.spoil(self.state.multi);
                         if audience == Audience::Client {
                             self.down.push(streaming.refusal);
@@ -194,7 +210,14 @@ impl Session {
         Step::Done
     }
 
-    fn end_streaming(&mut self, conn: &Connection, end: Bytes, effect: Effect, audience: Audience) {
+    fn end_streaming(
+        &mut self,
+        conn: &Connection,
+        end: Bytes,
+        effect: Effect,
+        audience: Audience,
+        waited: Option<Box<Waited>>,
+    ) {
         self.unpin = !self.state.is_pinned();
         conn.queue(Entry {
             to: Rc::clone(&self.down),
@@ -210,6 +233,7 @@ impl Session {
             heed: Heed::Nothing,
             class: LatencyClass::Pinned,
             queued_at: Instant::now(),
+            waited,
         });
     }
 }

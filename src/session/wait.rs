@@ -18,6 +18,17 @@ use crate::topology::Pass;
 impl Session {
     /// The command at the front may not go now: it waits, until `hold_timeout`.
     pub(super) fn hold(&mut self, command: Command, pass: Pass) -> Step {
+        self.permitted_since = None;
+        self.wait_or_refuse(command, pass)
+    }
+
+    /// A connection is being dialled: the command at the front waits like a held one, but not for permission.
+    pub(super) fn await_connection(&mut self, command: Command) -> Step {
+        self.permitted_since.get_or_insert_with(Instant::now);
+        self.wait_or_refuse(command, Pass::Wait)
+    }
+
+    fn wait_or_refuse(&mut self, command: Command, pass: Pass) -> Step {
         if let Some(wait) = self.wait_for_master(pass) {
             return Step::Wait(wait);
         }
@@ -61,6 +72,7 @@ impl Session {
     /// The command at the front has waited for too long. Nothing is owed.
     pub(super) fn refuse_waiting(&mut self, command: Command, line: Bytes) -> Step {
         self.pool.context.stats.commands_refused.add(1);
+        self.note_refused(command, &line);
         // The next blocking command has all its time.
         self.blocked_since = None;
         // What the command had of what it needs was to serve it alone.
@@ -80,7 +92,9 @@ impl Session {
         if let Some(since) = self.waiting_since.take() {
             let stats = &self.pool.context.stats;
             stats.commands_waiting.sub(1);
-            stats.hold_wait_ms.add(since.elapsed().as_millis() as u64);
+            let now = Instant::now();
+            stats.hold_wait_ms.add(now.saturating_duration_since(since).as_millis() as u64);
+            self.note_wait(since, now);
         }
     }
 

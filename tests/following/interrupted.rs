@@ -55,6 +55,7 @@ impl Scene {
             Resolver::default(),
             access,
             Arc::default(),
+            Arc::default(),
             mpsc::channel(8).0,
             Arc::default(),
         );

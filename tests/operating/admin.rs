@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
-use pointsman::admin::Limits;
+use pointsman::admin::{Limits, ServiceSlowLog, SlowLogs};
+use pointsman::insight::{Described, HotKeys, Outcome as Became, SlowCommand, Spent};
 use pointsman::metrics::names::{ALL, BUILD_INFO, TLS_CERTIFICATE_EXPIRY};
 use pointsman::metrics::{CLOSE_REASONS, CloseReason, LATENCY_CLASSES, LatencyClass};
+use pointsman::topology::status::WallTime;
 use pointsman::topology::switchover::{Order, Outcome, Report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
@@ -190,7 +192,7 @@ async fn unknown_paths_and_wrong_methods_are_told_what_would_be_right() {
     assert_eq!(index.status, 200);
     let unknown = admin.get("/metric").await;
     assert_eq!(unknown.status, 404);
-    for path in ["/metrics", "/livez", "/readyz", "/status"] {
+    for path in ["/metrics", "/livez", "/readyz", "/status", "/slowlog"] {
         assert!(index.body.contains(path) && unknown.body.contains(path), "{path}");
         let posted = admin.request("POST", path).await;
         assert_eq!(posted.status, 405);
@@ -360,6 +362,80 @@ async fn what_happens_in_a_switchover_is_told_line_by_line() {
     {
         assert!(answer.body.contains(line), "{line}: {}", answer.body);
     }
+}
+
+/// One that took so many milliseconds at the backend.
+fn slow_command(client: u64, ms: u64) -> SlowCommand {
+    let what = Described { command: "get".into(), key: Some("k".into()) };
+    let spent = Spent { backend: Duration::from_millis(ms), ..Spent::default() };
+    SlowCommand::new(what, spent, Became::Ok).of_client(client, "10.0.0.1:1".into(), b"web")
+}
+
+#[tokio::test]
+async fn slow_commands_are_told_and_forgotten_by_service() {
+    let admin = Admin::start(&["one", "two"]).await;
+    for (n, seen) in (1..).zip(admin.insight.iter().flat_map(|insight| insight.workers())) {
+        let (earlier, later) = (slow_command(10 * n, 300), slow_command(10 * n + 1, 200));
+        seen.keep(SlowCommand { ended: WallTime(1000 + 2 * n), ..earlier }, 128);
+        seen.keep(SlowCommand { ended: WallTime(2000 + 2 * n), ..later }, 128);
+    }
+    let told = async || {
+        let answer = admin.get("/slowlog").await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
+        let logs: SlowLogs = serde_json::from_str(&answer.body).unwrap();
+        assert!(logs.services.iter().all(|log| log.slower_than_ms == Some(100)));
+        let of = |log: &ServiceSlowLog| log.commands.iter().map(|command| command.client).collect::<Vec<_>>();
+        (of(&logs.services[0]), of(&logs.services[1]))
+    };
+    assert_eq!(told().await, (vec![21, 11, 20, 10], vec![41, 31, 40, 30]), "of both workers, the newest first");
+    let body = admin.get("/slowlog").await.body;
+    for field in
+        ["\"ended\": \"1970-01-01T00:00:02.004Z\"", "\"backend_us\": 200000", "\"outcome\": \"ok\"", "\"key\": \"k\""]
+    {
+        assert!(body.contains(field), "{field}: {body}");
+    }
+
+    assert_eq!(admin.send("GET", "/slowlog", "Origin: http://example.com\r\n", "").await.status, 403);
+    let by_get = admin.get("/slowlog/reset").await;
+    assert_eq!((by_get.status, by_get.header("allow")), (405, Some("POST")));
+    for (headers, body, status) in [
+        ("", "{}", 415),
+        (&*("Origin: http://example.com\r\n".to_owned() + JSON), "{}", 403),
+        (JSON, r#"{"service": "three"}"#, 404),
+        (JSON, r#"{"servise": "one"}"#, 400),
+    ] {
+        assert_eq!(admin.send("POST", "/slowlog/reset", headers, body).await.status, status, "{headers} {body}");
+    }
+    let answer = admin.send("POST", "/slowlog/reset", JSON, r#"{"service": "two"}"#).await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "{\"forgotten\":4}\n"));
+    assert_eq!(told().await, (vec![21, 11, 20, 10], vec![]));
+    assert_eq!(admin.send("POST", "/slowlog/reset", JSON, "{}").await.body, "{\"forgotten\":4}\n");
+}
+
+#[tokio::test]
+async fn a_sample_is_ordered_within_bounds_by_a_program_on_this_host() {
+    let admin = Admin::start(&["one"]).await;
+    assert_eq!(admin.get("/hotkeys").await.status, 405);
+    for (headers, body, status) in [
+        ("Content-Type: text/plain\r\n", r#"{"service": "one"}"#, 415),
+        (&*("Origin: http://example.com\r\n".to_owned() + JSON), r#"{"service": "one"}"#, 403),
+        (JSON, "{}", 400),
+        (JSON, r#"{"service": "one", "for_ms": 9}"#, 400),
+        (JSON, r#"{"service": "one", "for_ms": 30001}"#, 400),
+        (JSON, r#"{"service": "one", "top": 0}"#, 400),
+        (JSON, r#"{"service": "one", "top": 501}"#, 400),
+        (JSON, r#"{"service": "one", "one_in": 0}"#, 400),
+        (JSON, r#"{"service": "one", "one_in": 1000001}"#, 400),
+        (JSON, r#"{"service": "three"}"#, 404),
+    ] {
+        let answer = admin.send("POST", "/hotkeys", headers, body).await;
+        assert_eq!(answer.status, status, "{headers} {body}: {}", answer.body);
+        assert!(!admin.insight[0].workers()[0].is_sampling(), "{body}");
+    }
+    let answer = admin.send("POST", "/hotkeys", JSON, r#"{"service": "one", "for_ms": 100, "one_in": 3}"#).await;
+    let hot: HotKeys = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!((answer.status, hot.commands, hot.keys.len(), hot.one_in), (200, 0, 0, 3));
+    assert!(hot.seconds >= 0.1);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pointsman::admin::{AdminState, Limits, ReloadOrder, Watched, serve_with};
 use pointsman::config::{ServiceConfig, Source};
+use pointsman::insight::Insight;
 use pointsman::metrics::ByWorker;
 use pointsman::topology::status::{FlowStatus, FlowWord, Phase, SentinelStatus, ServiceStatus};
 use pointsman::topology::switchover::Order;
@@ -24,6 +25,8 @@ pub(crate) struct Admin {
     pub(crate) address: SocketAddr,
     /// Of each service, by two workers.
     pub(crate) stats: Vec<ByWorker>,
+    /// The same.
+    pub(crate) insight: Vec<Insight>,
     pub(crate) state: Arc<AdminState>,
     /// Reloads that are asked for.
     pub(crate) reloads: mpsc::Receiver<ReloadOrder>,
@@ -43,14 +46,16 @@ impl Admin {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stats: Vec<_> = services.iter().map(|_| ByWorker::new(2)).collect();
+        let insight: Vec<_> = services.iter().map(|_| Insight::new(2)).collect();
         let shutdown = CancellationToken::new();
         let (mut senders, mut orders, mut watched) = (Vec::new(), Vec::new(), Vec::new());
-        for (name, stats) in services.iter().zip(&stats) {
+        for ((name, stats), insight) in services.iter().zip(&stats).zip(&insight) {
             let (sender, status) = watch::channel(Arc::new(ServiceStatus::unknown(name)));
             let (taker, taken) = mpsc::channel(1);
             let source = Source::Static(master().into());
             let config = watch::channel(Arc::new(ServiceConfig::new(*name, Vec::new(), source))).1;
-            watched.push(Watched { name: (*name).into(), config, stats: stats.clone(), status, orders: taker });
+            let (stats, insight) = (stats.clone(), insight.clone());
+            watched.push(Watched { name: (*name).into(), config, stats, insight, status, orders: taker });
             senders.push((name.to_string(), sender));
             orders.push(taken);
         }
@@ -58,7 +63,7 @@ impl Admin {
         let (reload_taker, reloads) = mpsc::channel(1);
         let state = Arc::new(AdminState::new(watch::channel(watched).1, heartbeats, reload_taker));
         let server = tokio::spawn(serve_with(listener, Arc::clone(&state), limits, shutdown.clone()));
-        Self { address, stats, state, reloads, shutdown, server: Some(server), orders, services: senders }
+        Self { address, stats, insight, state, reloads, shutdown, server: Some(server), orders, services: senders }
     }
 
     /// What control would do.

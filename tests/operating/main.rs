@@ -8,6 +8,7 @@ mod central;
 mod cli;
 #[path = "../support/configuration.rs"]
 mod configuration;
+mod insight;
 mod monitoring;
 mod page;
 mod reload;

@@ -1,17 +1,16 @@
 //! `pointsman status`: what the pointsman that runs says of its services, for people.
 
 mod page;
-mod table;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use super::args::StatusArguments;
+use super::table::Look;
 use super::{admin, exit};
 use crate::admin::Status;
 use crate::topology::status::{FlowWord, WallTime};
 use page::Detail;
-use table::Look;
 
 pub(super) fn run(arguments: &StatusArguments) -> ExitCode {
     let page = if arguments.ready { "/readyz" } else { "/status" };

@@ -1,8 +1,8 @@
 //! The page that `pointsman status` shows.
 
-use super::table::{Cell, Look, Table, Tone};
 use crate::admin::words::{Mood, agrees, count, duration, flow, master, node, said, second, verdict};
 use crate::admin::{Service, Status};
+use crate::cli::table::{Cell, Look, Table, Tone};
 use crate::topology::record::FailoverRecord;
 use crate::topology::status::{Phase, ReplicaStatus, ServiceStatus, WallTime};
 
