@@ -374,7 +374,13 @@ impl Failover {
         out.push(Action::RecordOpened(number));
         out.push(Action::Say(Level::Info, text));
         self.round = Some(round);
+        let before = self.published.seq;
         self.publish(now, out);
+        if self.published.seq == before {
+            // Nothing changes for workers: a fence keeps writes already, or one hold follows another. They acknowledge it
+            // all the same, so that the round is carried out as any other.
+            self.publish_anew(out);
+        }
         let seq = self.published.seq;
         let round = self.round.as_mut().expect("set above");
         round.held_seq = seq;

@@ -61,8 +61,14 @@ impl Failover {
                 self.recorder.note(now, "pointsman", &text);
             }
         }
-        self.published = Topology { seq: self.published.seq + 1, ..next };
+        self.published = next;
         self.published_fenced = fence.is_some();
+        self.publish_anew(out);
+    }
+
+    /// Publishes the topology as it stands under a number of its own, for workers to acknowledge.
+    pub(super) fn publish_anew(&mut self, out: &mut Vec<Action>) {
+        self.published.seq += 1;
         out.push(Action::Publish(self.published.clone()));
     }
 
