@@ -189,6 +189,8 @@ pub struct Recorder {
     totals: [u64; FAILOVER_KINDS.len()],
     /// Bytes that are lost for certain, over all records.
     lost_bytes: u64,
+    /// The record of the last change of the master while that may be undone: what it lost may be found again.
+    unconfirmed: Option<u64>,
     /// Of the last record in which the master changed or may have lost something: its number, its loss.
     last_loss: Option<(u64, OffsetLost)>,
     tracked: Moment,
@@ -214,6 +216,7 @@ impl Recorder {
             last_held: None,
             totals: [0; FAILOVER_KINDS.len()],
             lost_bytes: 0,
+            unconfirmed: None,
             last_loss: None,
             tracked: now,
             reads_flow: true,
@@ -325,14 +328,22 @@ impl Recorder {
         let number = record.number;
         self.totals[kind as usize] += 1;
         if record.from != record.to || offset_lost != OffsetLost::Exact(0) {
-            self.lost_bytes += offset_lost.bounds().0;
             self.last_loss = Some((number, offset_lost));
+        }
+        if record.from != record.to {
+            self.unconfirmed = Some(number);
         }
         if self.closed.len() == RECORDS {
             self.closed.pop_front();
         }
         self.closed.push_back((began, Arc::new(record)));
         number
+    }
+
+    /// The last change of the master is final, and so is what it lost.
+    pub(super) fn confirm_loss(&mut self) {
+        let record = self.unconfirmed.take().and_then(|number| self.closed(number));
+        self.lost_bytes += record.map_or(0, |r| r.offset_lost.bounds().0);
     }
 
     /// The open record with its durations as they are now.
@@ -351,7 +362,9 @@ impl Recorder {
         let record = Arc::make_mut(record);
         record.add(now.since(*began), source, text.to_owned());
         // A lower bound only ever rises, and so does the total.
-        self.lost_bytes += loss.bounds().0.saturating_sub(record.offset_lost.bounds().0);
+        if self.unconfirmed != Some(number) {
+            self.lost_bytes += loss.bounds().0.saturating_sub(record.offset_lost.bounds().0);
+        }
         record.offset_lost = loss;
         if let Some((_, last)) = self.last_loss.as_mut().filter(|(last, _)| *last == number) {
             *last = loss;

@@ -230,6 +230,9 @@ impl Failover {
         if round.cause != Cause::Start {
             let number = self.recorder.close(now, kind, node, self.generation, outcome, lost);
             self.await_word(open, number);
+            if !provisional {
+                self.recorder.confirm_loss();
+            }
             out.push(Action::RecordClosed(number));
         }
     }
@@ -245,6 +248,7 @@ impl Failover {
         master.epoch = highest.unwrap_or(master.epoch).max(master.epoch);
         let text: Arc<str> = format!("{node} is confirmed by Sentinels (epoch {})", master.epoch).into();
         self.recorder.late_event(now, "pointsman", &text);
+        self.recorder.confirm_loss();
         out.push(Action::Say(Level::Info, text.to_string()));
         self.demote(out);
     }

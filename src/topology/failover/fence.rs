@@ -47,7 +47,7 @@ impl Failover {
     /// this one is its successor: a service may have been moved to servers that have nothing to do with it.
     pub(super) fn demotion_for(&self, node: SocketAddr) -> Option<Demotion> {
         let master = self.master.as_ref().filter(|_| self.settings.fence_old_master)?;
-        self.shared_offset(master.node, node)?;
+        self.followed_until(node, master.node)?;
         let stream = self.history(master.node)?.id.clone();
         Some(Demotion { old: master.node, new: node, run_id: master.run_id.clone()?, stream })
     }

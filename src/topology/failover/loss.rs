@@ -119,11 +119,17 @@ impl Failover {
         out.push(Action::Say(level, format!("failover {record}: {loss}: {node} {words}")));
     }
 
-    /// The offset up to which `new` had the stream of `old` when it was promoted, by its own account. None unless both
-    /// told their histories and they meet: a number alone proves nothing.
-    pub(super) fn shared_offset(&self, old: SocketAddr, new: SocketAddr) -> Option<u64> {
-        let (followed, end) = self.history(new)?.followed.as_ref()?;
-        (*followed == self.history(old)?.id).then_some(*end)
+    /// The offset up to which `new` has what `old` had: the end of the stream that the one followed until it was promoted,
+    /// and the other wrote. (`old` is the one that followed where an eager commit is undone.) None unless both told their
+    /// histories and they meet: a number alone proves nothing.
+    fn shared_offset(&self, old: SocketAddr, new: SocketAddr) -> Option<u64> {
+        self.followed_until(new, old).or_else(|| self.followed_until(old, new))
+    }
+
+    /// The offset up to which `node` had the stream of `leader` when it was promoted, by its own account.
+    pub(super) fn followed_until(&self, node: SocketAddr, leader: SocketAddr) -> Option<u64> {
+        let (followed, end) = self.history(node)?.followed.as_ref()?;
+        (*followed == self.history(leader)?.id).then_some(*end)
     }
 
     pub(super) fn history(&self, node: SocketAddr) -> Option<&History> {

@@ -377,6 +377,42 @@ fn an_old_master_that_comes_back_tells_what_was_lost() {
     }
 }
 
+/// A, whose stream B lacks the end of, is master again before any Sentinel has confirmed B: what B lacked is there, and gone
+/// is what B was told since. In confirmed mode, or once B is confirmed, it is the other way round.
+#[test]
+fn what_a_commit_that_is_undone_lacked_is_not_lost() {
+    let promoted = || {
+        let mut scene = selected(Commit::Eager);
+        scene.role(A, master_with(200, "a", None));
+        scene.role(B, replica(A, 190));
+        scene.pass(5);
+        scene.role(B, master_with(195, "b", Some(("a", 190))));
+        scene.assert_flows_to(B, "committed eagerly");
+        assert_eq!(scene.last_record().offset_lost, OffsetLost::Exact(10));
+        assert_eq!(scene.machine.recorder().lost_bytes(), 0, "it may be undone yet");
+        scene.pass(5);
+        scene
+    };
+    let mut undone = promoted();
+    undone.say(0, Message::FailoverAborted);
+    undone.pass(5);
+    undone.role(B, master_with(220, "b", Some(("a", 190))));
+    undone.role(A, master_with(200, "a", None));
+    for id in 0..3 {
+        undone.view(id, A, 1);
+        undone.view(id, A, 1);
+    }
+    undone.role(B, replica(A, 200));
+    undone.assert_flows_to(A, "undone");
+    assert_eq!(undone.last_record().offset_lost, OffsetLost::Exact(30), "what B had of its own");
+    assert_eq!(undone.machine.recorder().lost_bytes(), 30);
+
+    let mut confirmed = promoted();
+    confirmed.view(0, B, 2);
+    confirmed.view(1, B, 2);
+    assert_eq!(confirmed.machine.recorder().lost_bytes(), 10);
+}
+
 /// Where the old master told all when writes were held, its later words are about other people's writes.
 #[test]
 fn what_is_known_exactly_is_not_amended() {
