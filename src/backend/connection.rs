@@ -421,7 +421,7 @@ impl Connection {
             return;
         }
         let may_go = |e: &Entry<Rc<Downstream>>| !e.to.is_gone() && !e.to.is_mid_reply() && !e.to.is_salvaging();
-        let taken = self.inflight.borrow_mut().forget_reads(may_go);
+        let taken = self.inflight.borrow_mut().forget_reads(Rc::as_ptr, may_go);
         let later = set_aside(taken.iter().map(|t| &t.to));
         for t in taken {
             t.to.note_return(t.queued_at);

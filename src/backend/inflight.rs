@@ -1,6 +1,7 @@
 //! Commands on one backend connection: queued, written, answered. Pure: no socket, no clock.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
+use std::hash::Hash;
 use std::io::IoSlice;
 use std::rc::Rc;
 
@@ -255,17 +256,21 @@ impl<T> InFlight<T> {
 
 impl<T: PartialEq + Clone> InFlight<T> {
     /// Takes back what was written and not answered of the sessions that have nothing but reads here, all of them such that
-    /// `may_go`: they are sent again elsewhere, and what still answers them is for nobody.
-    pub(super) fn forget_reads(&mut self, may_go: impl Fn(&Entry<T>) -> bool) -> Vec<Taken<T>> {
+    /// `may_go`: they are sent again elsewhere, and what still answers them is for nobody. `whose`: what tells sessions apart.
+    pub(super) fn forget_reads<S: Hash + Eq>(
+        &mut self,
+        whose: impl Fn(&T) -> S,
+        may_go: impl Fn(&Entry<T>) -> bool,
+    ) -> Vec<Taken<T>> {
         let is_read =
             |e: &Entry<T>| e.effect == Effect::Read && e.audience == Audience::Client && !e.partial && may_go(e);
-        let stays: Vec<T> = (self.entries.iter().enumerate())
+        let stays: HashSet<S> = (self.entries.iter().enumerate())
             .filter(|(i, e)| e.audience != Audience::Forgotten && !(*i < self.written && is_read(e)))
-            .map(|(_, e)| e.to.clone())
+            .map(|(_, e)| whose(&e.to))
             .collect();
         let mut taken = Vec::new();
         for entry in self.entries.iter_mut().take(self.written) {
-            if entry.audience == Audience::Forgotten || stays.contains(&entry.to) {
+            if entry.audience == Audience::Forgotten || stays.contains(&whose(&entry.to)) {
                 continue;
             }
             let unanswered: usize = entry.next_commands(u32::MAX).iter().map(|(c, _)| c.len()).sum();
@@ -425,10 +430,10 @@ mod tests {
         q.push(entry(5, &[GET]));
         q.wrote(5 * GET.len() + INCR.len() + GET.len());
         q.front().unwrap().answered = 1;
-        let taken = q.forget_reads(|e| e.to != 3);
+        let taken = q.forget_reads(|to| *to, |e| e.to != 3);
         let told: Vec<_> = taken.iter().map(|t| (t.to, t.commands, t.bytes.len())).collect();
         assert_eq!(told, [(1, 2, 2 * GET.len()), (4, 1, GET.len())], "2 writes, 3 may not go, 5 is not written");
-        assert!(q.forget_reads(|e| e.to != 3).is_empty(), "once");
+        assert!(q.forget_reads(|to| *to, |e| e.to != 3).is_empty(), "once");
         assert_eq!(q.entries.len(), 6, "what is owed stays owed");
         assert_eq!(q.entries.iter().filter(|e| e.audience == Audience::Forgotten).count(), 2);
     }

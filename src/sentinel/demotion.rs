@@ -1,8 +1,11 @@
 //! Makes an old master a replica of its successor (`fence_old_master`), if it is still what it was.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::event::SentinelEvent;
 use super::probe::{Connection, Failure};
@@ -37,13 +40,57 @@ impl End {
     }
 }
 
+/// An old master that is being made a replica, or was; ended when dropped.
+#[derive(Debug)]
+pub(super) struct Demoting {
+    old: SocketAddr,
+    new: SocketAddr,
+    held: watch::Sender<bool>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Demoting {
+    pub(super) fn start(common: Common, demotion: Demotion) -> Self {
+        let (old, new, held) = (demotion.old, demotion.new, watch::Sender::new(false));
+        let task = AbortOnDropHandle::new(tokio::spawn(run(common, demotion, held.subscribe())));
+        Self { old, new, held, task }
+    }
+
+    /// The old master, while it is neither a replica nor left to Sentinel.
+    pub(super) fn unfinished(&self) -> Option<SocketAddr> {
+        (!self.task.is_finished()).then_some(self.old)
+    }
+
+    /// A hold has begun: behind it the old master may be the master again, and must not be made a replica then.
+    pub(super) fn suspend(&self) {
+        self.held.send_replace(true);
+    }
+
+    /// It ended, and this is the master: whether that is the successor still, so that it goes on.
+    pub(super) fn go_on(&self, master: Option<SocketAddr>) -> bool {
+        let goes_on = master == Some(self.new);
+        if goes_on {
+            self.held.send_replace(false);
+        }
+        goes_on
+    }
+}
+
 /// Tries until it is done, need not be done, or has taken too long; tells the record how it ended.
-pub(super) async fn run(common: Common, demotion: Demotion) {
+async fn run(common: Common, demotion: Demotion, mut held: watch::Receiver<bool>) {
     let end = Instant::now() + TRY_FOR;
     let limit = common.nodes.connect_timeout() + ANSWER_LIMIT;
     let mut told = false;
     let text = loop {
-        match timeout(limit, attempt(&common, &demotion, &mut told)).await.unwrap_or_else(|_| End::silent()) {
+        if held.wait_for(|held| !held).await.is_err() {
+            return;
+        }
+        let tried = tokio::select! {
+            biased;
+            _ = held.wait_for(|held| *held) => continue,
+            tried = timeout(limit, attempt(&common, &demotion, &mut told)) => tried,
+        };
+        match tried.unwrap_or_else(|_| End::silent()) {
             End::Settled(text) => break text,
             End::Failed(why) if Instant::now() >= end => break format!("{why}: that it follows is left to Sentinel"),
             End::Failed(_) => sleep(TRY_AGAIN).await,

@@ -1,7 +1,6 @@
 //! The task of one service: events in, the machine's actions out.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +11,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::control::ServiceControl;
+use super::demotion::Demoting;
 use super::event::SentinelEvent;
 use super::links::{LEASE_VALIDITY, Links, RENEWAL_INTERVAL};
+use super::preferred;
 use super::state_file;
 use super::switchover::Switchovers;
 use super::tasks::{Common, Probes, Sentinels};
-use super::{demotion, preferred};
 use crate::addr::Endpoint;
 use crate::clock::Moment;
 use crate::config::{ServiceConfig, Source};
@@ -60,7 +60,7 @@ pub(super) struct Watcher {
     /// What a process before this one has left is being set right.
     restoring: Option<AbortOnDropHandle<()>>,
     /// The old master that is being made a replica, or was; ended when dropped.
-    demotion: Option<(SocketAddr, AbortOnDropHandle<()>)>,
+    demotion: Option<Demoting>,
     /// When leases were renewed last.
     renewed: Moment,
     /// The highest sequence number that the machine was told to be acknowledged.
@@ -369,16 +369,19 @@ impl Watcher {
                 }
                 Action::RecordOpened(_) => {
                     self.counts_before = (self.stats)();
-                    self.leave_old_master(now);
+                    self.demotion.iter().for_each(Demoting::suspend);
                 }
                 Action::RecordClosed(number) => {
                     self.closed.push_back((now + COUNTS_AFTER, number, self.counts_before));
+                    let master = self.machine.topology().writes.node;
+                    if self.demotion.as_ref().is_some_and(|d| !d.go_on(master)) {
+                        self.leave_old_master(now);
+                    }
                     visible = true;
                 }
                 Action::Demote(demotion) => {
-                    let old = demotion.old;
-                    let task = tokio::spawn(demotion::run(self.common.clone(), demotion));
-                    self.demotion = Some((old, AbortOnDropHandle::new(task)));
+                    self.leave_old_master(now);
+                    self.demotion = Some(Demoting::start(self.common.clone(), demotion));
                 }
                 Action::Say(Level::Info, text) => tracing::info!(service = self.service, "{text}"),
                 Action::Say(Level::Warn, text) => tracing::warn!(service = self.service, "{text}"),
@@ -395,12 +398,11 @@ impl Watcher {
         self.note_progress();
     }
 
-    /// A hold has begun: behind it the old master may be the master again, and must not be made a replica then.
+    /// The master has changed again.
     fn leave_old_master(&mut self, now: Moment) {
-        if let Some((old, task)) = self.demotion.take()
-            && !task.is_finished()
-        {
-            self.machine.recorder_mut().note(now, &old.to_string(), "is left to Sentinel, since writes are held again");
+        if let Some(old) = self.demotion.take().and_then(|d| d.unfinished()) {
+            let why = "is left to Sentinel, since the master has changed again";
+            self.machine.recorder_mut().note(now, &old.to_string(), why);
         }
     }
 

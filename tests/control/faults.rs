@@ -14,7 +14,7 @@ use pointsman::topology::status::ServiceStatus;
 use pointsman::topology::{Hint, HintKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use crate::harness::{Control, config, flows, held, watched};
 
@@ -201,9 +201,9 @@ fn told_to(status: &ServiceStatus, old: SocketAddr) -> Vec<String> {
         .collect()
 }
 
-/// Behind another hold it may be the master again.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_master_is_left_alone_once_another_hold_has_begun() {
+/// A master that hangs was replaced, and is to be made a replica as soon as it can be told. Then there was another hold,
+/// behind which it might have been master again, and the same new master came out of it.
+async fn held_again() -> (Cluster, Control, SocketAddr, SocketAddr) {
     let mut cluster = Cluster::start(Settings::default()).await.unwrap();
     let old = cluster.addr(Member::Node(0));
     let settings = ServiceConfig { fence_old_master: true, ..config(watched(&cluster), Commit::Confirmed) };
@@ -213,8 +213,32 @@ async fn an_old_master_is_left_alone_once_another_hold_has_begun() {
     control.hints.send(Hint { node: old, kind: HintKind::Silent }).await.unwrap();
     let new = control.until("the commit", |t| t.generation == 2 && flows(t)).await.writes.node.unwrap();
     control.hints.send(Hint { node: new, kind: HintKind::Refused }).await.unwrap();
+    control.until("held again", |t| held(t)).await;
+    let after = control.until("flowing again", |t| flows(t)).await;
+    assert_eq!((after.generation, after.writes.node), (2, Some(new)));
+    assert_eq!(told_to(&control.status.borrow(), old), [""; 0], "it could not be told anything yet");
+    (cluster, control, old, new)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hold_that_changes_nothing_spares_no_old_master() {
+    let (mut cluster, mut control, old, new) = held_again().await;
+    cluster.resume(Member::Node(0)).unwrap();
+    control.until_status("an end of it", |s| !told_to(s, old).is_empty()).await;
+    assert_eq!(told_to(&control.status.borrow(), old), [format!("was made a replica of {new}")]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_master_is_left_alone_once_the_master_has_changed_again() {
+    let (cluster, mut control, old, _) = held_again().await;
+    let end = Instant::now() + Duration::from_secs(10);
+    while let Err(refusal) = cluster.failover(0).await {
+        assert!(Instant::now() < end, "it is not done with the last one: {refusal}");
+        sleep(Duration::from_millis(50)).await;
+    }
+    control.until("the commit", |t| t.generation == 3).await;
     control.until_status("left alone", |s| !told_to(s, old).is_empty()).await;
-    assert_eq!(told_to(&control.status.borrow(), old), ["is left to Sentinel, since writes are held again"]);
+    assert_eq!(told_to(&control.status.borrow(), old), ["is left to Sentinel, since the master has changed again"]);
 }
 
 /// An address that leads to `node`. The first connection on which these bytes come is cut there.
