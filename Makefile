@@ -60,11 +60,11 @@ model: ## the failover machine in a larger world, every way that it can go (minu
 	@tests/install.sh cc
 	$(CARGO) test $(FAST) --test model -- --ignored --nocapture
 
-# With the tests of the library alone, and without those that start servers. FILES='-f src/…' for a part.
-mutants: ## faults planted in src/topology, one by one: which of them would no test notice? (hours)
+# ARGS='--file src/topology/failover/commit.rs', or any others of `cargo mutants`.
+mutants: ## faults planted in src/topology, one by one: which of them would no test notice? (an hour)
 	@tests/install.sh cc
 	@command -v cargo-mutants >/dev/null 2>&1 || $(CARGO) install --locked cargo-mutants
-	$(CARGO) mutants --output target $(FILES)
+	CARGO='$(CARGO)' tests/mutants.sh $(ARGS)
 
 limits: ## every limit at full size, and what the neighbours notice (minutes, on a quiet machine)
 	@tests/install.sh $(SERVERS)

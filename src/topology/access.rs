@@ -98,9 +98,13 @@ mod tests {
         access.link().lease.store(grant);
         assert_eq!(access.writes(Moment(1)), Pass::Wait, "control held writes; the topology is still on its way");
         assert!(access.may_read(node, Moment(9)));
+        let other: SocketAddr = "127.0.0.1:6380".parse().unwrap();
+        assert!(!access.may_read(other, Moment(9)) && !access.may_write(node, Moment(9)));
         assert_eq!(access.reads(Moment(10)), Pass::Wait, "expired");
         access.link().lease.store(Grant { generation: 2, writes: Flow::Flowing, ..grant });
         assert_eq!(access.writes(Moment(1)), Pass::Wait, "the lease is for a generation not seen yet");
+        access.link().lease.store(Grant { writes: Flow::Flowing, ..grant });
+        assert!(access.may_write(node, Moment(9)) && !access.may_write(other, Moment(9)));
         let refused = Permission { flow: Flow::Refused, ..flowing };
         access.update(Arc::new(Topology { writes: refused, ..t }));
         assert_eq!(access.writes(Moment(1)), Pass::Refuse);

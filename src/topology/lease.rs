@@ -173,6 +173,10 @@ impl Link {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{ErrorKind, Read};
+    use std::net::TcpListener;
+    use std::pin::pin;
+
     use super::*;
 
     #[test]
@@ -209,5 +213,49 @@ mod tests {
         });
         assert!(lease.load().permits_writes(generation, Moment(9)));
         assert!(!lease.load().permits_writes(generation + 1, Moment(9)));
+    }
+
+    #[test]
+    fn what_a_worker_says_wakes_control() {
+        type Say = fn(&Link, u64);
+        type Said = fn(&Link) -> u64;
+        let link = Link::default();
+        let says: [(Say, Said); 3] = [
+            (Link::acknowledge, Link::acknowledged),
+            (Link::report_prepared, Link::prepared),
+            (Link::note_quiet, Link::quiet),
+        ];
+        for (i, (say, said)) in (7..).zip(says) {
+            assert_eq!(said(&link), 0);
+            assert!(!pin!(link.progress.notified()).enable(), "nothing was said yet");
+            say(&link, i);
+            assert!(pin!(link.progress.notified()).enable());
+            assert_eq!(said(&link), i);
+        }
+        assert_eq!((link.acknowledged(), link.prepared(), link.quiet()), (7, 8, 9));
+    }
+
+    #[test]
+    fn the_sockets_to_one_node_are_shut_down_and_no_others() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let link = Link::default();
+        let (old, new) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());
+        let mut peers: Vec<TcpStream> = [old, new, old, old]
+            .iter()
+            .zip(0..)
+            .map(|(node, id)| {
+                let stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+                link.register(id, *node, stream);
+                listener.accept().unwrap().0
+            })
+            .collect();
+        link.unregister(3);
+        assert_eq!(peers[3].read(&mut [0]).unwrap(), 0, "that was the last that held it");
+        assert_eq!(link.sever(old), 2);
+        for i in [0, 2] {
+            assert_eq!(peers[i].read(&mut [0]).unwrap(), 0, "{i} is at its end");
+        }
+        peers[1].set_nonblocking(true).unwrap();
+        assert_eq!(peers[1].read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
     }
 }

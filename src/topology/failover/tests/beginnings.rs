@@ -143,9 +143,12 @@ fn two_slow_probes_without_an_answer_are_silence() {
     let mut scene = confirmed();
     scene.role(A, SILENT);
     scene.assert_flows_to(A, "one may be a pause");
-    scene.pass(1000);
+    scene.pass(299);
     scene.role(A, SILENT);
-    scene.assert_held("two in a row");
+    scene.assert_flows_to(A, "two, but in less than silence_threshold");
+    scene.pass(1);
+    scene.role(A, SILENT);
+    scene.assert_held("in a row");
 
     let mut scene = confirmed();
     scene.role(A, SILENT);
@@ -154,6 +157,28 @@ fn two_slow_probes_without_an_answer_are_silence() {
     scene.pass(500);
     scene.role(A, SILENT);
     scene.assert_flows_to(A, "an answer in between");
+}
+
+#[test]
+fn in_a_hold_reads_flow_to_a_replica_that_has_something_to_say() {
+    for (hint, after, reads) in [
+        (HintKind::ReadOnly, 1, Flow::Flowing),
+        (HintKind::Loading, 1, Flow::Held),
+        (HintKind::Loading, 60, Flow::Flowing),
+        (HintKind::MasterDown, 1, Flow::Held),
+        (HintKind::MasterDown, 60, Flow::Held),
+    ] {
+        let mut scene = confirmed();
+        scene.hint(A, hint);
+        scene.pass(after);
+        scene.role(A, replica(B, 100));
+        assert_eq!((scene.reads().1, scene.writes().1), (reads, Flow::Held), "{hint:?} and after {after} ms a replica");
+    }
+    let mut scene = confirmed();
+    scene.hint(A, HintKind::ReadOnly);
+    scene.pass(1);
+    scene.role(A, master_as(0, "run-2"));
+    assert_eq!(scene.reads().1, Flow::Held, "what it has to say may be nothing");
 }
 
 #[test]
@@ -170,6 +195,11 @@ fn a_promotion_is_noticed_without_its_leader() {
     scene.assert_flows_to(A, "a replica that dies is none");
     scene.role(B, master(100));
     scene.assert_held("the Sentinel out of hearing may have promoted it");
+    assert_eq!(scene.reads(), (Some(node(A)), Flow::Flowing));
+    scene.pass(5);
+    scene.role(B, master(100));
+    scene.role(A, RoleAnswer::Refused);
+    assert_eq!(scene.reads(), (Some(node(B)), Flow::Flowing), "the old one is gone, and it followed it");
 }
 
 #[test]

@@ -353,8 +353,10 @@ fn a_worker_that_cannot_prepare_does_not_hold_writes_for_ever() {
     let mut scene = committed();
     scene.pass(PREPARATION_LIMIT.as_millis() as u64 - 1);
     scene.assert_held("it has its time");
+    assert!(!scene.said("before scripts and subscriptions are all back"));
     scene.pass(1);
     scene.assert_flows_to(B, "and no more");
+    assert!(scene.said("before scripts and subscriptions are all back"));
 }
 
 #[test]
@@ -365,6 +367,7 @@ fn where_nothing_is_held_nothing_is_prepared() {
     scene.preparing = false;
     scene.role(B, master(100));
     scene.assert_flows_to(B, "at once");
+    assert!(!scene.said("before scripts and subscriptions are all back"), "that is what was asked for");
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn a_node_that_is_to_be_master_is_waited_for_as_long_as_it_may_be_one() {
 fn a_replica_that_was_given_to_another_master_keeps_a_hold_alive() {
     let mut scene = Scene::stable(Commit::Confirmed);
     scene.hint(A, HintKind::ReadOnly);
-    for _ in 0..40 {
+    for _ in 0..80 {
         scene.pass(100);
         scene.role(A, master(100));
         scene.role(B, replica(A, 100));
@@ -164,4 +164,139 @@ fn who_gives_up_takes_back_its_own_candidate_and_no_other() {
     let round = scene.machine.round.as_ref().unwrap();
     assert_eq!(round.candidates.keys().copied().collect::<Vec<_>>(), [node(C)]);
     assert_eq!(round.must_follow.keys().copied().collect::<Vec<_>>(), [node(B)]);
+}
+
+#[test]
+fn what_is_configured_anew_counts_from_the_next_hold_on() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.machine.configure(Settings { hold_timeout: Duration::from_secs(1), ..settings(Commit::Confirmed) });
+    scene.hint(A, HintKind::Refused);
+    scene.pass(999);
+    scene.assert_held("not yet");
+    scene.pass(1);
+    assert_eq!(scene.writes().1, Flow::Refused);
+}
+
+/// An announcement during a provisional commit comes to nothing at the moment at which that has to be confirmed.
+#[test]
+fn a_hold_that_follows_another_at_once_is_one_wait_for_clients() {
+    let mut scene = Scene::stable_with(Settings { hold_timeout: Duration::from_secs(2), ..settings(Commit::Eager) }, 3);
+    scene.say(0, Message::TryFailover);
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(100);
+    scene.role(B, master(100));
+    scene.assert_flows_to(B, "committed, for the while");
+    scene.pass(4600);
+    scene.view_in_progress(1, A, 1);
+    scene.say(1, Message::TryFailover);
+    scene.assert_held("announced");
+    for _ in 0..50 {
+        scene.pass(10);
+        scene.role(B, master(100));
+        scene.view_in_progress(1, A, 1);
+        scene.assert_held("nothing flows in between");
+    }
+    let flowed = scene.actions.iter().rev().take_while(|a| !matches!(a, Action::RecordOpened(_)));
+    assert!(!flowed.into_iter().any(|a| matches!(a, Action::Publish(t) if t.writes.flow == Flow::Flowing)));
+    assert_eq!(scene.last_record().cause, "no Sentinel confirmed the new master");
+    scene.pass(1499);
+    scene.assert_held("two seconds since the first of the two");
+    scene.pass(1);
+    assert_eq!(scene.writes().1, Flow::Refused);
+}
+
+#[test]
+fn a_hold_behind_a_commit_has_all_its_time() {
+    let settings = Settings { hold_timeout: Duration::from_secs(2), ..settings(Commit::Eager) };
+    let mut scene = Scene::stable_with(settings, 3);
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.view(1, C, 9);
+    scene.pass(1000);
+    scene.role(B, master(100));
+    assert_eq!(scene.topology().generation, 2);
+    scene.assert_held("another one is named with a higher epoch");
+    scene.pass(1999);
+    scene.assert_held("of B, for the first time");
+    scene.pass(1);
+    assert_eq!(scene.writes().1, Flow::Refused);
+}
+
+#[test]
+fn hearsay_is_not_refuted_while_the_master_says_nothing() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    for _ in 0..100 {
+        scene.view(0, B, 9);
+        (1..3).for_each(|id| scene.view(id, A, 1));
+        scene.role(A, RoleAnswer::Error("NOAUTH".into()));
+        scene.role(B, replica(A, 100));
+        scene.role(C, replica(A, 100));
+        scene.pass(100);
+    }
+    scene.assert_held("two of three vouch for it, and it does not");
+}
+
+/// A Sentinel is out of hearing, and B says master for reasons of its own.
+#[test]
+fn a_claim_that_was_refuted_holds_nothing_again_and_that_of_another_does() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.event(Event::SentinelDown(SentinelId(2)));
+    let tell = |scene: &mut Scene, c: RoleAnswer| {
+        scene.pass(100);
+        scene.role(A, master(100));
+        scene.role(B, master(100));
+        scene.role(C, c);
+        (0..2).for_each(|id| scene.view(id, A, 1));
+    };
+    tell(&mut scene, replica(A, 100));
+    scene.assert_held("it may have been promoted");
+    (0..52).for_each(|_| tell(&mut scene, replica(A, 100)));
+    scene.assert_flows_to(A, "most Sentinels have gone on naming A");
+    (0..20).for_each(|_| tell(&mut scene, replica(A, 100)));
+    scene.assert_flows_to(A, "that of B is known");
+    tell(&mut scene, master(100));
+    scene.assert_held("that of C is news");
+}
+
+#[test]
+fn a_second_doubt_gives_the_first_no_more_time() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.hint(A, HintKind::Silent);
+    scene.pass(900);
+    scene.hint(A, HintKind::Silent);
+    scene.pass(99);
+    scene.assert_flows_to(A, "it has a second");
+    scene.pass(1);
+    scene.assert_held("no answer of any kind");
+}
+
+#[test]
+fn reads_do_not_wait_behind_a_gap_for_a_sentinel_that_is_down() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.event(Event::SentinelDown(SentinelId(2)));
+    scene.event(Event::Gap);
+    scene.pass(2);
+    scene.role(A, master(100));
+    for id in 0..2 {
+        assert_eq!(scene.reads().1, Flow::Held, "{id} was not asked yet");
+        (0..2).for_each(|_| scene.view(id, A, 1));
+    }
+    assert_eq!(scene.reads(), (Some(node(A)), Flow::Flowing));
+}
+
+/// An offset that was told in the same millisecond may be from before.
+#[test]
+fn the_masters_last_word_is_what_it_is_asked_behind_the_acknowledgement() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.acknowledging = false;
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(5);
+    scene.event(Event::Acknowledged(scene.topology().seq));
+    let last = |scene: &Scene| scene.machine.round.as_ref().unwrap().final_offset;
+    scene.role(A, master(200));
+    assert_eq!(last(&scene), None);
+    scene.pass(1);
+    scene.role(A, master(210));
+    scene.pass(1);
+    scene.role(A, master(220));
+    assert_eq!(last(&scene), Some(210), "all of ours are below the first");
 }

@@ -121,6 +121,22 @@ fn a_lower_epoch_is_accepted_when_all_have_agreed_for_long() {
 }
 
 #[test]
+fn an_agreement_on_another_node_begins_anew() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    for second in 0..20 {
+        let named = if second < 9 { B } else { C };
+        (0..3).for_each(|id| scene.view(id, named, 0));
+        scene.pass(1000);
+        scene.role(A, master(100));
+        [B, C].iter().for_each(|n| scene.role(*n, master(100)));
+        if second < 18 {
+            scene.assert_flows_to(A, "nine seconds for B, and less than ten for C");
+        }
+    }
+    assert_eq!((scene.topology().generation, scene.topology().writes.node), (2, Some(node(C))));
+}
+
+#[test]
 fn a_lower_epoch_needs_a_majority_in_hearing() {
     let mut scene = Scene::stable(Commit::Confirmed);
     scene.event(Event::SentinelDown(SentinelId(0)));
@@ -252,6 +268,23 @@ fn nothing_parked_is_safe_without_a_candidate_or_after_a_restart() {
     assert_eq!(scene.topology().parked_safe_before, before, "offsets of two runs do not compare");
 }
 
+/// Offsets of two runs cannot be compared.
+#[test]
+fn what_a_candidate_had_of_the_run_before_makes_nothing_safe() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.role(B, replica(A, 500));
+    scene.pass(5);
+    scene.role(A, master_as(5, "run-2"));
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(5);
+    let before = scene.topology().parked_safe_before;
+    scene.role(A, master_as(50, "run-2"));
+    assert_eq!(scene.topology().parked_safe_before, before, "B has not said how much it has of this run");
+    scene.pass(5);
+    scene.role(B, replica(A, 50));
+    assert!(scene.topology().parked_safe_before > before);
+}
+
 #[test]
 fn what_the_promoted_node_lacks_is_on_record() {
     // A tells its last offset once writes are held; B was last seen at `received`, and then tells its history.
@@ -375,6 +408,30 @@ fn an_old_master_that_comes_back_tells_what_was_lost() {
         assert_eq!((known, total), (loss, bytes), "{why}");
         assert_eq!(later, known, "{why}: what it says after its first word is about later times");
     }
+}
+
+/// Two crashes behind each other: each old master tells of its own.
+#[test]
+fn two_losses_wait_for_the_word_of_two_masters() {
+    let mut scene = lost_ten();
+    scene.role(B, master_with(300, "b", Some(("a", 13_999_990))));
+    scene.role(C, replica(B, 300));
+    scene.pass(5);
+    scene.role(B, RoleAnswer::Refused);
+    scene.say(0, Message::SelectedSlave(node(C)));
+    scene.pass(5);
+    scene.role(C, master_with(299, "c", Some(("b", 299))));
+    scene.view(0, C, 3);
+    scene.view(1, C, 3);
+    scene.assert_flows_to(C, "committed");
+    assert_eq!(scene.machine.open_losses.len(), 2);
+    scene.pass(5);
+    scene.role(B, master_with(300, "b", Some(("a", 13_999_990))));
+    scene.role(A, master_with(14_000_000, "a", None));
+    let lost: Vec<OffsetLost> =
+        scene.machine.recorder().records(scene.now).iter().map(|record| record.offset_lost).collect();
+    assert_eq!(lost, [OffsetLost::Exact(10), OffsetLost::Exact(1)]);
+    assert_eq!(scene.machine.open_losses.len(), 0);
 }
 
 /// A, whose stream B lacks the end of, is master again before any Sentinel has confirmed B: what B lacked is there, and gone

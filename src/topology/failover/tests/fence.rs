@@ -32,10 +32,7 @@ fn without_a_majority_writes_are_refused_and_reads_flow() {
     scene.pass(1);
     assert_fenced(&scene);
     assert_eq!(&*scene.topology().why, "only 1 of 3 Sentinels are in hearing, and fence_without_quorum is on");
-    let told = |scene: &Scene, words: &str| {
-        scene.actions.iter().any(|a| matches!(a, Action::Say(_, text) if text.contains(words)))
-    };
-    assert!(told(&scene, "commands are refused: only 1 of 3"));
+    assert!(scene.said("commands are refused: only 1 of 3"));
 
     scene.event(Event::SentinelUp(SentinelId(1)));
     scene.pass(10_000);
@@ -43,8 +40,55 @@ fn without_a_majority_writes_are_refused_and_reads_flow() {
     scene.view(1, A, 1);
     scene.assert_flows_to(A, "it has said who is master");
     assert_eq!(phase(&scene), Phase::Stable);
-    assert!(told(&scene, "the fence is down"));
+    assert!(scene.said("the fence is down"));
     assert!(scene.machine.recorder().records(scene.now).is_empty(), "that was no failover");
+}
+
+#[test]
+fn a_fence_that_never_was_up_does_not_come_down() {
+    let mut scene = fenced();
+    (1..3).for_each(|id| scene.event(Event::SentinelDown(SentinelId(id))));
+    scene.pass(100);
+    scene.event(Event::SentinelUp(SentinelId(1)));
+    scene.view(1, A, 1);
+    scene.pass(5000);
+    scene.assert_flows_to(A, "they were back in time");
+    assert!(!scene.said("the fence is down"));
+}
+
+#[test]
+fn half_of_the_sentinels_are_no_majority() {
+    let mut scene = Scene::stable_with(Settings { fence_without_quorum: true, ..settings(Commit::Confirmed) }, 4);
+    scene.event(Event::SentinelDown(SentinelId(0)));
+    scene.pass(5000);
+    scene.assert_flows_to(A, "three of four");
+    scene.event(Event::SentinelDown(SentinelId(1)));
+    scene.pass(500);
+    assert_fenced(&scene);
+}
+
+/// The record of the failover before is no diary of the fence.
+#[test]
+fn what_the_fence_does_is_on_no_record() {
+    let mut scene = fenced();
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(5);
+    scene.role(B, master(100));
+    scene.view(0, B, 2);
+    scene.view(1, B, 2);
+    scene.view(2, B, 2);
+    scene.assert_flows_to(B, "committed");
+    scene.pass(5000);
+    let before = scene.last_record().events;
+    (1..3).for_each(|id| scene.event(Event::SentinelDown(SentinelId(id))));
+    scene.pass(500);
+    assert_eq!(scene.writes().1, Flow::Refused);
+    let refusal = "commands refused: only 1 of 3";
+    assert!(scene.said("commands are refused: only 1 of 3") && !before.iter().any(|e| e.text.contains(refusal)));
+    scene.event(Event::SentinelUp(SentinelId(1)));
+    scene.view(1, B, 2);
+    scene.assert_flows_to(B, "the fence is down");
+    assert_eq!(scene.last_record().events, before);
 }
 
 #[test]
@@ -261,6 +305,22 @@ fn a_failover_that_is_undone_or_aborted_demotes_nobody() {
     scene.assert_flows_to(A, "undone");
     scene.pass(20_000);
     assert_eq!(demotions(&scene), []);
+}
+
+/// Sentinels were told to monitor B, with an epoch that is not higher: whatever that means, it was no failover.
+#[test]
+fn an_epoch_that_is_not_higher_demotes_nobody() {
+    for epoch in [0, 1] {
+        let mut scene = Scene::stable_with(Settings { fence_old_master: true, ..settings(Commit::Confirmed) }, 3);
+        for _ in 0..12 {
+            scene.pass(1000);
+            scene.role(A, master_with(100, "a", None));
+            scene.role(B, master_with(109, "b", Some(("a", 100))));
+            (0..3).for_each(|id| scene.view(id, B, epoch));
+        }
+        scene.assert_flows_to(B, "all have agreed for long");
+        assert_eq!(demotions(&scene), [], "epoch {epoch}");
+    }
 }
 
 #[test]

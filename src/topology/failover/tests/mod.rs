@@ -7,7 +7,10 @@ mod endings;
 mod epochs;
 mod fence;
 mod outages;
+mod paces;
+mod remembered;
 mod start;
+mod status;
 mod switchovers;
 mod timelines;
 
@@ -246,6 +249,18 @@ impl Scene {
 
     pub(super) fn obstacle(&self) -> Option<String> {
         self.machine.obstacle(self.now)
+    }
+
+    /// Whether a line of the log had these words.
+    pub(super) fn said(&self, words: &str) -> bool {
+        self.actions.iter().any(|a| matches!(a, Action::Say(_, text) if text.contains(words)))
+    }
+
+    pub(super) fn polling(&self) -> Option<Pace> {
+        self.actions.iter().rev().find_map(|a| match a {
+            Action::Poll(pace) => Some(*pace),
+            _ => None,
+        })
     }
 
     pub(super) fn probing(&self) -> Option<(BTreeSet<SocketAddr>, Pace)> {

@@ -111,6 +111,28 @@ fn without_sentinels_a_master_that_came_back_needs_a_witness() {
     assert_eq!(back("run-2", master(100)), Flow::Held, "and is");
 }
 
+/// While pointsman was suspended somebody may have been promoted: Sentinels are given the time to say so, where there is no
+/// gap they are not.
+#[test]
+fn without_sentinels_a_gap_is_waited_out_and_a_hiccup_is_not() {
+    let alone = || {
+        let mut scene = confirmed();
+        (0..3).for_each(|id| scene.event(Event::SentinelDown(SentinelId(id))));
+        scene
+    };
+    let mut scene = alone();
+    scene.event(Event::Gap);
+    scene.all_but_views();
+    scene.assert_held("they may reconnect");
+    scene.pass(2000);
+    scene.assert_flows_to(A, "they did not, and it is the same process");
+
+    let mut scene = alone();
+    scene.hint(A, HintKind::ReadOnly);
+    scene.all_but_views();
+    scene.assert_flows_to(A, "it never went away");
+}
+
 #[test]
 fn a_restart_in_place_is_counted_and_said() {
     let mut scene = confirmed();

@@ -47,6 +47,7 @@ fn an_expected_node_counts_by_its_own_word_once_it_was_ordered() {
         scene.assert_flows_to(promoted, "whatever `commit` says");
         assert_eq!(scene.last_record().kind, FailoverKind::Switchover);
         assert!(!scene.machine.is_settled(), "Sentinels have yet to confirm it");
+        assert_eq!(scene.machine.master.as_ref().map(|m| m.epoch), Some(2), "counts as one more than before");
         for id in 0..2 {
             scene.view(id, promoted, 2);
         }
@@ -130,6 +131,51 @@ fn it_is_quiet_when_every_worker_owes_no_write() {
     unheard.acknowledging = false;
     unheard.event(hold(&[B]));
     assert!(!unheard.machine.survey(u64::MAX).quiet, "nor before all have acknowledged");
+}
+
+#[test]
+fn the_survey_tells_who_is_where_and_what_is_the_matter() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    assert!(scene.machine.survey(0).flowing);
+    let offsets = |scene: &Scene| {
+        let survey = scene.machine.survey(0);
+        [A, B, C].map(|n| survey.nodes[&node(n)].offset)
+    };
+    scene.pass(5);
+    scene.role(A, master(300));
+    scene.role(B, replica(A, 200));
+    scene.role(C, replica(A, 100));
+    assert_eq!(offsets(&scene), [Some(300), Some(200), Some(100)]);
+    scene.pass(5);
+    scene.role(B, master(200));
+    scene.role(C, replica(B, 100));
+    assert_eq!(offsets(&scene), [Some(300), None, None], "of other streams");
+    scene.pass(5);
+    scene.role(C, cut_off(A, 100));
+    assert_eq!(offsets(&scene), [Some(300), None, None], "not connected");
+
+    let trouble = |happen: fn(&mut Scene)| {
+        let mut scene = holding();
+        assert!(!scene.machine.survey(0).flowing);
+        assert_eq!(scene.machine.survey(0).trouble, None);
+        scene.pass(5);
+        happen(&mut scene);
+        scene.machine.survey(0).trouble.unwrap_or_default()
+    };
+    assert_eq!(trouble(|s| s.role(A, RoleAnswer::Refused)), "the master failed meanwhile (refuses connections)");
+    assert_eq!(trouble(|s| s.role(A, master_as(1, "run-2"))), "the master failed meanwhile (says master)");
+    assert_eq!(trouble(|s| s.event(Event::Gap)), "the master failed meanwhile (was not heard since)");
+}
+
+#[test]
+fn of_two_that_sentinels_selected_neither_is_known_to_be_the_one() {
+    let mut scene = holding();
+    let set = |scene: &Scene| scene.machine.round.as_ref().unwrap().candidate_set();
+    assert_eq!(set(&scene), BTreeSet::from([node(B), node(C)]));
+    scene.say(0, Message::SelectedSlave(node(B)));
+    assert_eq!(set(&scene), BTreeSet::from([node(B)]));
+    scene.say(1, Message::SelectedSlave(node(C)));
+    assert_eq!(set(&scene), BTreeSet::new());
 }
 
 /// Seen: `+convert-to-slave` 0.8 s after a promotion, by a Sentinel whose last INFO of that node said master.
