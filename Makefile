@@ -26,7 +26,7 @@ demo: ## two failovers on real servers, with what the clients noticed of them (u
 THREADS := 4
 
 test: ## all tests but the few that take minutes
-	@tests/install.sh $(SERVERS) $(FAULTS) promtool haproxy
+	@tests/install.sh $(SERVERS) $(FAULTS) promtool amtool haproxy curl python3
 	@tests/e2e/install.sh
 	@tests/deploy/install.sh
 	$(CARGO) test --locked --lib --bins

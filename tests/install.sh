@@ -16,6 +16,7 @@ packages_of() {
         dh_installsystemd) echo dh-sequence-installsysusers ;;
         ip) echo iproute2 ;;
         promtool) echo prometheus ;;
+        amtool) echo prometheus-alertmanager ;;
         tclsh) echo tcl ;;
         systemd-analyze | systemd-socket-activate) echo systemd ;;
         dnsmasq) echo dnsmasq-base ;;
@@ -35,7 +36,7 @@ is_there() {
 
 services_of() {
     case $1 in
-        redis-server | redis-sentinel | haproxy | nutcracker | prometheus) echo "$1.service" ;;
+        redis-server | redis-sentinel | haproxy | nutcracker | prometheus | prometheus-alertmanager) echo "$1.service" ;;
     esac
 }
 

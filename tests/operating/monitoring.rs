@@ -76,6 +76,29 @@ fn the_rules_alert_when_they_should() {
     }
 }
 
+#[test]
+fn the_alertmanager_example_wakes_nobody_up_for_nothing() {
+    let amtool = |arguments: &[&str]| {
+        let output = Command::new("amtool").args(arguments).current_dir(directory()).output();
+        let output = output.expect("amtool is installed (Debian package prometheus-alertmanager)");
+        // It has warnings of its own about a configuration of its own.
+        assert!(output.status.success(), "amtool {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    amtool(&["check-config", "alertmanager.yml"]);
+    for (severity, receiver) in [("critical", "pager"), ("warning", "chat"), ("info", "chat")] {
+        let label = format!("severity={severity}");
+        let route = ["config", "routes", "test", "--config.file=alertmanager.yml", &label, "service=s"];
+        assert_eq!(amtool(&route), receiver, "{severity}");
+    }
+    // What it names is there.
+    let text = std::fs::read_to_string(directory().join("alertmanager.yml")).unwrap();
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|w| w.starts_with("Pointsman"));
+    for alert in words {
+        assert!(RULES.contains(&format!("- alert: {alert}\n")), "there is no {alert}");
+    }
+}
+
 /// The value of a query now: how many series have one.
 async fn ask(prometheus: SocketAddr, query: &str) -> Option<usize> {
     let escaped: String = query.bytes().map(|b| format!("%{b:02X}")).collect();
