@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pointsman::demo::cluster::{Member, Settings};
+use pointsman::demo::proxy::fetch;
 use pointsman::demo::tally::Tally;
 use pointsman::demo::wire::{Connection, Reply, elements, text};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -19,6 +20,8 @@ const MIB: u64 = 1 << 20;
 
 /// From the commit to the answer of the last of 5,000 clients.
 const SERVED_WITHIN: Duration = Duration::from_millis(250);
+/// What a scrape may cost the workers with 5,000 clients.
+const SCRAPE: Duration = Duration::from_millis(2);
 /// What a waiting client may cost; its command is in buffers that it has anyway.
 const HELD_BYTES: u64 = 8 << 10;
 
@@ -33,6 +36,30 @@ async fn crowd(rig: &Rig, n: usize) -> Vec<Connection> {
         clients.push(client);
     }
     clients
+}
+
+/// What the workers have computed, all together, while they run.
+fn worker_time(process: u32) -> Duration {
+    let mut ns = 0;
+    for task in std::fs::read_dir(format!("/proc/{process}/task")).unwrap() {
+        let task = task.unwrap().path();
+        let read = |file| std::fs::read_to_string(task.join(file)).unwrap();
+        if read("comm").starts_with("worker-") {
+            // The first of its numbers: nanoseconds on a CPU.
+            ns += read("schedstat").split(' ').next().unwrap().parse::<u64>().unwrap();
+        }
+    }
+    Duration::from_nanos(ns)
+}
+
+/// What one scrape takes from the workers, who do nothing else meanwhile.
+async fn scrape_cost(rig: &Rig) -> Duration {
+    const SCRAPES: u32 = 20;
+    let before = worker_time(rig.proxy.id());
+    for _ in 0..SCRAPES {
+        fetch(rig.proxy.admin(), "/metrics").await.unwrap();
+    }
+    (worker_time(rig.proxy.id()) - before) / SCRAPES
 }
 
 async fn metric(rig: &Rig, name: &str) -> u64 {
@@ -60,6 +87,8 @@ async fn switch(kill: bool) {
     const CLIENTS: usize = 5000;
     let mut rig = Rig::start(Settings::default(), &[]).await;
     let clients = crowd(&rig, CLIENTS).await;
+    let scrape = scrape_cost(&rig).await;
+    assert!(scrape < SCRAPE, "a scrape costs the workers {scrape:?}");
     let (connects, resident) =
         (metric(&rig, "pointsman_backend_connects_total").await, rig.proxy.resident_bytes().unwrap());
     if kill {
@@ -98,7 +127,7 @@ async fn switch(kill: bool) {
     let connects = metric(&rig, "pointsman_backend_connects_total").await - connects;
     let how = if kill { "kill -9" } else { "planned failover" };
     eprintln!(
-        "{how}: {held} of {CLIENTS} held (sent in {asked:?}), {} KiB more memory; the last was answered {after:?} after the commit; {connects} backend connects",
+        "{how}: a scrape costs the workers {scrape:?}; {held} of {CLIENTS} held (sent in {asked:?}), {} KiB more memory; the last was answered {after:?} after the commit; {connects} backend connects",
         grown >> 10
     );
     let mut direct = rig.cluster.connect(Member::Node(new)).await.unwrap();
