@@ -20,6 +20,7 @@ pub mod topology;
 pub mod insight;
 
 pub mod backend;
+pub mod hooks;
 
 pub mod pool;
 pub mod sentinel;

@@ -20,6 +20,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("topology", &["addr", "clock", "config"]),
     ("insight", &["metrics", "resp", "topology"]),
     ("backend", &["clients", "clock", "complaints", "config", "insight", "metrics", "net", "resp", "topology"]),
+    ("hooks", &["clock", "config", "metrics", "net", "tls", "topology"]),
     ("pool", &["backend", "clock", "net", "topology"]),
     ("sentinel", &["addr", "clock", "config", "net", "resp", "tls", "topology"]),
     ("router", &["backend", "resp"]),
@@ -44,12 +45,12 @@ const LAYERS: &[(&str, &[&str])] = &[
     (
         "app",
         &[
-            "addr", "admin", "backend", "clients", "clock", "config", "insight", "listener", "metrics", "net",
+            "addr", "admin", "backend", "clients", "clock", "config", "hooks", "insight", "listener", "metrics", "net",
             "sentinel", "shutdown", "systemd", "topology", "worker",
         ],
     ),
     ("demo", &["config"]),
-    ("cli", &["addr", "admin", "app", "config", "demo", "insight", "metrics", "net", "resp", "topology"]),
+    ("cli", &["addr", "admin", "app", "config", "demo", "hooks", "insight", "metrics", "net", "resp", "topology"]),
     ("main", &["cli"]),
 ];
 

@@ -19,7 +19,7 @@ cp config/pointsman.toml "$tree/pointsman.toml"
 for unit in service socket sysusers; do
     cp deploy/systemd/pointsman.$unit "$tree/debian/pointsman.$unit"
 done
-cp -r config/minimal.toml deploy/redis "$tree/examples"
+cp -r config/minimal.toml deploy/redis deploy/hooks "$tree/examples"
 {
     echo '% pointsman.toml 5'
     sed 's/^# Configuration$/# NAME\n\npointsman.toml - configuration of pointsman/' docs/configuration.md

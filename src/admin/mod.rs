@@ -32,7 +32,7 @@ use tokio::sync::{mpsc, watch};
 use crate::clock::Moment;
 use crate::config::ServiceConfig;
 use crate::insight::Insight;
-use crate::metrics::ByWorker;
+use crate::metrics::{ByWorker, HookCounts};
 use crate::topology::status::{ServiceStatus, WallTime};
 use crate::topology::switchover::Order;
 use routes::Answer;
@@ -62,6 +62,7 @@ pub struct AdminState {
     /// Set once, when pointsman begins to drain.
     draining: AtomicBool,
     reloads: Reloads,
+    hooks: HookCounts,
     /// When each thread last did its rounds, as the milliseconds of a [`Moment`]: the workers in their order, then
     /// control. Each thread writes its own once a second; one that has nothing left to do in a drain leaves [`Moment::MAX`].
     heartbeats: Arc<Vec<AtomicU64>>,
@@ -101,6 +102,7 @@ impl AdminState {
             services,
             draining: AtomicBool::new(false),
             reloads,
+            hooks: HookCounts::default(),
             heartbeats,
             started: Moment::now(),
             started_at: SystemTime::now(),
@@ -110,6 +112,11 @@ impl AdminState {
     /// pointsman takes no new clients from now on.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// What the hooks count into.
+    pub fn hooks(&self) -> HookCounts {
+        self.hooks.clone()
     }
 
     /// The configuration was read again, and is in force or was refused.

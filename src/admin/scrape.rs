@@ -29,6 +29,7 @@ pub(super) fn scrape(state: &AdminState) -> Result<String, prometheus::Error> {
     families.extend(limit_families(&services));
     families.extend(status_families(&services));
     families.push(certificate_family(&services));
+    families.extend(state.hooks.families());
     families.extend(process::families(state.started_at));
     let families: Vec<_> = families.into_iter().filter_map(Family::build).collect();
     TextEncoder::new().encode_to_string(&families)

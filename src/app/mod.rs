@@ -20,6 +20,7 @@ use crate::addr::ListenAddr;
 use crate::admin::{self, AdminState, ReloadOrder, Reloaded, Watched};
 use crate::clock::Moment;
 use crate::config::{Config, ListenerConfig, Problems, Resolved, ServiceConfig};
+use crate::hooks::Hooks;
 use crate::listener::{Target, Targets};
 use crate::net::{self, BindError, Handshakes, Inherited, Listener, Resolver};
 use crate::sentinel::{self, ServiceControl};
@@ -119,6 +120,7 @@ struct App {
     admin: Option<tokio::net::TcpListener>,
     admin_state: Arc<AdminState>,
     watched: watch::Sender<Vec<Watched>>,
+    hooks: Hooks,
     reload_orders: mpsc::Receiver<ReloadOrder>,
     targets: Arc<Targets>,
     /// What control resolves; workers only look at it.
@@ -166,6 +168,7 @@ impl App {
         let (watched, watched_services) = watch::channel(Vec::new());
         let (reload_taker, reload_orders) = mpsc::channel(1);
         let admin_state = Arc::new(AdminState::new(watched_services, heartbeats, reload_taker));
+        let hooks = Hooks::new(config.resolvers.clone(), admin_state.hooks());
         Ok(Self {
             config,
             reloading,
@@ -176,6 +179,7 @@ impl App {
             admin,
             admin_state,
             watched,
+            hooks,
             reload_orders,
             targets: Arc::new(Targets::new(targets)),
             names,
@@ -190,6 +194,8 @@ impl App {
     /// Serves until the first signal, then drains: no new clients; those there leave at a command boundary; what is
     /// left after `drain_timeout`, or at a second signal, is closed.
     async fn serve(mut self) -> Result<(), Error> {
+        // Before there are services: what happens to them is told from the beginning.
+        self.hooks.configure(&self.config.hooks).map_err(system("cannot start a thread for hooks"))?;
         for service in self.config.services.clone() {
             self.start(service).await?;
         }
@@ -248,11 +254,22 @@ impl App {
                 }
             }
         };
+        let mut ended = std::pin::pin!(ended);
+        let mut at_once = false;
         tokio::select! {
             () = drained => tracing::info!("drained"),
-            signal = ended => tracing::info!(signal, clients = clients(), "ending at once"),
+            signal = &mut ended => {
+                tracing::info!(signal, clients = clients(), "ending at once");
+                at_once = true;
+            }
             () = tokio::time::sleep_until(end) => {
                 tracing::info!(clients = clients(), "drain_timeout has passed; closing what is left");
+            }
+        }
+        if !at_once {
+            tokio::select! {
+                () = self.hooks.finish() => {}
+                _ = ended => {}
             }
         }
         self.control_stop.cancel();
@@ -277,6 +294,7 @@ impl App {
         let destinations = self.services.iter().flat_map(Running::destinations).collect();
         self.listeners.aim(destinations, bound, &self.targets, &self.control_stop);
         self.watched.send_replace(self.services.iter().map(Running::watched).collect());
+        self.hooks.observe(self.services.iter().map(Running::status).collect());
     }
 
     /// [`Self::reload`], and the service manager knows when it begins and ends.
@@ -337,6 +355,9 @@ impl App {
         // Nobody is sent to these any more.
         for service in ending {
             tokio::spawn(service.end(patience));
+        }
+        if let Err(error) = self.hooks.configure(&config.hooks) {
+            tracing::error!(%error, "cannot start a thread for hooks: nobody is told anything");
         }
         (self.reloading.set_log_level)(&config.log.level);
         // What is told to need a restart is told again next time.

@@ -30,6 +30,7 @@ impl Plan {
             plan.end.push(service.name.clone());
             plan.lines.push(format!("service {} ends: its clients leave", service.name));
         }
+        plan.note_hooks(before, after);
         let (later, now): (Vec<_>, Vec<_>) =
             after.difference(before).into_iter().partition(|key| AT_START.contains(key));
         if !now.is_empty() {
@@ -42,6 +43,19 @@ impl Plan {
             plan.lines.push("nothing has changed".to_owned());
         }
         plan
+    }
+
+    fn note_hooks(&mut self, before: &Config, after: &Config) {
+        for hook in &after.hooks {
+            match before.hooks.iter().find(|h| h.name == hook.name) {
+                None => self.lines.push(format!("hook {} begins", hook.name)),
+                Some(before) if before != hook => self.lines.push(format!("hook {} changed", hook.name)),
+                Some(_) => {}
+            }
+        }
+        for hook in before.hooks.iter().filter(|h| after.hooks.iter().all(|a| a.name != h.name)) {
+            self.lines.push(format!("hook {} ends", hook.name));
+        }
     }
 
     fn note(&mut self, place: usize, service: &ServiceConfig, before: Option<&ServiceConfig>) {
@@ -86,7 +100,8 @@ mod tests {
     fn config(services: Vec<ServiceConfig>) -> Config {
         let log = crate::config::LogConfig::default();
         let (drain_timeout, drain_grace) = (std::time::Duration::from_secs(1), std::time::Duration::ZERO);
-        Config { workers: 1, admin: None, log, drain_timeout, drain_grace, resolvers: Vec::new(), services }
+        let (resolvers, hooks) = (Vec::new(), Vec::new());
+        Config { workers: 1, admin: None, log, drain_timeout, drain_grace, resolvers, services, hooks }
     }
 
     #[test]

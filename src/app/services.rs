@@ -11,6 +11,7 @@ use crate::admin::{self, Watched};
 use crate::backend::Scripts;
 use crate::clients::Clients;
 use crate::config::ServiceConfig;
+use crate::hooks;
 use crate::insight::Insight;
 use crate::listener::{Destination, Gate, Targets};
 use crate::metrics::ByWorker;
@@ -125,6 +126,11 @@ impl Running {
     /// As the admin server sees it.
     pub(super) fn watched(&self) -> Watched {
         self.watched.clone()
+    }
+
+    /// As the hooks see it.
+    pub(super) fn status(&self) -> hooks::Status {
+        self.watched.status.clone()
     }
 
     /// Ends it: its clients leave at a command boundary, after `patience` wherever they are. It is watched till then:

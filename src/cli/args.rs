@@ -29,7 +29,7 @@ Exit codes:
   1   `switchover`, `drill`: the master was changed, and something is left to do or was noticed
   64  wrong usage
   69  `check --online`: a server does not answer as it should; `status`, `slowlog`, `hotkeys`, `reload`,
-      `switchover`, `drill`: pointsman does not
+      `switchover`, `drill`: pointsman does not; `hook`: the hook could not be told
   71  an address cannot be bound
   75  `status`: reads or writes of some service wait or are refused
       `switchover`, `drill`: refused or undone, everything is as before
@@ -63,6 +63,8 @@ pub(super) enum Command {
     Slowlog(SlowlogArguments),
     /// Look at the commands of a service for some seconds, and show which keys most of them are about.
     Hotkeys(HotkeysArguments),
+    /// Tell a hook of the configuration that it is being tried, and see what comes of it.
+    Hook(HookArguments),
     /// See a failover: three Redis servers, three Sentinels and pointsman on free local ports, under load.
     Demo(DemoArguments),
 }
@@ -91,6 +93,15 @@ pub(super) struct AdminArguments {
 pub(super) struct ReloadArguments {
     #[command(flatten)]
     pub(super) admin: AdminArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct HookArguments {
+    /// Name of the hook.
+    pub(super) name: String,
+    /// The file that it is in.
+    #[arg(short, long, value_name = "FILE")]
+    pub(super) config: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -97,7 +97,9 @@ fn summary(config: &Config) -> String {
         })
         .collect();
     let admin = config.admin.map_or("no admin address".to_owned(), |a| format!("admin on {a}"));
-    format!("{}; {admin}; {} workers", services.join(", "), config.workers)
+    let hooks: Vec<&str> = config.hooks.iter().map(|hook| hook.name.as_str()).collect();
+    let hooks = if hooks.is_empty() { String::new() } else { format!("; hooks {}", hooks.join(", ")) };
+    format!("{}; {admin}; {} workers{hooks}", services.join(", "), config.workers)
 }
 
 /// Prints a line of the result. A reader that has gone away is not a failure of the check.

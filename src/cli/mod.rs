@@ -5,6 +5,7 @@ mod args;
 mod check;
 mod drill;
 mod exit;
+mod hook;
 mod hotkeys;
 mod logging;
 mod online;
@@ -51,6 +52,7 @@ pub fn main() -> ExitCode {
         Command::Reload(arguments) => reload::run(&arguments),
         Command::Slowlog(arguments) => slowlog::run(&arguments),
         Command::Hotkeys(arguments) => hotkeys::run(&arguments),
+        Command::Hook(arguments) => hook::run(&arguments),
         Command::Demo(demo) => demo::run(&demo.into()),
     }
 }

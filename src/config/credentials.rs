@@ -1,5 +1,6 @@
 //! Users and passwords: from the file, a file of their own, or the environment; never from a flag, which `ps` shows.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
@@ -19,6 +20,8 @@ pub struct Environment {
     pub backend: GivenCredentials,
     /// `POINTSMAN_SENTINEL_USER`, `POINTSMAN_SENTINEL_PASSWORD`
     pub sentinel: GivenCredentials,
+    /// `POINTSMAN_HOOK_NAME_TOKEN`, each by its name: the tokens of hooks.
+    pub hook_tokens: BTreeMap<String, Secret>,
 }
 
 impl Environment {
@@ -26,8 +29,23 @@ impl Environment {
     pub fn of_process() -> Result<Self, Problems> {
         let backend = of_process("POINTSMAN_BACKEND_USER", "POINTSMAN_BACKEND_PASSWORD")?;
         let sentinel = of_process("POINTSMAN_SENTINEL_USER", "POINTSMAN_SENTINEL_PASSWORD")?;
-        Ok(Self { backend, sentinel })
+        Ok(Self { backend, sentinel, hook_tokens: hook_tokens()? })
     }
+}
+
+fn hook_tokens() -> Result<BTreeMap<String, Secret>, Problem> {
+    let mut tokens = BTreeMap::new();
+    for (name, value) in std::env::vars_os() {
+        let Some(name) = name.to_str().filter(|n| n.starts_with("POINTSMAN_HOOK_") && n.ends_with("_TOKEN")) else {
+            continue;
+        };
+        let unreadable = || Problem::new(&Place::Named("POINTSMAN_HOOK_…_TOKEN"), "expected UTF-8 text");
+        let value = value.into_string().map_err(|_| unreadable())?;
+        if !value.is_empty() {
+            tokens.insert(name.to_owned(), Secret::new(value));
+        }
+    }
+    Ok(tokens)
 }
 
 fn of_process(user: &'static str, password: &'static str) -> Result<GivenCredentials, Problem> {
@@ -69,7 +87,7 @@ pub(super) fn resolve(
     }
     let password = match (&given.password_file, &environment.password) {
         (Some(file), environment) if environment.is_none() || by_flag(&file.place) => {
-            match read_secret(&file.value, &file.place, warnings) {
+            match read_secret("password", &file.value, &file.place, warnings) {
                 Ok(secret) => Some(secret),
                 Err(problem) => {
                     problems.push(problem);
@@ -107,23 +125,28 @@ pub(super) fn resolve(
     }
 }
 
-/// The one line of a password file. The message names the file and never what is in it.
-fn read_secret(path: &Path, place: &Place, warnings: &mut Vec<Problem>) -> Result<Secret, Problem> {
-    let problem = |what: String| Problem::new(place, format!("password file {}: {what}", path.display()));
+/// The one line of a file of its own, which holds what `kind` says. The message names the file and never what is in it.
+pub(super) fn read_secret(
+    kind: &str,
+    path: &Path,
+    place: &Place,
+    warnings: &mut Vec<Problem>,
+) -> Result<Secret, Problem> {
+    let problem = |what: String| Problem::new(place, format!("{kind} file {}: {what}", path.display()));
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|e| problem(format!("cannot be read: {e}")))?;
     (&file).take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes).map_err(|e| problem(format!("cannot be read: {e}")))?;
     if bytes.len() as u64 > MAX_SECRET_BYTES {
-        return Err(problem("expected one line with the password, found more than 4 KiB".into()));
+        return Err(problem(format!("expected one line with the {kind}, found more than 4 KiB")));
     }
     let text = String::from_utf8(bytes).map_err(|_| problem("expected UTF-8 text, found something else".into()))?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.is_empty() {
-        return Err(problem("expected one line with the password, found none".into()));
+        return Err(problem(format!("expected one line with the {kind}, found none")));
     }
     if line.contains('\n') {
-        return Err(problem("expected one line with the password, found several".into()));
+        return Err(problem(format!("expected one line with the {kind}, found several")));
     }
     if is_world_readable(&file) {
         warnings.push(problem("every user of this machine can read it: chmod 640".into()));

@@ -23,6 +23,7 @@ impl Config {
             drain_grace => ["drain_grace"],
             resolvers => ["resolvers"],
             services => [],
+            hooks => [],
         });
         keys.extend(differing!(&self.log, &other.log, LogConfig {
             level => ["log.level"],

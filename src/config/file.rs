@@ -13,8 +13,10 @@ use toml::de::{DeTable, DeValue};
 use super::credentials::is_world_readable;
 use super::error::{Place, Problem, Problems};
 use super::keys::{self, KEYS, Table};
-use super::settings::{Given, GivenCredentials, GivenLimits, GivenListener, GivenService, GivenTls, Settings};
-use super::{Secret, values};
+use super::settings::{
+    Given, GivenCredentials, GivenHook, GivenLimits, GivenListener, GivenService, GivenTls, Settings,
+};
+use super::{HOOK_EVENTS, Secret, WebhookUrl, hook, values};
 use crate::addr::AddressMap;
 
 /// Largest file that is read: a mistaken path (a device, a dump) must not fill the memory.
@@ -37,14 +39,13 @@ pub fn load(path: &Path) -> Result<(Settings, Vec<Problem>), Problems> {
     let settings = parse(path, &text)?;
     let mut warnings = Vec::new();
     if is_world_readable(&file) {
-        for service in &settings.services {
-            for password in [&service.backend.password, &service.sentinel.password].into_iter().flatten() {
-                let advice = "chmod 640, or move the password to a file of its own";
-                warnings.push(Problem::new(
-                    &password.place,
-                    format!("a password in a file that every user of this machine can read: {advice}"),
-                ));
-            }
+        let passwords = settings.services.iter().flat_map(|s| [&s.backend.password, &s.sentinel.password]);
+        let passwords = passwords.flatten().map(|password| ("password", &password.place));
+        let tokens = settings.hooks.iter().filter_map(|h| Some(("token", &h.token.as_ref()?.place)));
+        for (what, place) in passwords.chain(tokens) {
+            let advice = format!("chmod 640, or move the {what} to a file of its own");
+            let message = format!("a {what} in a file that every user of this machine can read: {advice}");
+            warnings.push(Problem::new(place, message));
         }
     }
     Ok((settings, warnings))
@@ -88,7 +89,7 @@ impl Reader<'_> {
     }
 
     fn root(&mut self, root: &DeTable<'_>) -> Settings {
-        self.refuse_unknown(root, Table::Root, &["log", "service"]);
+        self.refuse_unknown(root, Table::Root, &["log", "service", "hook"]);
         let mut settings = Settings {
             workers: self.take(root, "workers", |v| match v {
                 DeValue::Integer(_) => count(v).map(Some),
@@ -112,26 +113,68 @@ impl Reader<'_> {
             settings.log_level = self.take(log, "level", |v| values::log_level(string(v)?));
             settings.log_format = self.take(log, "format", |v| values::choice(string(v)?, values::LOG_FORMAT));
         }
-        let none = "no service: expected at least one [[service]] block";
-        match root.get("service").map(|v| (v.span().start, v.get_ref())) {
-            None => self.complain(0, none.into()),
-            Some((at, DeValue::Array(blocks))) if blocks.is_empty() => self.complain(at, none.into()),
-            Some((_, DeValue::Array(blocks))) if blocks.iter().all(|b| matches!(b.get_ref(), DeValue::Table(_))) => {
-                for block in blocks {
-                    if let DeValue::Table(table) = block.get_ref() {
-                        let service = self.service(self.place(block.span().start), table);
-                        settings.services.push(service);
-                    }
+        let services = self.blocks(root, "service");
+        if root.get("service").is_none_or(|v| v.get_ref().as_array().is_some_and(|blocks| blocks.is_empty())) {
+            let at = root.get("service").map_or(0, |v| v.span().start);
+            self.complain(at, "no service: expected at least one [[service]] block".into());
+        }
+        settings.services = services.into_iter().map(|(at, table)| self.service(self.place(at), table)).collect();
+        let hooks = self.blocks(root, "hook");
+        settings.hooks = hooks.into_iter().map(|(at, table)| self.hook(self.place(at), table)).collect();
+        settings
+    }
+
+    /// The `[[…]]` blocks of a name, and where each begins.
+    fn blocks<'t, 'i>(&mut self, root: &'t DeTable<'i>, name: &str) -> Vec<(usize, &'t DeTable<'i>)> {
+        let Some(value) = root.get(name) else { return Vec::new() };
+        let complaint = match value.get_ref() {
+            DeValue::Array(blocks) => {
+                let table = |b: &'t Value<'i>| Some((b.span().start, b.get_ref().as_table()?));
+                match blocks.iter().map(table).collect() {
+                    Some(tables) => return tables,
+                    None => format!("`{name}`: expected [[{name}]] blocks, found an array"),
                 }
             }
-            Some((at, DeValue::Table(_))) => {
-                self.complain(at, "expected [[service]], in double brackets since there may be several".into());
-            }
-            Some((at, other)) => {
-                self.complain(at, format!("`service`: expected [[service]] blocks, found {}", kind(other)));
-            }
+            DeValue::Table(_) => format!("expected [[{name}]], in double brackets since there may be several"),
+            other => format!("`{name}`: expected [[{name}]] blocks, found {}", kind(other)),
+        };
+        self.complain(value.span().start, complaint);
+        Vec::new()
+    }
+
+    fn hook(&mut self, place: Place, t: &DeTable<'_>) -> GivenHook {
+        self.refuse_unknown(t, Table::Hook, &[]);
+        let directory = self.path.parent().map(Path::to_owned).unwrap_or_default();
+        GivenHook {
+            place,
+            name: self.take(t, "name", |v| hook::name(string(v)?)),
+            url: self.take(t, "url", |v| WebhookUrl::parse(string(v)?)),
+            token: self.take(t, "token", |v| string(v).map(Secret::new)),
+            token_file: self.path(t, "token_file"),
+            headers: self.take(t, "headers", |v| {
+                let expected = || format!("expected a table of headers, found {}", kind(v));
+                let headers = v.as_table().ok_or_else(expected)?.iter();
+                headers.map(|(name, value)| hook::header(name.get_ref(), string(value.get_ref())?)).collect()
+            }),
+            ca_file: self.path(t, "ca_file"),
+            exec: self.take(t, "exec", |v| {
+                let expected = || format!("expected [\"/path/of/program\", \"argument\", …], found {}", kind(v));
+                let words = v.as_array().ok_or_else(expected)?.iter();
+                let words: Vec<String> =
+                    words.map(|word| string(word.get_ref()).map(str::to_owned)).collect::<Result<_, _>>()?;
+                match words.split_first() {
+                    // A name alone would be looked for in a PATH that nobody sees.
+                    Some((program, arguments)) if program.contains('/') => {
+                        Ok((directory.join(program), arguments.to_vec()))
+                    }
+                    _ => Err("expected the path of a program first, with a \"/\"".to_owned()),
+                }
+            }),
+            events: self.list(t, "events", |word| values::choice(word, HOOK_EVENTS)),
+            services: self.list(t, "services", |name| Ok(name.to_owned())),
+            timeout: self.take(t, "timeout", duration),
+            retries: self.take(t, "retries", count),
         }
-        settings
     }
 
     fn service(&mut self, place: Place, t: &DeTable<'_>) -> GivenService {
@@ -301,7 +344,7 @@ impl Reader<'_> {
             return Vec::new();
         };
         if items.is_empty() {
-            self.complain(at, format!("`{name}`: expected at least one address, found none"));
+            self.complain(at, format!("`{name}`: expected at least one, found none"));
         }
         items.iter().collect()
     }

@@ -13,6 +13,8 @@ pub enum Table {
     Listen,
     /// `limits` of a `[[service]]`
     Limits,
+    /// `[[hook]]`
+    Hook,
 }
 
 impl Table {
@@ -24,6 +26,7 @@ impl Table {
             Self::Service => "[[service]]",
             Self::Listen => "a table in `listen`",
             Self::Limits => "`limits` of a [[service]]",
+            Self::Hook => "[[hook]]",
         }
     }
 }
@@ -40,13 +43,15 @@ pub struct Key {
 }
 
 impl Key {
-    /// The name with its table: `workers`, `log.level`, `hold_timeout`, `listen.mode`, `limits.pinned`.
+    /// The name with its table: `workers`, `log.level`, `hold_timeout`, `listen.mode`, `limits.pinned`,
+    /// `hook.url`.
     pub fn path(&self) -> String {
         match self.table {
             Table::Root | Table::Service => self.name.to_owned(),
             Table::Log => format!("log.{}", self.name),
             Table::Listen => format!("listen.{}", self.name),
             Table::Limits => format!("limits.{}", self.name),
+            Table::Hook => format!("hook.{}", self.name),
         }
     }
 }
@@ -131,15 +136,26 @@ pub const KEYS: &[Key] = &[
     key(Table::Limits, "pin_timeout", Some("\"5s\"")),
     key(Table::Limits, "bulk_bytes", Some("\"512MiB\"")),
     key(Table::Limits, "command_bytes", Some("\"16MiB\"")),
+    key(Table::Hook, "name", None),
+    key(Table::Hook, "url", None),
+    key(Table::Hook, "token", None),
+    key(Table::Hook, "token_file", None),
+    key(Table::Hook, "headers", Some("{}")),
+    key(Table::Hook, "ca_file", None),
+    key(Table::Hook, "exec", None),
+    key(Table::Hook, "events", None),
+    key(Table::Hook, "services", None),
+    key(Table::Hook, "timeout", Some("\"5s\"")),
+    key(Table::Hook, "retries", Some("4")),
 ];
 
 /// What to say of a key that `table` does not have: the nearest that exists, or where it belongs.
 pub(super) fn unknown(table: Table, name: &str) -> String {
     // Tables are keys of their parents too.
     let subtables: &[&str] = match table {
-        Table::Root => &["log", "service"],
+        Table::Root => &["log", "service", "hook"],
         Table::Service => &["limits"],
-        Table::Log | Table::Listen | Table::Limits => &[],
+        Table::Log | Table::Listen | Table::Limits | Table::Hook => &[],
     };
     let here: Vec<&str> =
         KEYS.iter().filter(|k| k.table == table).map(|k| k.name).chain(subtables.iter().copied()).collect();

@@ -7,6 +7,7 @@ mod credentials;
 mod difference;
 mod error;
 mod file;
+mod hook;
 mod keys;
 mod listener;
 mod resolve;
@@ -17,11 +18,12 @@ mod values;
 pub use credentials::Environment;
 pub use error::{Place, Problem, Problems};
 pub use file::load;
+pub use hook::{HOOK_EVENTS, HookAction, HookConfig, HookEvent, Program, Webhook, WebhookUrl};
 pub use keys::{KEYS, Key, Table};
 pub use listener::{FileAccess, ListenerConfig};
 pub(crate) use resolve::FAILOVER_AFTER_DETECTION;
 pub use resolve::Resolved;
-pub use settings::{Given, GivenCredentials, GivenLimits, GivenListener, GivenService, GivenTls, Settings};
+pub use settings::{Given, GivenCredentials, GivenHook, GivenLimits, GivenListener, GivenService, GivenTls, Settings};
 pub use values::{
     AUTO_WORKERS, CLIENT_AUTH, CLIENT_CERT, COMMIT, LOG_FORMAT, VERIFY, duration, endpoint, listen_addr, log_level,
     workers,
@@ -53,6 +55,8 @@ pub struct Config {
     pub resolvers: Vec<SocketAddr>,
     /// The services, at least one, names unique.
     pub services: Vec<ServiceConfig>,
+    /// Who is told of failovers, names unique.
+    pub hooks: Vec<HookConfig>,
 }
 
 /// How log lines look.

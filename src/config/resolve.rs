@@ -64,6 +64,7 @@ impl Settings {
                 .map(|s| r.service(s))
                 .map(|s| with_state(s, self.state_dir.as_ref()))
                 .collect(),
+            hooks: self.hooks.iter().filter_map(|h| r.hook(h, &self.services)).collect(),
         };
         if let Some(given) = self.drain_grace.as_ref().filter(|grace| !grace.value.is_zero())
             && given.value >= config.drain_timeout
@@ -74,8 +75,10 @@ impl Settings {
             );
             r.problems.push(Problem::new(&given.place, message));
         }
-        r.refuse_equal_names(&self.services);
+        r.refuse_equal_names("service", self.services.iter().filter_map(|s| s.name.as_ref()));
+        r.refuse_equal_names("hook", self.hooks.iter().filter_map(|h| h.name.as_ref()));
         r.refuse_equal_addresses(self);
+        r.warn_of_unused_tokens(self);
         Problems::none_of(r.problems)?;
         Ok(Resolved { config, warnings: r.warnings, faults: r.faults })
     }
@@ -95,11 +98,12 @@ fn value_or<T: Clone>(given: Option<&Given<T>>, default: T) -> T {
     given.map_or(default, |g| g.value.clone())
 }
 
-struct Resolver<'a> {
-    environment: &'a Environment,
-    problems: Vec<Problem>,
-    warnings: Vec<Problem>,
-    faults: Vec<Problem>,
+/// What there is to say, while it is put together.
+pub(super) struct Resolver<'a> {
+    pub(super) environment: &'a Environment,
+    pub(super) problems: Vec<Problem>,
+    pub(super) warnings: Vec<Problem>,
+    pub(super) faults: Vec<Problem>,
 }
 
 impl Resolver<'_> {
@@ -284,7 +288,7 @@ impl Resolver<'_> {
     }
 
     /// The given value or the default; a complaint if it is out of range.
-    fn within<T: PartialOrd + Copy + Debug>(
+    pub(super) fn within<T: PartialOrd + Copy + Debug>(
         &mut self,
         key: &str,
         given: Option<&Given<T>>,
@@ -323,12 +327,12 @@ impl Resolver<'_> {
         }
     }
 
-    fn refuse_equal_names(&mut self, services: &[GivenService]) {
-        let names: Vec<_> = services.iter().filter_map(|s| s.name.as_ref()).collect();
+    fn refuse_equal_names<'n>(&mut self, what: &str, names: impl Iterator<Item = &'n Given<String>>) {
+        let names: Vec<_> = names.collect();
         for (i, name) in names.iter().enumerate() {
             if let Some(first) = names[..i].iter().find(|other| other.value == name.value) {
                 let message =
-                    format!("service name `{}` is taken: expected another than at {}", name.value, first.place);
+                    format!("{what} name `{}` is taken: expected another than at {}", name.value, first.place);
                 self.problems.push(Problem::new(&name.place, message));
             }
         }

@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hyper::header::HeaderName;
 use ipnet::IpNet;
 
 use super::error::Place;
-use super::{ClientAuth, Commit, LogFormat, Secret, Shape};
+use super::{ClientAuth, Commit, HookEvent, LogFormat, Secret, Shape, WebhookUrl};
 use crate::addr::{AddressMap, Endpoint, ListenAddr};
 use crate::tls::{ClientCert, Verify};
 
@@ -48,6 +49,8 @@ pub struct Settings {
     pub log_format: Option<Given<LogFormat>>,
     /// The `[[service]]` blocks in order.
     pub services: Vec<GivenService>,
+    /// The `[[hook]]` blocks in order.
+    pub hooks: Vec<GivenHook>,
 }
 
 /// One `[[service]]` block.
@@ -199,6 +202,25 @@ pub struct GivenTls {
     pub server_name: Option<Given<String>>,
     /// `verify`
     pub verify: Option<Given<Verify>>,
+}
+
+/// One `[[hook]]` block.
+#[derive(Clone, Debug)]
+#[allow(missing_docs, reason = "the keys of the block; HookConfig, Webhook and Program say what they are for")]
+pub struct GivenHook {
+    /// Its header, named where a key is missing.
+    pub place: Place,
+    pub name: Option<Given<String>>,
+    pub url: Option<Given<WebhookUrl>>,
+    pub token: Option<Given<Secret>>,
+    pub token_file: Option<Given<PathBuf>>,
+    pub headers: Option<Given<Vec<(HeaderName, Secret)>>>,
+    pub ca_file: Option<Given<PathBuf>>,
+    pub exec: Option<Given<(PathBuf, Vec<String>)>>,
+    pub events: Vec<Given<HookEvent>>,
+    pub services: Vec<Given<String>>,
+    pub timeout: Option<Given<Duration>>,
+    pub retries: Option<Given<usize>>,
 }
 
 /// The keys of `limits`, as in [`super::Limits`].

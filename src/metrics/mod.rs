@@ -4,11 +4,13 @@
 pub mod export;
 mod family;
 mod histogram;
+mod hooks;
 pub mod names;
 pub mod process;
 
 pub use family::Family;
 pub use histogram::{BOUNDS, Histogram};
+pub use hooks::{HookCounts, HookStats, NamedStats};
 
 use std::ops::Deref;
 use std::sync::Arc;

@@ -150,6 +150,13 @@ metrics! {
     HOLD_SECONDS = Counter "pointsman_hold_seconds_total" ["service" "traffic"]
         "Time during which this kind of traffic did not flow, counted from the first confirmed master on.";
 
+    HOOK_DELIVERIES = Counter "pointsman_hook_deliveries_total" ["hook" "result"]
+        "Events that a hook was told, could not be told, or was not told since too many waited.";
+    HOOK_RETRIES = Counter "pointsman_hook_retries_total" ["hook"]
+        "Times that a hook was told anew what it could not be told before.";
+    HOOK_EVENTS_WAITING = Gauge "pointsman_hook_events_waiting" ["hook"]
+        "Events that a hook is still to be told, the one that is under way included.";
+
     PROCESS_CPU_SECONDS = Counter "process_cpu_seconds_total" []
         "Total user and system CPU time spent in seconds.";
     PROCESS_OPEN_FDS = Gauge "process_open_fds" []

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "what a test needs and does not get fails the test")]
 
 mod containers;
+mod hooks;
 mod servers;
 mod sockets;
 #[path = "../support/mod.rs"]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use crate::configuration::{Dir, SERVICE, complaints, resolve, shorten};
 use pointsman::config::{
-    ClientAuth, Commit, Environment, FileAccess, Given, GivenCredentials, LogFormat, Place, Problem, Resolved, Secret,
-    Source, load,
+    ClientAuth, Commit, Environment, FileAccess, Given, GivenCredentials, HookAction, HookEvent, LogFormat, Place,
+    Problem, Resolved, Secret, Source, load,
 };
 
 #[test]
@@ -265,7 +265,7 @@ fn the_environment_goes_before_the_file_and_says_so() {
             password: Some(Given::new(Secret::new("from the environment"), place)),
             password_file: None,
         },
-        sentinel: GivenCredentials::default(),
+        ..Environment::default()
     };
     let dir = Dir::new("environment");
     let path = dir.file("p.toml", format!("{SERVICE}backend_user = \"file\"\nbackend_password = \"from the file\"\n"));
@@ -274,6 +274,145 @@ fn the_environment_goes_before_the_file_and_says_so() {
     assert_eq!((backend.user.as_deref(), backend.password.expose()), (Some(&b"env"[..]), &b"from the environment"[..]));
     let [Problem { message, .. }] = &warnings[..] else { panic!("{warnings:?}") };
     assert_eq!(message, "not used: POINTSMAN_BACKEND_PASSWORD is set, and the environment goes first");
+}
+
+#[test]
+fn hooks_with_all_they_can_say() {
+    let dir = Dir::new("hooks");
+    dir.file("token", "from-the-file\n");
+    let path = dir.file(
+        "p.toml",
+        format!(
+            r#"{SERVICE}
+            [[hook]]
+            name = "chat-1"
+            url = "https://chat.example:8443/hooks/s3cret?x=1"
+            token_file = "token"
+            headers = {{ X-Scope = "redis" }}
+            events = ["failover_committed", "loss_known"]
+            services = ["a"]
+            timeout = "1m"
+            retries = 0
+            [[hook]]
+            name = "page"
+            url = "http://127.0.0.1:9094"
+            token = "from-the-configuration"
+            [[hook]]
+            name = "run"
+            exec = ["/bin/sh", "-c", "true"]
+            "#
+        ),
+    );
+    let variable = "POINTSMAN_HOOK_CHAT_1_TOKEN".to_owned();
+    let hook_tokens = [(variable, Secret::new("from-the-environment"))].into();
+    let environment = Environment { hook_tokens, ..Environment::default() };
+    let Resolved { config, warnings, faults } = resolve(&path, &environment).unwrap();
+    assert_eq!((warnings, faults), (vec![], vec![]));
+    let [chat, page, run] = &config.hooks[..] else { panic!("three hooks") };
+    let HookAction::Post(webhook) = &chat.action else { panic!("{chat:?}") };
+    assert_eq!(
+        (webhook.url.endpoint.to_string(), webhook.url.path.expose()),
+        ("chat.example:8443".into(), &b"/hooks/s3cret?x=1"[..])
+    );
+    assert_eq!(webhook.token.as_ref().map(Secret::expose), Some(&b"from-the-environment"[..]));
+    assert!(webhook.tls.is_some() && webhook.headers[0].0 == "x-scope");
+    assert_eq!((chat.timeout, chat.retries), (Duration::from_secs(60), 0));
+    assert!(chat.wants(HookEvent::LossKnown, "a") && !chat.wants(HookEvent::LossKnown, "b"));
+    assert!(!chat.wants(HookEvent::HoldEnded, "a") && page.wants(HookEvent::HoldEnded, "b"));
+    let HookAction::Post(webhook) = &page.action else { panic!("{page:?}") };
+    assert_eq!(webhook.token.as_ref().map(Secret::expose), Some(&b"from-the-configuration"[..]));
+    assert_eq!((page.timeout, page.retries), (Duration::from_secs(5), 4));
+    let HookAction::Run(program) = &run.action else { panic!("{run:?}") };
+    assert_eq!(
+        (program.path.as_path(), &program.arguments[..]),
+        (Path::new("/bin/sh"), &["-c".to_owned(), "true".to_owned()][..])
+    );
+    let shown = format!("{config:?}");
+    assert!(!shown.contains("s3cret") && !shown.contains("from-the"), "{shown}");
+
+    let path = dir.file("p.toml", format!("{SERVICE}[[hook]]\nname = \"h\"\nurl = \"http://h/\"\ntoken = \"t\"\n"));
+    let Resolved { warnings, .. } = resolve(&path, &environment).unwrap();
+    let warnings: Vec<String> = warnings.iter().map(|w| shorten(&path, &w.to_string())).collect();
+    let expected = [
+        "p.toml:7:7: `url`: without https everybody on the way can read the token and the headers",
+        "environment: POINTSMAN_HOOK_CHAT_1_TOKEN is set, and there is no hook of that name",
+    ];
+    assert_eq!(warnings, expected);
+}
+
+#[test]
+fn what_is_wrong_with_hooks_is_told_without_their_secrets() {
+    let text = format!(
+        r#"{SERVICE}[[hook]]
+name = "a b"
+url = "https://u:hunter2@h/"
+events = ["failover_comitted"]
+headers = {{ "hunter2 x" = "y" }}
+exec = ["sh"]
+[[hook]]
+nam = "x"
+timeout = 5
+"#
+    );
+    let expected = r#"p.toml:6:8: `name`: expected letters, digits, "-" and "_", found "a b"
+p.toml:7:7: `url`: user and password in a URL: expected them in `headers`, or a `token`
+p.toml:8:11: `events`: expected "master_found" or "failover_begun" or "failover_committed" or "failover_aborted" or "failover_rolled_back" or "failover_finished" or "loss_known" or "hold_too_long" or "hold_ended" or "master_restarted" or "sentinel_quorum_lost" or "sentinel_quorum_regained", found "failover_comitted", did you mean "failover_committed"?
+p.toml:9:11: `headers`: expected names and values of HTTP headers, { X-Name = "value" }
+p.toml:10:8: `exec`: expected the path of a program first, with a "/"
+p.toml:12:1: unknown key `nam`, did you mean `name`?
+p.toml:13:11: `timeout`: expected a duration such as "250ms", "5s" or "1m", found "5", which lacks its unit: did you mean "5s" or "5ms"?"#;
+    assert_eq!(complaints("hook-shape", text), expected);
+
+    let text = format!(
+        r#"{SERVICE}[[hook]]
+name = "a"
+url = "http://h/"
+exec = ["/bin/true"]
+[[hook]]
+url = "http://h/"
+ca_file = "ca"
+[[hook]]
+name = "a"
+services = ["nobody"]
+exec = ["/bin/true"]
+token = "hunter2"
+timeout = "10m"
+[[hook]]
+name = "b"
+url = "http://h/"
+token = "hunter 2"
+token_file = "none"
+[[hook]]
+name = "c"
+url = "http://h/"
+token = "hunter 2"
+"#
+    );
+    let expected = r#"p.toml:8:8: expected `url` or `exec`, found both
+p.toml:9:1: incomplete hook: expected `name`
+p.toml:11:11: `ca_file` is of no use without https in `url`
+p.toml:13:8: hook name `a` is taken: expected another than at p.toml:6:8
+p.toml:14:13: `services`: there is no service "nobody"
+p.toml:16:9: `token` is of no use without `url`
+p.toml:17:11: `timeout`: expected at most 300s, found 600s
+p.toml:22:14: expected `token` or `token_file`, found both
+p.toml:26:9: token: expected visible ASCII characters without blanks"#;
+    assert_eq!(complaints("hooks", text), expected);
+
+    let single = format!("{SERVICE}[hook]\nname = \"x\"\n");
+    assert_eq!(
+        complaints("hook-table", single),
+        "p.toml:5:1: expected [[hook]], in double brackets since there may be several"
+    );
+    let dir = Dir::new("hook-program");
+    let path = dir.file("p.toml", format!("{SERVICE}[[hook]]\nname = \"x\"\nexec = [\"./p.toml\"]\n"));
+    let faults: Vec<String> = resolve(&path, &Environment::default())
+        .unwrap()
+        .faults
+        .iter()
+        .map(|f| shorten(&path, &f.to_string()))
+        .collect();
+    assert_eq!(faults, ["p.toml:7:8: `exec`: ./p.toml is not executable (chmod +x)"]);
 }
 
 #[test]

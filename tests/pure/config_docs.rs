@@ -17,7 +17,7 @@ fn read(path: &str) -> String {
 /// A file that gives every key that has a default, and the required ones.
 fn every_default() -> String {
     let mut text = String::new();
-    for table in [Table::Root, Table::Log, Table::Service, Table::Limits, Table::Listen] {
+    for table in [Table::Root, Table::Log, Table::Service, Table::Limits, Table::Listen, Table::Hook] {
         match table {
             Table::Root | Table::Limits => {}
             Table::Log => text.push_str("[log]\n"),
@@ -25,6 +25,7 @@ fn every_default() -> String {
                 text.extend(SERVICE.lines().filter(|l| !l.starts_with("listen")).map(|l| format!("{l}\n")))
             }
             Table::Listen => text.push_str("[[service.listen]]\naddress = \"127.0.0.1:1\"\n"),
+            Table::Hook => text.push_str("[[hook]]\nname = \"h\"\nurl = \"http://h/\"\n"),
         }
         for Key { name, default, .. } in KEYS.iter().filter(|k| k.table == table) {
             let prefix = if table == Table::Limits { "limits." } else { "" };
@@ -40,7 +41,11 @@ fn every_default() -> String {
 fn the_defaults_of_the_key_table_are_those_of_the_code() {
     let dir = Dir::new("defaults");
     let spelled_out = resolve(&dir.file("all.toml", every_default()), &Environment::default()).unwrap();
-    let silent = resolve(&dir.file("none.toml", SERVICE), &Environment::default()).unwrap();
+    let silent = resolve(
+        &dir.file("none.toml", format!("{SERVICE}[[hook]]\nname = \"h\"\nurl = \"http://h/\"\n")),
+        &Environment::default(),
+    )
+    .unwrap();
     assert_eq!(spelled_out.config, silent.config);
 }
 
@@ -65,6 +70,11 @@ fn listener_key(line: &str) -> Option<(&str, &str)> {
     line.strip_suffix(',').filter(|l| l.starts_with(|c: char| c.is_ascii_lowercase()))?.split_once(" = ")
 }
 
+/// A line that begins a table, commented or not.
+fn header_of(line: &str) -> Option<&str> {
+    Some(line.trim_start_matches('#')).filter(|line| line.starts_with('['))
+}
+
 /// A line that is a key, commented or not.
 fn any_key(line: &str) -> Option<(&str, &str)> {
     commented_key(line)
@@ -73,7 +83,11 @@ fn any_key(line: &str) -> Option<(&str, &str)> {
 
 /// The path of a key given the header it stands under.
 fn key_of(header: &str, name: &str) -> &'static Key {
-    let path = if header == "[log]" { format!("log.{name}") } else { name.to_owned() };
+    let path = match header {
+        "[log]" => format!("log.{name}"),
+        "[[hook]]" => format!("hook.{name}"),
+        _ => name.to_owned(),
+    };
     KEYS.iter().find(|k| k.path() == path).unwrap_or_else(|| panic!("{path} is not a key"))
 }
 
@@ -83,9 +97,7 @@ fn the_full_example_has_every_key_at_its_default() {
     let mut header = "";
     let mut seen = Vec::new();
     for line in text.lines() {
-        if line.starts_with('[') {
-            header = line;
-        }
+        header = header_of(line).unwrap_or(header);
         let (key, value) = match (any_key(line), listener_key(line)) {
             (Some((name, value)), _) => (key_of(header, name), value),
             (None, Some((name, value))) => (key_of(header, &format!("listen.{name}")), value),
@@ -109,10 +121,10 @@ fn uncommented(which: impl Fn(&Key) -> bool) -> String {
     let mut header = String::new();
     let mut text = String::new();
     for line in read("config/pointsman.toml").lines() {
-        if line.starts_with('[') {
-            header = line.to_owned();
-        }
-        let wanted = commented_key(line).is_some_and(|(name, _)| which(key_of(&header, name)));
+        header = header_of(line).unwrap_or(&header).to_owned();
+        // A block that is a comment as a whole goes with its first key.
+        let commented_header = line.starts_with("#[") && which(key_of(&header, "name"));
+        let wanted = commented_header || commented_key(line).is_some_and(|(name, _)| which(key_of(&header, name)));
         let in_table = line.starts_with("    #") && which(key_of(&header, "listen.address"));
         let line = if in_table { line.replacen('#', "", 1) } else { line[usize::from(wanted)..].to_owned() };
         writeln!(text, "{line}").unwrap();
@@ -124,7 +136,8 @@ fn uncommented(which: impl Fn(&Key) -> bool) -> String {
 fn the_full_example_is_right_as_it_is_and_uncommented() {
     let dir = Dir::new("example");
     let as_it_is = resolve(&dir.file("as-it-is.toml", uncommented(|_| false)), &Environment::default()).unwrap();
-    let defaults = uncommented(|k| k.default.is_some());
+    // Hooks are told of by what they have no defaults for.
+    let defaults = uncommented(|k| k.default.is_some() && k.table != Table::Hook);
     assert_ne!(defaults, uncommented(|_| false));
     let spelled_out = resolve(&dir.file("defaults.toml", defaults), &Environment::default()).unwrap();
     assert_eq!(spelled_out.config, as_it_is.config);
