@@ -39,7 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "session", "topology",
         ],
     ),
-    ("admin", &["clock", "config", "insight", "metrics", "topology"]),
+    ("admin", &["addr", "clients", "clock", "complaints", "config", "insight", "metrics", "net", "topology"]),
     ("listener", &["complaints", "config", "metrics", "net", "resp", "worker"]),
     ("systemd", &["admin"]),
     (
@@ -50,7 +50,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         ],
     ),
     ("demo", &["config"]),
-    ("cli", &["addr", "admin", "app", "config", "demo", "hooks", "insight", "metrics", "net", "resp", "topology"]),
+    (
+        "cli",
+        &["addr", "admin", "app", "config", "demo", "hooks", "insight", "metrics", "net", "resp", "tls", "topology"],
+    ),
     ("main", &["cli"]),
 ];
 

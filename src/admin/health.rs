@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::AdminState;
+use super::{AdminState, words};
 use crate::clock::Moment;
 use crate::topology::status::{FlowStatus, FlowWord, Phase, SentinelStatus, ServiceStatus, WallTime};
 
@@ -70,7 +70,11 @@ pub(super) fn ready(state: &AdminState) -> Verdict {
 fn is_cut_off<'a>(services: impl Iterator<Item = &'a ServiceStatus>, now: WallTime) -> bool {
     let mut silent_sentinels = 0;
     for status in services {
-        let in_reach = flows(&status.reads) || flows(&status.writes) || status.sentinels.iter().any(|s| s.up);
+        // In a pause nothing flows, and nobody can tell by that.
+        let in_reach = status.paused.is_some()
+            || flows(&status.reads)
+            || flows(&status.writes)
+            || status.sentinels.iter().any(|s| s.up);
         // `Unavailable` comes after `hold_timeout`, which was grace enough, and starts `since` anew.
         let lately = status.phase != Phase::Unavailable
             && u128::from(now.0.saturating_sub(status.since.0)) < CUT_OFF_GRACE.as_millis();
@@ -113,7 +117,7 @@ fn traffic(name: &str, status: &ServiceStatus) -> String {
         None => "no master".to_owned(),
     };
     let (reads, writes) = (word(&status.reads), word(&status.writes));
-    let why = if status.why.is_empty() { String::new() } else { format!(": {}", status.why) };
+    let why = words::why(status).map(|why| format!(": {why}")).unwrap_or_default();
     format!("{name}: {master}; reads {reads}, writes {writes}{why}")
 }
 
@@ -151,7 +155,8 @@ mod tests {
     #[test]
     fn a_thread_that_stops_is_named() {
         let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..3).map(|_| AtomicU64::new(0)).collect());
-        let mut state = AdminState::new(watch::channel(Vec::new()).1, heartbeats.clone(), mpsc::channel(1).0);
+        let mut state =
+            AdminState::new(watch::channel(Vec::new()).1, heartbeats.clone(), mpsc::channel(1).0, Default::default());
         assert!(live(&state).well, "nobody has written anything yet");
 
         let now = Moment::now();
@@ -182,6 +187,7 @@ mod tests {
             master_down: false,
             failing_over: false,
             tilt: false,
+            heard: None,
             error: None,
         }
     }

@@ -1,13 +1,16 @@
-//! The admin HTTP server: metrics, health and status, on an address of its own and on the edge thread.
+//! The admin HTTP server: metrics, health and status, on addresses of its own and on the edge thread.
 //!
-//! It only reads (the workers' counters, control's status of each service, the threads' heartbeats), but for one thing:
-//! it passes the order for a switchover on to control. Nothing here waits for a worker or for control, so a scrape is
-//! answered however busy or stuck they are.
+//! It reads (the workers' counters, control's status of each service, the clients' entries, the threads' heartbeats), and it
+//! passes orders on: for control (a switchover, a pause) and for the app (a reload, what is logged). To read, nothing here
+//! waits for a worker or for control, so a scrape is answered however busy or stuck they are.
 
 mod body;
+mod guard;
 mod health;
 mod hotkeys;
+mod log_level;
 mod page;
+mod pause;
 mod reload;
 mod routes;
 mod scrape;
@@ -17,24 +20,29 @@ mod status;
 mod switchover;
 pub mod words;
 
-pub use reload::{ReloadOrder, Reloaded};
+pub use guard::{REFUSALS, Refusal};
+pub use pause::PauseAnswer;
+pub use reload::Reloaded;
 pub use server::{Limits, serve, serve_with};
 pub use slowlog::{Forgotten, ServiceSlowLog, SlowLogs};
 pub use status::{BackendConnections, Service, Status, record_counts};
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use hyper::StatusCode;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::clients::Clients;
 use crate::clock::Moment;
-use crate::config::ServiceConfig;
+use crate::config::{AdminConfig, ServiceConfig};
 use crate::insight::Insight;
 use crate::metrics::{ByWorker, HookCounts};
+use crate::topology::pause::PauseOrder;
 use crate::topology::status::{ServiceStatus, WallTime};
 use crate::topology::switchover::Order;
+use guard::Refused;
 use routes::Answer;
 
 /// One service, as the admin server sees it.
@@ -52,6 +60,10 @@ pub struct Watched {
     pub status: watch::Receiver<Arc<ServiceStatus>>,
     /// Where it takes orders for switchovers.
     pub orders: mpsc::Sender<Order>,
+    /// Where it takes orders for pauses.
+    pub pauses: mpsc::Sender<PauseOrder>,
+    /// Its clients.
+    pub clients: Arc<Clients>,
 }
 
 /// All that the admin server looks at.
@@ -61,6 +73,13 @@ pub struct AdminState {
     services: watch::Receiver<Vec<Watched>>,
     /// Set once, when pointsman begins to drain.
     draining: AtomicBool,
+    /// Where the app takes instructions.
+    instructions: mpsc::Sender<Instruction>,
+    /// Who may use it.
+    config: RwLock<Arc<AdminConfig>>,
+    refused: Refused,
+    /// What is logged, if that was set while running.
+    log_level: RwLock<Option<String>>,
     reloads: Reloads,
     hooks: HookCounts,
     /// When each thread last did its rounds, as the milliseconds of a [`Moment`]: the workers in their order, then
@@ -70,10 +89,23 @@ pub struct AdminState {
     started_at: SystemTime,
 }
 
-/// How reloads are asked for, and how they ended.
+/// What the app is told to do.
+#[derive(Debug)]
+pub enum Instruction {
+    /// To read the configuration again, and to tell the outcome.
+    Reload(oneshot::Sender<Reloaded>),
+    /// To log at this level from now on, or at the configured one.
+    SetLogLevel {
+        /// As `log.level` has it; none: the configured one.
+        level: Option<String>,
+        /// Told the level in force.
+        done: oneshot::Sender<String>,
+    },
+}
+
+/// How reloads ended.
 #[derive(Debug)]
 struct Reloads {
-    orders: mpsc::Sender<ReloadOrder>,
     succeeded: AtomicU64,
     failed: AtomicU64,
     last_failed: AtomicBool,
@@ -89,10 +121,10 @@ impl AdminState {
     pub fn new(
         services: watch::Receiver<Vec<Watched>>,
         heartbeats: Arc<Vec<AtomicU64>>,
-        reload_orders: mpsc::Sender<ReloadOrder>,
+        instructions: mpsc::Sender<Instruction>,
+        config: AdminConfig,
     ) -> Self {
         let reloads = Reloads {
-            orders: reload_orders,
             succeeded: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             last_failed: AtomicBool::new(false),
@@ -101,6 +133,10 @@ impl AdminState {
         Self {
             services,
             draining: AtomicBool::new(false),
+            instructions,
+            config: RwLock::new(Arc::new(config)),
+            refused: Refused::default(),
+            log_level: RwLock::default(),
             reloads,
             hooks: HookCounts::default(),
             heartbeats,
@@ -117,6 +153,24 @@ impl AdminState {
     /// What the hooks count into.
     pub fn hooks(&self) -> HookCounts {
         self.hooks.clone()
+    }
+
+    /// Who may use the server, from now on; its sockets stay as they are.
+    pub fn configure(&self, config: AdminConfig) {
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+    }
+
+    fn config(&self) -> Arc<AdminConfig> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// This is logged from now on; none: what is configured.
+    pub fn note_log_level(&self, level: Option<String>) {
+        *self.log_level.write().unwrap_or_else(PoisonError::into_inner) = level;
+    }
+
+    fn log_level(&self) -> Option<String> {
+        self.log_level.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The configuration was read again, and is in force or was refused.

@@ -1,13 +1,10 @@
 //! `POST /reload`: the configuration is read again. What is told is what changed, or why nothing did.
 
-use std::net::SocketAddr;
-
 use hyper::StatusCode;
-use hyper::header::HeaderMap;
 use tokio::sync::oneshot;
 
-use super::AdminState;
-use super::routes::{self, Answer, TEXT};
+use super::routes::{Answer, TEXT};
+use super::{AdminState, Instruction};
 
 pub(super) const PATH: &str = "/reload";
 pub(super) const ABOUT: &str = "POST reads the configuration again and tells what changed";
@@ -16,16 +13,10 @@ pub(super) const ABOUT: &str = "POST reads the configuration again and tells wha
 /// on a line of its own.
 pub type Reloaded = Result<Vec<String>, String>;
 
-/// Somebody who wants the configuration read again, and to be told the outcome.
-pub type ReloadOrder = oneshot::Sender<Reloaded>;
-
 /// Has the configuration read again.
-pub(super) async fn order(state: &AdminState, peer: SocketAddr, headers: &HeaderMap) -> Answer {
-    if let Err(refusal) = routes::refuse_strangers("a reload", peer, headers) {
-        return refusal;
-    }
+pub(super) async fn order(state: &AdminState) -> Answer {
     let (order, outcome) = oneshot::channel();
-    if state.reloads.orders.try_send(order).is_err() {
+    if state.instructions.try_send(Instruction::Reload(order)).is_err() {
         return Answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, "a reload is under way, or the end\n".to_owned());
     }
     match outcome.await {

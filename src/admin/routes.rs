@@ -1,17 +1,16 @@
-//! What the admin server answers: one table of paths to read, and two to order a switchover or a reload.
-
-use std::net::SocketAddr;
+//! What the admin server answers: one table of paths to read, and one of what can be ordered.
 
 use bytes::Bytes;
 use http_body_util::{Either, Full};
 use hyper::body::Incoming;
 use hyper::header::{
-    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderMap, HeaderValue, ORIGIN,
+    ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
 };
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Request, Response, StatusCode};
 
+use super::guard::{self, Caller};
 use super::switchover::{self, Lines};
-use super::{AdminState, health, hotkeys, page, reload, scrape, slowlog, status};
+use super::{AdminState, health, hotkeys, log_level, page, pause, reload, scrape, slowlog, status};
 use crate::topology::status::WallTime;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
@@ -19,6 +18,9 @@ pub(super) const JSON: &str = "application/json";
 const HTML: &str = "text/html; charset=utf-8";
 
 const ROOT: &str = "/";
+
+/// What health checks ask.
+const HEALTH: [&str; 2] = ["/livez", "/readyz"];
 
 /// Status, content type and body of an answer.
 pub(super) struct Answer(pub(super) StatusCode, pub(super) &'static str, pub(super) String);
@@ -67,67 +69,80 @@ const ROUTES: [Route; 6] = [
     Route { path: slowlog::PATH, about: slowlog::ABOUT, answer: slowlog::answer },
 ];
 
-/// Answers one request of `peer`. The server cuts the body off for HEAD.
-pub(super) async fn respond(state: &AdminState, peer: SocketAddr, request: Request<Incoming>) -> Response<Body> {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    if (path == switchover::PATH || path == reload::PATH) && method != Method::POST {
-        return not_allowed(&path, "POST");
+/// What is ordered by POST: its path, and what it is for.
+const ORDERS: [(&str, &str); 7] = [
+    (switchover::PATH, switchover::ABOUT),
+    (pause::PAUSE, pause::PAUSE_ABOUT),
+    (pause::RESUME, pause::RESUME_ABOUT),
+    (reload::PATH, reload::ABOUT),
+    (log_level::PATH, log_level::ABOUT),
+    (slowlog::RESET, slowlog::RESET_ABOUT),
+    (hotkeys::PATH, hotkeys::ABOUT),
+];
+
+/// What is read with the caution of an order, since it is about single clients and keys.
+const GUARDED: [&str; 1] = [slowlog::PATH];
+
+/// Answers one request. The server cuts the body off for HEAD.
+pub(super) async fn respond(state: &AdminState, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
+    let path = request.uri().path().to_owned();
+    let order = ORDERS.iter().any(|(order, _)| *order == path);
+    let allowed = if order { "POST" } else { "GET, HEAD" };
+    let route = ROUTES.iter().find(|r| r.path == path);
+    if route.is_none() && !order {
+        // The list is a page like others.
+        let list = format!("no such page; there are:\n{}", index());
+        let admitted = guard::admit(&state.config(), &state.refused, caller, request.headers(), &path, false);
+        return response(admitted.err().unwrap_or(Answer(StatusCode::NOT_FOUND, TEXT, list)));
     }
-    if [hotkeys::PATH, slowlog::RESET].contains(&&*path) && method != Method::POST {
-        return not_allowed(&path, "POST");
+    if !allowed.split(", ").any(|method| method == request.method()) {
+        return not_allowed(&path, allowed);
     }
-    if [hotkeys::PATH, slowlog::RESET, slowlog::PATH].contains(&&*path)
-        && let Err(refusal) = refuse_strangers("a look at single commands", peer, request.headers())
+    let config = state.config();
+    if let Some(route) = route.filter(|r| HEALTH.contains(&r.path))
+        && guard::lacks_token(&config, caller, request.headers())
     {
-        return response(refusal);
+        // Whoever only checks has none; whether all is well is no secret, and nothing else is said.
+        let Answer(status, content_type, body) = (route.answer)(state);
+        let first = body.lines().next().unwrap_or_default().to_owned() + "\n";
+        return response(Answer(status, content_type, first));
     }
-    if path == hotkeys::PATH {
-        return response(hotkeys::order(state, request).await.unwrap_or_else(|refusal| refusal));
+    let cautious = order || GUARDED.contains(&&*path);
+    let admitted = guard::admit(&config, &state.refused, caller, request.headers(), &path, cautious);
+    match (route, admitted) {
+        (_, Err(refusal)) => response(refusal),
+        (Some(_), Ok(())) if path == ROOT && wants_html(&request) => {
+            let page = page::page(&status::document(state), WallTime::now());
+            let mut page = response(Answer(StatusCode::OK, HTML, page));
+            page.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
+            page
+        }
+        (Some(route), Ok(())) => response((route.answer)(state)),
+        (None, Ok(())) => obey(state, &path, request).await,
     }
-    if path == slowlog::RESET {
-        return response(slowlog::reset(state, request).await.unwrap_or_else(|refusal| refusal));
-    }
-    if path == reload::PATH {
-        return response(reload::order(state, peer, request.headers()).await);
-    }
-    if path == switchover::PATH {
-        return match switchover::order(state, peer, request).await {
-            Ok(lines) => with_headers(StatusCode::OK, switchover::CONTENT_TYPE, Either::Right(lines)),
-            Err(answer) => response(answer),
-        };
-    }
-    let Some(route) = ROUTES.iter().find(|r| r.path == path) else {
-        return response(Answer(StatusCode::NOT_FOUND, TEXT, format!("no such page; there are:\n{}", index())));
+}
+
+/// Does what is ordered.
+async fn obey(state: &AdminState, path: &str, request: Request<Incoming>) -> Response<Body> {
+    let answer = match path {
+        switchover::PATH => match switchover::order(state, request).await {
+            Ok(lines) => return with_headers(StatusCode::OK, switchover::CONTENT_TYPE, Either::Right(lines)),
+            Err(answer) => Err(answer),
+        },
+        pause::PAUSE => pause::begin(state, request).await,
+        pause::RESUME => pause::end(state, request).await,
+        log_level::PATH => log_level::order(state, request).await,
+        slowlog::RESET => slowlog::reset(state, request).await,
+        hotkeys::PATH => hotkeys::order(state, request).await,
+        _ => Ok(reload::order(state).await),
     };
-    if method != Method::GET && method != Method::HEAD {
-        return not_allowed(&path, "GET, HEAD");
-    }
-    if path == ROOT && wants_html(&request) {
-        let page = page::page(&status::document(state), WallTime::now());
-        let mut page = response(Answer(StatusCode::OK, HTML, page));
-        page.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
-        return page;
-    }
-    response((route.answer)(state))
+    response(answer.unwrap_or_else(|refusal| refusal))
 }
 
 /// Whether it is a browser that asks: others take whatever comes.
 fn wants_html(request: &Request<Incoming>) -> bool {
     let accept = request.headers().get(ACCEPT).and_then(|value| value.to_str().ok());
     accept.is_some_and(|accept| accept.contains("text/html"))
-}
-
-/// Refuses what changes something to whoever may not order it. There are no credentials here yet, so it is taken from
-/// this host alone; and not from a browser, which any page may make send requests: those carry `Origin`.
-pub(super) fn refuse_strangers(what: &str, peer: SocketAddr, headers: &HeaderMap) -> Result<(), Answer> {
-    let refusal = |why: &str| Err(Answer(StatusCode::FORBIDDEN, TEXT, format!("{what} is {why}\n")));
-    if !peer.ip().to_canonical().is_loopback() {
-        return refusal("ordered from this host only, by a loopback address");
-    }
-    if headers.contains_key(ORIGIN) {
-        return refusal("not ordered by a browser");
-    }
-    Ok(())
 }
 
 fn not_allowed(path: &str, methods: &'static str) -> Response<Body> {
@@ -143,11 +158,7 @@ fn verdict(verdict: health::Verdict) -> Answer {
 }
 
 fn index() -> String {
-    let pages = ROUTES
-        .iter()
-        .map(|r| (r.path, r.about))
-        .chain([(switchover::PATH, switchover::ABOUT), (reload::PATH, reload::ABOUT)])
-        .chain([(slowlog::RESET, slowlog::RESET_ABOUT), (hotkeys::PATH, hotkeys::ABOUT)]);
+    let pages = ROUTES.iter().map(|r| (r.path, r.about)).chain(ORDERS);
     pages.map(|(path, about)| format!("{path:<16}{about}\n")).collect()
 }
 
@@ -161,5 +172,8 @@ fn with_headers(status: StatusCode, content_type: &'static str, body: Body) -> R
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     // An answer is true for the moment; a cache between must not repeat it.
     response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::UNAUTHORIZED {
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"pointsman\""));
+    }
     response
 }

@@ -25,6 +25,7 @@ pub(super) fn scrape(state: &AdminState) -> Result<String, prometheus::Error> {
 
     let mut families = vec![build, Family::single(names::DRAINING, flag(state.is_draining()))];
     families.extend(reload_families(&state.reloads));
+    families.push(refused_family(state));
     families.extend(worker_families(services.iter().map(|s| (&*s.name, &s.stats))));
     families.extend(limit_families(&services));
     families.extend(status_families(&services));
@@ -67,6 +68,15 @@ fn reload_families(reloads: &Reloads) -> Vec<Family> {
     ]
 }
 
+/// Requests to this server that were turned away.
+fn refused_family(state: &AdminState) -> Family {
+    let mut family = Family::new(names::ADMIN_REFUSED);
+    for (reason, count) in state.refused.counts() {
+        family.add(&[reason], count as f64);
+    }
+    family
+}
+
 /// How much is allowed of what is counted elsewhere.
 fn limit_families(services: &[Watched]) -> Vec<Family> {
     let mut clients = Family::new(names::CLIENTS_MAX);
@@ -85,6 +95,7 @@ fn status_families(services: &[Watched]) -> Vec<Family> {
     let mut generation = Family::new(names::GENERATION);
     let mut epoch = Family::new(names::CONFIG_EPOCH);
     let mut flowing = Family::new(names::FLOWING);
+    let mut paused = Family::new(names::PAUSED);
     let mut settled = Family::new(names::SETTLED);
     let mut sentinels = Family::new(names::SENTINEL_UP);
     let mut failovers = Family::new(names::FAILOVERS);
@@ -99,6 +110,7 @@ fn status_families(services: &[Watched]) -> Vec<Family> {
         }
         generation.add(&[name], status.generation as f64);
         epoch.add(&[name], status.config_epoch.unwrap_or(0) as f64);
+        paused.add(&[name], flag(status.paused.is_some()));
         settled.add(&[name], flag(status.settled));
         restarts.add(&[name], status.run_id_changes_total as f64);
         for (traffic, flow, held_ms) in [
@@ -124,7 +136,7 @@ fn status_families(services: &[Watched]) -> Vec<Family> {
             failovers.add(&[name, kind.label()], *total as f64);
         }
     }
-    vec![master, generation, epoch, flowing, settled, sentinels, failovers, lost, last_lost, restarts, holds]
+    vec![master, generation, epoch, flowing, paused, settled, sentinels, failovers, lost, last_lost, restarts, holds]
 }
 
 fn flag(is: bool) -> f64 {

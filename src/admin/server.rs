@@ -2,20 +2,24 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use super::guard::Caller;
 use super::{AdminState, routes};
+use crate::net::{Accepted, ClientSocket, Listener};
 
 /// Bounds of the admin server. Its clients are a scraper, a few health checks and a person; the bounds keep anybody
 /// else from holding its memory and descriptors.
@@ -48,13 +52,29 @@ const REQUEST_HEAD_BYTES: usize = 8 * 1024;
 /// Pause after a failed accept: descriptors are short, and the next attempt would fail at once as well.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves the admin endpoints with the default [`Limits`] until `shutdown`.
-pub async fn serve(listener: TcpListener, state: Arc<AdminState>, shutdown: CancellationToken) {
-    serve_with(listener, state, Limits::default(), shutdown).await;
+/// Serves the admin endpoints with the default [`Limits`] until `shutdown`. The sockets are in the order of
+/// [`AdminConfig::listen`](crate::config::AdminConfig), which says who may come to each.
+pub async fn serve(listeners: Vec<Listener>, state: Arc<AdminState>, shutdown: CancellationToken) {
+    serve_with(listeners, state, Limits::default(), shutdown).await;
 }
 
-/// As [`serve`], with other limits. Returns once the connections are gone, `limits.grace` after `shutdown` at the latest.
-pub async fn serve_with(listener: TcpListener, state: Arc<AdminState>, limits: Limits, shutdown: CancellationToken) {
+/// As [`serve`], with other limits, which hold for each socket. Returns once the connections are gone, `limits.grace` after
+/// `shutdown` at the latest.
+pub async fn serve_with(listeners: Vec<Listener>, state: Arc<AdminState>, limits: Limits, shutdown: CancellationToken) {
+    let mut all = JoinSet::new();
+    for (number, listener) in listeners.into_iter().enumerate() {
+        all.spawn(serve_one(listener, number, Arc::clone(&state), limits, shutdown.clone()));
+    }
+    while all.join_next().await.is_some() {}
+}
+
+async fn serve_one(
+    listener: Listener,
+    number: usize,
+    state: Arc<AdminState>,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
     let mut tasks = JoinSet::new();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     // Said once, not ten times a second for as long as descriptors are short.
@@ -64,7 +84,7 @@ pub async fn serve_with(listener: TcpListener, state: Arc<AdminState>, limits: L
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => break,
         };
-        let (stream, peer) = match accepted {
+        let accepted = match accepted {
             Ok(accepted) => {
                 failing = false;
                 accepted
@@ -88,22 +108,54 @@ pub async fn serve_with(listener: TcpListener, state: Arc<AdminState>, limits: L
             debug!(limit = limits.connections, "admin: too many connections, the oldest is closed");
             oldest.abort();
         }
-        open.push_back(tasks.spawn(connection(stream, peer, state.clone(), limits, shutdown.clone())));
+        open.push_back(tasks.spawn(connection(accepted, number, state.clone(), limits, shutdown.clone())));
     }
-    // Every connection has seen `shutdown` as well and ends by itself within the grace.
+    // Nobody else can connect, while those who are there have seen `shutdown` as well and end by themselves within the grace.
+    drop(listener);
     while tasks.join_next().await.is_some() {}
 }
 
 async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
+    accepted: Accepted,
+    listener: usize,
+    state: Arc<AdminState>,
+    limits: Limits,
+    shutdown: CancellationToken,
+) {
+    let caller = Caller { peer: accepted.addr, listener };
+    let tls = state.config().listen.get(listener).and_then(|l| l.tls.clone());
+    let stream = match accepted.socket {
+        ClientSocket::Tcp(socket) => TcpStream::from_std(socket).map(Either::Left),
+        ClientSocket::Unix(socket) => UnixStream::from_std(socket).map(Either::Right),
+    };
+    let stream = match stream {
+        Ok(stream) => stream,
+        // Gone before it was looked at.
+        Err(e) => return debug!(error = %e, "admin: connection ended"),
+    };
+    let Some(tls) = tls else { return serve_http(stream, caller, state, limits, shutdown).await };
+    let handshake = TlsAcceptor::from(tls.config()).accept(stream);
+    let shaken = tokio::select! {
+        shaken = timeout(limits.header_timeout, handshake) => shaken,
+        () = shutdown.cancelled() => return,
+    };
+    match shaken {
+        Ok(Ok(stream)) => serve_http(stream, caller, state, limits, shutdown).await,
+        Ok(Err(e)) => debug!(from = %caller.peer, error = %e, "admin: the TLS handshake failed"),
+        Err(_) => debug!(from = %caller.peer, "admin: the TLS handshake took too long"),
+    }
+}
+
+async fn serve_http(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    caller: Caller,
     state: Arc<AdminState>,
     limits: Limits,
     shutdown: CancellationToken,
 ) {
     let service = service_fn(move |request| {
-        let state = state.clone();
-        async move { Ok::<_, Infallible>(routes::respond(&state, peer, request).await) }
+        let (state, caller) = (state.clone(), caller.clone());
+        async move { Ok::<_, Infallible>(routes::respond(&state, &caller, request).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -22,6 +22,9 @@ pub struct Status {
     pub workers: usize,
     /// Whether it takes no new clients and lets those it has finish.
     pub draining: bool,
+    /// What is logged, if that was set while it runs.
+    #[serde(default)]
+    pub log_level: Option<String>,
     /// In the order of the configuration.
     pub services: Vec<Service>,
 }
@@ -86,6 +89,7 @@ pub(super) fn document(state: &AdminState) -> Status {
         uptime_seconds: uptime.as_secs_f64(),
         workers: state.workers(),
         draining: state.is_draining(),
+        log_level: state.log_level(),
         services: services.collect(),
     }
 }

@@ -17,6 +17,9 @@ pub enum Mood {
 
 /// The state in a word or two.
 pub fn verdict(status: &ServiceStatus) -> (&'static str, Mood) {
+    if status.paused.is_some() {
+        return ("PAUSED", Mood::Warn);
+    }
     match (status.reads.flow, status.writes.flow) {
         (FlowWord::Flowing, FlowWord::Flowing) => ("flowing", Mood::Good),
         (FlowWord::Flowing, FlowWord::Held) => ("WRITES HELD", Mood::Warn),
@@ -25,6 +28,21 @@ pub fn verdict(status: &ServiceStatus) -> (&'static str, Mood) {
         _ if status.phase == Phase::Starting => ("NO MASTER YET", Mood::Bad),
         _ => ("HELD", Mood::Bad),
     }
+}
+
+/// Since when it is as [`verdict`] says.
+pub fn since(status: &ServiceStatus) -> WallTime {
+    status.paused.map_or(status.since, |paused| paused.since)
+}
+
+/// Why traffic does not flow; none when it does.
+pub fn why(status: &ServiceStatus) -> Option<String> {
+    let paused = status.paused.map(|paused| match paused.until {
+        Some(until) => format!("an operator has paused it, until {} UTC", second(until)),
+        None => "an operator has paused it, until it is resumed".to_owned(),
+    });
+    let cause = Some(status.why.clone()).filter(|why| !why.is_empty());
+    paused.into_iter().chain(cause).reduce(|paused, cause| format!("{paused}; {cause}"))
 }
 
 /// The master and what is known of it; none if none was confirmed since the start.

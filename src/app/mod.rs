@@ -16,10 +16,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::addr::ListenAddr;
-use crate::admin::{self, AdminState, ReloadOrder, Reloaded, Watched};
+use crate::admin::{self, AdminState, Instruction, Reloaded, Watched};
 use crate::clock::Moment;
-use crate::config::{Config, ListenerConfig, Problems, Resolved, ServiceConfig};
+use crate::config::{Config, Problems, Resolved, ServiceConfig};
 use crate::hooks::Hooks;
 use crate::listener::{Target, Targets};
 use crate::net::{self, BindError, Handshakes, Inherited, Listener, Resolver};
@@ -117,11 +116,12 @@ struct App {
     /// In the order of the configuration.
     services: Vec<Running>,
     started: u64,
-    admin: Option<tokio::net::TcpListener>,
+    /// Until they are served.
+    admin: Vec<Listener>,
     admin_state: Arc<AdminState>,
     watched: watch::Sender<Vec<Watched>>,
     hooks: Hooks,
-    reload_orders: mpsc::Receiver<ReloadOrder>,
+    instructions: mpsc::Receiver<Instruction>,
     targets: Arc<Targets>,
     /// What control resolves; workers only look at it.
     names: Resolver,
@@ -139,7 +139,7 @@ impl App {
         let signals = Signals::new().map_err(system("cannot handle signals"))?;
         let listeners = Listeners::default();
         let bound = listeners.bind_new(config.services.iter().flat_map(|s| &s.listen), &mut inherited)?;
-        let admin = config.admin.map(bind_admin).transpose()?;
+        let admin = config.admin.listen.iter().map(net::bind).collect::<Result<_, _>>()?;
 
         let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..=config.workers).map(|_| AtomicU64::new(0)).collect());
         let mut workers = Vec::new();
@@ -166,8 +166,8 @@ impl App {
         let control = sentinel::spawn(controlled, names.clone(), beat, control_stop.clone())
             .map_err(system("cannot start the control thread"))?;
         let (watched, watched_services) = watch::channel(Vec::new());
-        let (reload_taker, reload_orders) = mpsc::channel(1);
-        let admin_state = Arc::new(AdminState::new(watched_services, heartbeats, reload_taker));
+        let (instructor, instructions) = mpsc::channel(1);
+        let admin_state = AdminState::new(watched_services, heartbeats, instructor, config.admin.clone());
         let hooks = Hooks::new(config.resolvers.clone(), admin_state.hooks());
         Ok(Self {
             config,
@@ -177,10 +177,10 @@ impl App {
             services: Vec::new(),
             started: 0,
             admin,
-            admin_state,
+            admin_state: Arc::new(admin_state),
             watched,
             hooks,
-            reload_orders,
+            instructions,
             targets: Arc::new(Targets::new(targets)),
             names,
             workers,
@@ -202,12 +202,11 @@ impl App {
         let bound = std::mem::take(&mut self.bound);
         self.give_out(bound);
         let stop_admin = CancellationToken::new();
-        let admin = self.admin.take().map(|listener| {
-            if let Ok(address) = listener.local_addr() {
-                tracing::info!(%address, "admin listening");
-            }
-            tokio::spawn(admin::serve(listener, Arc::clone(&self.admin_state), stop_admin.clone()))
-        });
+        for listener in &self.admin {
+            tracing::info!(address = %listener.local_addr(), "admin listening");
+        }
+        let listeners = std::mem::take(&mut self.admin);
+        let admin = tokio::spawn(admin::serve(listeners, Arc::clone(&self.admin_state), stop_admin.clone()));
         let manager = ServiceManager::of_process().map(Arc::new);
         if let Some(manager) = &manager {
             manager.ready(&self.admin_state);
@@ -220,11 +219,15 @@ impl App {
                     Asked::Reload => drop(self.reload_told("SIGHUP", manager.as_deref()).await?),
                     Asked::End(signal) => break signal,
                 },
-                Some(order) = self.reload_orders.recv() => {
-                    let outcome = self.reload_told("admin", manager.as_deref()).await?;
-                    // Whoever asked may have left.
-                    let _ = order.send(outcome);
-                }
+                // Whoever asked may have left by the time of the answer.
+                Some(instruction) = self.instructions.recv() => match instruction {
+                    Instruction::Reload(done) => {
+                        let _ = done.send(self.reload_told("admin", manager.as_deref()).await?);
+                    }
+                    Instruction::SetLogLevel { level, done } => {
+                        let _ = done.send(self.log_at(level));
+                    }
+                },
                 // Without control every lease runs out, without a worker its clients hang: better to be started again.
                 () = self.control_stop.cancelled() => return Err(Error::Failed),
             }
@@ -274,9 +277,7 @@ impl App {
         }
         self.control_stop.cancel();
         stop_admin.cancel();
-        if let Some(admin) = admin {
-            let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
-        }
+        let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
         // Threads that are still at work end with the process; waiting for them is what the time-out was for.
         drop(self.control);
         Ok(())
@@ -295,6 +296,16 @@ impl App {
         self.listeners.aim(destinations, bound, &self.targets, &self.control_stop);
         self.watched.send_replace(self.services.iter().map(Running::watched).collect());
         self.hooks.observe(self.services.iter().map(Running::status).collect());
+    }
+
+    /// Sets what is logged, or sets it back. Returns the level in force.
+    fn log_at(&mut self, level: Option<String>) -> String {
+        let now = level.clone().unwrap_or_else(|| self.config.log.level.clone());
+        (self.reloading.set_log_level)(&now);
+        // At the new level: of what is quieter than this nobody wants to know.
+        tracing::info!("logged from now on: {now}");
+        self.admin_state.note_log_level(level);
+        now
     }
 
     /// [`Self::reload`], and the service manager knows when it begins and ends.
@@ -359,20 +370,18 @@ impl App {
         if let Err(error) = self.hooks.configure(&config.hooks) {
             tracing::error!(%error, "cannot start a thread for hooks: nobody is told anything");
         }
-        (self.reloading.set_log_level)(&config.log.level);
         // What is told to need a restart is told again next time.
         let before = std::mem::replace(&mut self.config, config);
         self.config.log.format = before.log.format;
-        (self.config.workers, self.config.admin, self.config.resolvers) =
-            (before.workers, before.admin, before.resolvers);
+        (self.config.workers, self.config.resolvers) = (before.workers, before.resolvers);
+        if !self.config.admin.is_opened_like(&before.admin) {
+            self.config.admin.listen = before.admin.listen;
+        }
+        self.admin_state.configure(self.config.admin.clone());
+        if self.config.log.level != before.log.level {
+            self.log_at(None);
+        }
         self.admin_state.note_reload(true);
         Ok(Ok(plan.lines))
-    }
-}
-
-fn bind_admin(addr: std::net::SocketAddr) -> Result<tokio::net::TcpListener, Error> {
-    match net::bind(&ListenerConfig::new(ListenAddr::Tcp(addr)))? {
-        Listener::Tcp(listener, _) => Ok(listener),
-        Listener::Unix(..) => unreachable!("a TCP address was bound"),
     }
 }

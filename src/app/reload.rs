@@ -100,8 +100,8 @@ mod tests {
     fn config(services: Vec<ServiceConfig>) -> Config {
         let log = crate::config::LogConfig::default();
         let (drain_timeout, drain_grace) = (std::time::Duration::from_secs(1), std::time::Duration::ZERO);
-        let (resolvers, hooks) = (Vec::new(), Vec::new());
-        Config { workers: 1, admin: None, log, drain_timeout, drain_grace, resolvers, services, hooks }
+        let (resolvers, hooks, admin) = (Vec::new(), Vec::new(), Default::default());
+        Config { workers: 1, admin, log, drain_timeout, drain_grace, resolvers, services, hooks }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::worker::{ServiceEnd, WorkerService};
 /// Hints on their way to control; more than these say nothing that it does not know.
 const HINTS: usize = 256;
 
-/// Orders for switchovers on their way to control, which refuses a second one at once.
+/// Orders of each kind on their way to control, which does or refuses them at once.
 const ORDERS: usize = 4;
 
 /// One service that runs.
@@ -58,6 +58,7 @@ impl Running {
         let (status, status_reader) = watch::channel(Arc::new(ServiceStatus::unknown(&name)));
         let (hints, hint_reader) = mpsc::channel(HINTS);
         let (order_taker, orders) = mpsc::channel(ORDERS);
+        let (pause_taker, pauses) = mpsc::channel(ORDERS);
         let end =
             ServiceEnd { drain: CancellationToken::new(), close: CancellationToken::new(), served: TaskTracker::new() };
         let parts = links.iter().zip(stats.iter()).zip(insight.workers());
@@ -81,6 +82,7 @@ impl Running {
             links,
             hints: hint_reader,
             orders,
+            pauses,
             topology,
             status,
             stats: Arc::new(move || admin::record_counts(&counted)),
@@ -96,6 +98,8 @@ impl Running {
             insight,
             status: status_reader,
             orders: order_taker,
+            pauses: pause_taker,
+            clients,
         };
         Some(Self { id, config, watched, gate: Arc::default(), end })
     }

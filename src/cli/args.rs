@@ -1,19 +1,20 @@
 //! The flags. Passwords have none: a flag shows in `ps`.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
+use super::admin::Place;
 use crate::addr::{Endpoint, ListenAddr};
 use crate::config::{
-    CLIENT_AUTH, COMMIT, ClientAuth, Commit, Given, GivenCredentials, GivenListener, GivenService, LOG_FORMAT,
-    LogFormat, Place, Settings, duration, endpoint, listen_addr, log_level, workers,
+    self, CLIENT_AUTH, COMMIT, ClientAuth, Commit, Given, GivenCredentials, GivenListener, GivenService, LOG_FORMAT,
+    LogFormat, Settings, VERIFY, duration, endpoint, listen_addr, log_level, workers,
 };
 use crate::demo::DemoArgs;
 use crate::metrics::STAGES;
+use crate::tls::Verify;
 
 /// A Redis Sentinel proxy: one fixed address that follows the master.
 #[derive(Debug, Parser)]
@@ -28,8 +29,8 @@ Exit codes:
   0   clean end
   1   `switchover`, `drill`: the master was changed, and something is left to do or was noticed
   64  wrong usage
-  69  `check --online`: a server does not answer as it should; `status`, `slowlog`, `hotkeys`, `reload`,
-      `switchover`, `drill`: pointsman does not; `hook`: the hook could not be told
+  69  `check --online`: a server does not answer as it should; `status` and all that ask or order something of a
+      pointsman that runs: it does not; `hook`: the hook could not be told
   71  an address cannot be bound
   75  `status`: reads or writes of some service wait or are refused
       `switchover`, `drill`: refused or undone, everything is as before
@@ -41,7 +42,7 @@ Example:
 const SECRETS_HELP: &str = "\
 Passwords are never flags, since flags show in `ps`. They come from a password file, else from the \
 environment (POINTSMAN_BACKEND_USER, POINTSMAN_BACKEND_PASSWORD, POINTSMAN_SENTINEL_USER, \
-POINTSMAN_SENTINEL_PASSWORD), else from the configuration file.";
+POINTSMAN_SENTINEL_PASSWORD, POINTSMAN_ADMIN_TOKEN), else from the configuration file.";
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
@@ -65,6 +66,12 @@ pub(super) enum Command {
     Hotkeys(HotkeysArguments),
     /// Tell a hook of the configuration that it is being tried, and see what comes of it.
     Hook(HookArguments),
+    /// Have the commands of a service wait until they are resumed: nothing is refused, and nobody is disconnected.
+    Pause(PauseArguments),
+    /// Have the commands of a paused service go on.
+    Resume(ResumeArguments),
+    /// Set what the pointsman that runs logs.
+    LogLevel(LogLevelArguments),
     /// See a failover: three Redis servers, three Sentinels and pointsman on free local ports, under load.
     Demo(DemoArguments),
 }
@@ -81,12 +88,76 @@ pub(super) struct CheckArguments {
 /// Which running pointsman is meant.
 #[derive(Debug, Args)]
 pub(super) struct AdminArguments {
-    /// Its admin address.
-    #[arg(long, value_name = "IP:PORT")]
-    pub(super) admin: Option<SocketAddr>,
-    /// The file that it was started with, for its admin address.
-    #[arg(short, long, value_name = "FILE")]
+    /// Its admin address: HOST:PORT or unix:/path.
+    #[arg(long, value_name = "ADDR", help_heading = "Which pointsman")]
+    pub(super) admin: Option<Place>,
+    /// The file that it was started with, for its admin address and token.
+    #[arg(short, long, value_name = "FILE", help_heading = "Which pointsman")]
     pub(super) config: Option<PathBuf>,
+    /// File whose one line is the token of its admin server. [default: that of --config, else POINTSMAN_ADMIN_TOKEN]
+    #[arg(long, value_name = "FILE", help_heading = "Which pointsman")]
+    pub(super) token_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) tls: AdminTls,
+}
+
+/// How TLS is spoken with it. Each of these has it spoken.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "TLS to its admin server")]
+pub(super) struct AdminTls {
+    /// Speak TLS. [default: as --config says]
+    #[arg(long)]
+    pub(super) tls: bool,
+    /// Who signs its certificate. [default: the authorities of the system]
+    #[arg(long, value_name = "FILE")]
+    pub(super) tls_ca_file: Option<PathBuf>,
+    /// The certificate to show it.
+    #[arg(long, value_name = "FILE", requires = "tls_key_file")]
+    pub(super) tls_cert_file: Option<PathBuf>,
+    /// The key of that certificate.
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    pub(super) tls_key_file: Option<PathBuf>,
+    /// The name to expect in its certificate. [default: the host of --admin]
+    #[arg(long, value_name = "NAME")]
+    pub(super) tls_server_name: Option<String>,
+    /// What is looked at of its certificate. [default: full]
+    #[arg(long, value_name = "HOW", value_parser = one_of(VERIFY))]
+    pub(super) tls_verify: Option<Verify>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PauseArguments {
+    /// Name of the service.
+    pub(super) service: String,
+    /// Resume by itself after this time, such as 30s or 5m.
+    #[arg(long = "for", value_name = "DURATION", value_parser = duration)]
+    pub(super) lasting: Option<Duration>,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ResumeArguments {
+    /// Name of the service.
+    pub(super) service: String,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct LogLevelArguments {
+    /// off, error, warn, info, debug, or by module, such as pointsman::sentinel=debug,info; `default` is what is configured.
+    #[arg(value_parser = level_or_default)]
+    pub(super) level: String,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
+}
+
+/// What sets the level back.
+pub(super) const DEFAULT_LEVEL: &str = "default";
+
+fn level_or_default(text: &str) -> Result<String, String> {
+    if text == DEFAULT_LEVEL { Ok(text.to_owned()) } else { log_level(text) }
 }
 
 #[derive(Debug, Args)]
@@ -230,9 +301,9 @@ pub(super) struct ServiceArguments {
     #[arg(long, value_name = "FILE", help_heading = "Passwords")]
     sentinel_password_file: Option<PathBuf>,
 
-    /// Address of the HTTP server for /metrics, /livez, /readyz and /status. [default: none]
-    #[arg(long, value_name = "IP:PORT", help_heading = "Process")]
-    admin: Option<SocketAddr>,
+    /// Where the HTTP server for /metrics, /livez, /readyz and /status is: IP:PORT or unix:/path. [default: none]
+    #[arg(long, value_name = "ADDR", value_delimiter = ',', value_parser = listen_addr, help_heading = "Process")]
+    admin: Vec<ListenAddr>,
     /// Worker threads. [default: auto, one for each core]
     #[arg(long, value_name = "N|auto", value_parser = |text: &str| workers(text).map(Workers), help_heading = "Process")]
     workers: Option<Workers>,
@@ -278,7 +349,9 @@ impl ServiceArguments {
     /// Adds what the flags say; over what a file said where both do.
     pub(super) fn add_to(&self, settings: &mut Settings) {
         over(&mut settings.workers, &self.workers.map(|w| w.0), "--workers");
-        over(&mut settings.admin, &self.admin, "--admin");
+        if !self.admin.is_empty() {
+            settings.admin.listen = all(&self.admin, "--admin").into_iter().map(GivenListener::from).collect();
+        }
         over(&mut settings.drain_timeout, &self.drain_timeout, "--drain-timeout");
         over(&mut settings.state_dir, &self.state_dir, "--state-dir");
         over(&mut settings.log_level, &self.log_level, "--log-level");
@@ -307,13 +380,13 @@ impl ServiceArguments {
             client_auth: given(&self.client_auth, "--client-auth"),
             commit: given(&self.commit, "--commit"),
             hold_timeout: given(&self.hold_timeout, "--hold-timeout"),
-            ..GivenService::empty(Place::Named("command line"))
+            ..GivenService::empty(config::Place::Named("command line"))
         }
     }
 }
 
 fn given<T: Clone>(value: &Option<T>, flag: &'static str) -> Option<Given<T>> {
-    value.clone().map(|value| Given::new(value, Place::Named(flag)))
+    value.clone().map(|value| Given::new(value, config::Place::Named(flag)))
 }
 
 fn over<T: Clone>(setting: &mut Option<Given<T>>, value: &Option<T>, flag: &'static str) {
@@ -323,7 +396,7 @@ fn over<T: Clone>(setting: &mut Option<Given<T>>, value: &Option<T>, flag: &'sta
 }
 
 fn all<T: Clone>(values: &[T], flag: &'static str) -> Vec<Given<T>> {
-    values.iter().map(|value| Given::new(value.clone(), Place::Named(flag))).collect()
+    values.iter().map(|value| Given::new(value.clone(), config::Place::Named(flag))).collect()
 }
 
 #[derive(Debug, Args)]

@@ -67,7 +67,7 @@ fn ask_servers(config: &Config) -> io::Result<usize> {
 
 fn addresses(config: &Config) -> Vec<ListenAddr> {
     let services = config.services.iter().flat_map(|s| s.listen.iter().map(|l| l.address.clone()));
-    services.chain(config.admin.map(ListenAddr::Tcp)).collect()
+    services.chain(config.admin.listen.iter().map(|l| l.address.clone())).collect()
 }
 
 /// Listens for a moment. A Unix socket is not made, since one that a running pointsman serves may be in its place: only
@@ -96,7 +96,9 @@ fn summary(config: &Config) -> String {
             format!("{} on {} by {source}", s.name, listen.join(" and "))
         })
         .collect();
-    let admin = config.admin.map_or("no admin address".to_owned(), |a| format!("admin on {a}"));
+    let admin: Vec<String> = config.admin.listen.iter().map(|l| l.address.to_string()).collect();
+    let admin =
+        if admin.is_empty() { "no admin address".to_owned() } else { format!("admin on {}", admin.join(" and ")) };
     let hooks: Vec<&str> = config.hooks.iter().map(|hook| hook.name.as_str()).collect();
     let hooks = if hooks.is_empty() { String::new() } else { format!("; hooks {}", hooks.join(", ")) };
     format!("{}; {admin}; {} workers{hooks}", services.join(", "), config.workers)

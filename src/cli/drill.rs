@@ -1,7 +1,6 @@
 //! `pointsman drill`: a switchover there and back on a set-up in use, and what its clients noticed.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::thread::sleep;
 use std::time::Duration;
@@ -9,6 +8,7 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::admin::Admin;
 use super::args::DrillArguments;
 use super::check::say;
 use super::{admin, exit, switchover};
@@ -30,7 +30,7 @@ const NOTICED: [(&str, &str); 5] = [
 ];
 
 pub(super) fn run(arguments: &DrillArguments) -> ExitCode {
-    match admin::address(&arguments.admin).and_then(|admin| drill(admin, &arguments.service)) {
+    match admin::address(&arguments.admin).and_then(|admin| drill(&admin, &arguments.service)) {
         Ok(code) => code,
         Err(why) => {
             eprintln!("pointsman: {why}");
@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &DrillArguments) -> ExitCode {
     }
 }
 
-fn drill(admin: SocketAddr, service: &str) -> Result<ExitCode, String> {
+fn drill(admin: &Admin, service: &str) -> Result<ExitCode, String> {
     let first = status(admin, service)?["master"].as_str().unwrap_or_default().to_owned();
     let mut worst = 0;
     let before = noticed(admin, service)?;
@@ -67,7 +67,7 @@ fn drill(admin: SocketAddr, service: &str) -> Result<ExitCode, String> {
     Ok(if errors == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn settle(admin: SocketAddr, service: &str) -> Result<(), String> {
+fn settle(admin: &Admin, service: &str) -> Result<(), String> {
     let end = Instant::now() + SETTLE_LIMIT;
     while status(admin, service)?["settled"] != true {
         if Instant::now() >= end {
@@ -78,7 +78,7 @@ fn settle(admin: SocketAddr, service: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn status(admin: SocketAddr, service: &str) -> Result<Value, String> {
+fn status(admin: &Admin, service: &str) -> Result<Value, String> {
     let status: Value = serde_json::from_str(&admin::get(admin, "/status")?).map_err(|e| format!("/status: {e}"))?;
     let services = status["services"].as_array().map_or(&[][..], Vec::as_slice);
     let found = services.iter().find(|s| s["service"] == service).cloned();
@@ -86,7 +86,7 @@ fn status(admin: SocketAddr, service: &str) -> Result<Value, String> {
 }
 
 /// Sums by metric. Clients that left by themselves are not counted.
-fn noticed(admin: SocketAddr, service: &str) -> Result<BTreeMap<&'static str, u64>, String> {
+fn noticed(admin: &Admin, service: &str) -> Result<BTreeMap<&'static str, u64>, String> {
     let text = admin::get(admin, "/metrics")?;
     let label = format!("service=\"{service}\"");
     let sum = |metric: &str| {

@@ -24,7 +24,7 @@ fn shown(arguments: &HotkeysArguments) -> Result<String, (String, u8)> {
     }
     let for_ms = u64::try_from(lasting.as_millis()).unwrap_or(u64::MAX);
     let order = json!({ "service": service, "for_ms": for_ms, "top": top, "one_in": one_in });
-    let lines = admin::post(address, "/hotkeys", &order.to_string()).map_err(|failure| match failure {
+    let lines = admin::post(&address, "/hotkeys", &order.to_string()).map_err(|failure| match failure {
         // Out of range, or no such service.
         Failure::Answered { status: 400 | 404, ref body, .. } => (body.clone(), exit::USAGE),
         failure => unavailable(failure.to_string()),

@@ -9,6 +9,7 @@ mod hook;
 mod hotkeys;
 mod logging;
 mod online;
+mod orders;
 mod reload;
 mod slowlog;
 mod status;
@@ -53,6 +54,9 @@ pub fn main() -> ExitCode {
         Command::Slowlog(arguments) => slowlog::run(&arguments),
         Command::Hotkeys(arguments) => hotkeys::run(&arguments),
         Command::Hook(arguments) => hook::run(&arguments),
+        Command::Pause(arguments) => orders::pause(&arguments),
+        Command::Resume(arguments) => orders::resume(&arguments),
+        Command::LogLevel(arguments) => orders::log_level(&arguments),
         Command::Demo(demo) => demo::run(&demo.into()),
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn run(arguments: &ReloadArguments) -> ExitCode {
         Ok(address) => address,
         Err(why) => return fail(&why, exit::UNAVAILABLE),
     };
-    let lines = match admin::post(address, "/reload", "{}") {
+    let lines = match admin::post(&address, "/reload", "{}") {
         Ok(lines) => lines,
         // A line for each problem, as `check` and `run` print them.
         Err(Failure::Answered { status: 422, body, .. }) => {

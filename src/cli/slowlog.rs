@@ -27,13 +27,13 @@ fn shown(arguments: &SlowlogArguments) -> Result<String, (String, u8)> {
     };
     if arguments.reset {
         let order = json!({ "service": arguments.service }).to_string();
-        let lines = admin::post(address, "/slowlog/reset", &order).map_err(|e| unavailable(e.to_string()))?;
+        let lines = admin::post(&address, "/slowlog/reset", &order).map_err(|e| unavailable(e.to_string()))?;
         let text: String = lines.collect::<Result<_, _>>().map_err(|e| unavailable(format!("{address}: {e}")))?;
         let Forgotten { forgotten } = serde_json::from_str(&text).map_err(not_understood)?;
         say(&format!("{} forgotten", count(forgotten as u64, "slow command")));
         return Ok(String::new());
     }
-    let text = admin::get(address, "/slowlog").map_err(unavailable)?;
+    let text = admin::get(&address, "/slowlog").map_err(unavailable)?;
     let mut logs: SlowLogs = serde_json::from_str(&text).map_err(not_understood)?;
     if let Some(name) = &arguments.service {
         let all: Vec<String> = logs.services.iter().map(|s| s.service.clone()).collect();

@@ -1,10 +1,10 @@
 //! `pointsman switchover`: orders one of the pointsman that runs, and prints what it tells.
 
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use serde_json::json;
 
+use super::admin::Admin;
 use super::args::SwitchoverArguments;
 use super::check::say;
 use super::{admin, exit};
@@ -20,7 +20,7 @@ pub(super) struct End {
 
 pub(super) fn run(arguments: &SwitchoverArguments) -> ExitCode {
     let ended = admin::address(&arguments.admin)
-        .and_then(|admin| order(admin, &arguments.service, arguments.to.as_deref(), arguments.dry_run));
+        .and_then(|admin| order(&admin, &arguments.service, arguments.to.as_deref(), arguments.dry_run));
     match ended {
         Ok(end) => {
             say(&summary(&end));
@@ -42,7 +42,7 @@ pub(super) fn code(outcome: Outcome) -> ExitCode {
 }
 
 /// Orders a switchover and prints each step as it happens.
-pub(super) fn order(admin: SocketAddr, service: &str, to: Option<&str>, dry_run: bool) -> Result<End, String> {
+pub(super) fn order(admin: &Admin, service: &str, to: Option<&str>, dry_run: bool) -> Result<End, String> {
     let wanted = json!({ "service": service, "to": to, "dry_run": dry_run });
     for line in admin::post(admin, "/switchover", &wanted.to_string())? {
         let line = line.map_err(|e| format!("{admin}: {e}; how it ended is in its log"))?;

@@ -22,6 +22,8 @@ pub struct Environment {
     pub sentinel: GivenCredentials,
     /// `POINTSMAN_HOOK_NAME_TOKEN`, each by its name: the tokens of hooks.
     pub hook_tokens: BTreeMap<String, Secret>,
+    /// `POINTSMAN_ADMIN_TOKEN`
+    pub admin_token: Option<Given<Secret>>,
 }
 
 impl Environment {
@@ -29,7 +31,8 @@ impl Environment {
     pub fn of_process() -> Result<Self, Problems> {
         let backend = of_process("POINTSMAN_BACKEND_USER", "POINTSMAN_BACKEND_PASSWORD")?;
         let sentinel = of_process("POINTSMAN_SENTINEL_USER", "POINTSMAN_SENTINEL_PASSWORD")?;
-        Ok(Self { backend, sentinel, hook_tokens: hook_tokens()? })
+        let admin_token = variable("POINTSMAN_ADMIN_TOKEN")?.map(secret);
+        Ok(Self { backend, sentinel, hook_tokens: hook_tokens()?, admin_token })
     }
 }
 
@@ -48,16 +51,22 @@ fn hook_tokens() -> Result<BTreeMap<String, Secret>, Problem> {
     Ok(tokens)
 }
 
-fn of_process(user: &'static str, password: &'static str) -> Result<GivenCredentials, Problem> {
-    let read = |name: &'static str| match std::env::var(name) {
+fn variable(name: &'static str) -> Result<Option<Given<String>>, Problem> {
+    match std::env::var(name) {
         Ok(value) if !value.is_empty() => Ok(Some(Given::new(value, Place::Named(name)))),
         Ok(_) | Err(std::env::VarError::NotPresent) => Ok(None),
         Err(std::env::VarError::NotUnicode(_)) => {
             Err(Problem::new(&Place::Named(name), "expected UTF-8 text, found something else"))
         }
-    };
-    let secret = |given: Given<String>| Given::new(Secret::new(given.value), given.place);
-    Ok(GivenCredentials { user: read(user)?, password: read(password)?.map(secret), password_file: None })
+    }
+}
+
+fn secret(given: Given<String>) -> Given<Secret> {
+    Given::new(Secret::new(given.value), given.place)
+}
+
+fn of_process(user: &'static str, password: &'static str) -> Result<GivenCredentials, Problem> {
+    Ok(GivenCredentials { user: variable(user)?, password: variable(password)?.map(secret), password_file: None })
 }
 
 /// Puts the given and the environment's together; user and password each take the first of: flag, environment, file.
@@ -125,28 +134,28 @@ pub(super) fn resolve(
     }
 }
 
-/// The one line of a file of its own, which holds what `kind` says. The message names the file and never what is in it.
+/// The one line of a file that holds a secret, `what` it is. The message names the file and never what is in it.
 pub(super) fn read_secret(
-    kind: &str,
+    what: &str,
     path: &Path,
     place: &Place,
     warnings: &mut Vec<Problem>,
 ) -> Result<Secret, Problem> {
-    let problem = |what: String| Problem::new(place, format!("{kind} file {}: {what}", path.display()));
+    let problem = |message: String| Problem::new(place, format!("{what} file {}: {message}", path.display()));
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|e| problem(format!("cannot be read: {e}")))?;
     (&file).take(MAX_SECRET_BYTES + 1).read_to_end(&mut bytes).map_err(|e| problem(format!("cannot be read: {e}")))?;
     if bytes.len() as u64 > MAX_SECRET_BYTES {
-        return Err(problem(format!("expected one line with the {kind}, found more than 4 KiB")));
+        return Err(problem(format!("expected one line with the {what}, found more than 4 KiB")));
     }
     let text = String::from_utf8(bytes).map_err(|_| problem("expected UTF-8 text, found something else".into()))?;
     let line = text.strip_suffix('\n').unwrap_or(&text);
     let line = line.strip_suffix('\r').unwrap_or(line);
     if line.is_empty() {
-        return Err(problem(format!("expected one line with the {kind}, found none")));
+        return Err(problem(format!("expected one line with the {what}, found none")));
     }
     if line.contains('\n') {
-        return Err(problem(format!("expected one line with the {kind}, found several")));
+        return Err(problem(format!("expected one line with the {what}, found several")));
     }
     if is_world_readable(&file) {
         warnings.push(problem("every user of this machine can read it: chmod 640".into()));

@@ -1,6 +1,6 @@
 //! What differs between two configurations, by the names of the keys.
 
-use super::{Config, Limits, LogConfig, ServiceConfig, SlowLogConfig};
+use super::{AdminConfig, Config, Limits, LogConfig, ServiceConfig, SlowLogConfig};
 
 /// Names of the fields that differ. Every field has to be named, so that none is forgotten.
 macro_rules! differing {
@@ -17,7 +17,7 @@ impl Config {
     pub fn difference(&self, other: &Self) -> Vec<&'static str> {
         let mut keys = differing!(self, other, Config {
             workers => ["workers"],
-            admin => ["admin"],
+            admin => [],
             log => [],
             drain_timeout => ["drain_timeout"],
             drain_grace => ["drain_grace"],
@@ -25,6 +25,16 @@ impl Config {
             services => [],
             hooks => [],
         });
+        keys.extend(differing!(&self.admin, &other.admin, AdminConfig {
+            listen => [],
+            token => ["admin_token"],
+            token_for_reads => ["admin_token_for_reads"],
+        }));
+        if !self.admin.is_opened_like(&other.admin) {
+            keys.push("admin");
+        } else if self.admin.listen != other.admin.listen {
+            keys.push("networks or TLS of admin");
+        }
         keys.extend(differing!(&self.log, &other.log, LogConfig {
             level => ["log.level"],
             format => ["log.format"],

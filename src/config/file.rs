@@ -3,7 +3,6 @@
 //! passwords (serde's and toml's own messages repeat the offending value and its line).
 
 use std::io::Read;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,7 +13,7 @@ use super::credentials::is_world_readable;
 use super::error::{Place, Problem, Problems};
 use super::keys::{self, KEYS, Table};
 use super::settings::{
-    Given, GivenCredentials, GivenHook, GivenLimits, GivenListener, GivenService, GivenTls, Settings,
+    Given, GivenAdmin, GivenCredentials, GivenHook, GivenLimits, GivenListener, GivenService, GivenTls, Settings,
 };
 use super::{HOOK_EVENTS, Secret, WebhookUrl, hook, values};
 use crate::addr::AddressMap;
@@ -41,8 +40,9 @@ pub fn load(path: &Path) -> Result<(Settings, Vec<Problem>), Problems> {
     if is_world_readable(&file) {
         let passwords = settings.services.iter().flat_map(|s| [&s.backend.password, &s.sentinel.password]);
         let passwords = passwords.flatten().map(|password| ("password", &password.place));
-        let tokens = settings.hooks.iter().filter_map(|h| Some(("token", &h.token.as_ref()?.place)));
-        for (what, place) in passwords.chain(tokens) {
+        let hooks = settings.hooks.iter().filter_map(|h| Some(("token", &h.token.as_ref()?.place)));
+        let admin = settings.admin.token.iter().map(|token| ("token", &token.place));
+        for (what, place) in passwords.chain(hooks).chain(admin) {
             let advice = format!("chmod 640, or move the {what} to a file of its own");
             let message = format!("a {what} in a file that every user of this machine can read: {advice}");
             warnings.push(Problem::new(place, message));
@@ -95,10 +95,12 @@ impl Reader<'_> {
                 DeValue::Integer(_) => count(v).map(Some),
                 _ => values::workers(string(v)?),
             }),
-            admin: self.take(root, "admin", |v| {
-                let text = string(v)?;
-                text.parse::<SocketAddr>().map_err(|_| format!("expected IP:PORT, found `{text}`"))
-            }),
+            admin: GivenAdmin {
+                listen: self.admin(root),
+                token: self.take(root, "admin_token", |v| string(v).map(Secret::new)),
+                token_file: self.path(root, "admin_token_file"),
+                token_for_reads: self.take(root, "admin_token_for_reads", boolean),
+            },
             drain_timeout: self.take(root, "drain_timeout", duration),
             drain_grace: self.take(root, "drain_grace", duration),
             resolvers: self.list(root, "resolvers", values::name_server),
@@ -224,13 +226,25 @@ impl Reader<'_> {
     /// `listen`: an array of addresses, and of tables where there is more to say than that.
     fn listeners(&mut self, service: &DeTable<'_>) -> Vec<GivenListener> {
         let items = self.array(service, "listen", "addresses");
-        items.into_iter().filter_map(|item| self.listener(item)).collect()
+        items.into_iter().filter_map(|item| self.listener("listen", item)).collect()
     }
 
-    fn listener(&mut self, item: &Value<'_>) -> Option<GivenListener> {
+    /// `admin`: one of what `listen` has, or an array of them.
+    fn admin(&mut self, root: &DeTable<'_>) -> Vec<GivenListener> {
+        match root.get("admin") {
+            None => Vec::new(),
+            Some(value) if matches!(value.get_ref(), DeValue::Array(_)) => {
+                let items = self.array(root, "admin", "addresses");
+                items.into_iter().filter_map(|item| self.listener("admin", item)).collect()
+            }
+            Some(value) => self.listener("admin", value).into_iter().collect(),
+        }
+    }
+
+    fn listener(&mut self, key: &str, item: &Value<'_>) -> Option<GivenListener> {
         let at = item.span().start;
         let DeValue::Table(t) = item.get_ref() else {
-            let address = self.read("listen", item, |v| values::listen_addr(string(v)?));
+            let address = self.read(key, item, |v| values::listen_addr(string(v)?));
             return address.map(GivenListener::from);
         };
         self.refuse_unknown(t, Table::Listen, &[]);

@@ -24,7 +24,7 @@ impl Table {
             Self::Root => "the top of the file",
             Self::Log => "[log]",
             Self::Service => "[[service]]",
-            Self::Listen => "a table in `listen`",
+            Self::Listen => "a table in `listen` or `admin`",
             Self::Limits => "`limits` of a [[service]]",
             Self::Hook => "[[hook]]",
         }
@@ -65,6 +65,9 @@ const fn key(table: Table, name: &'static str, default: Option<&'static str>) ->
 pub const KEYS: &[Key] = &[
     key(Table::Root, "workers", Some("\"auto\"")),
     key(Table::Root, "admin", None),
+    key(Table::Root, "admin_token", None),
+    key(Table::Root, "admin_token_file", None),
+    key(Table::Root, "admin_token_for_reads", Some("false")),
     key(Table::Root, "drain_timeout", Some("\"30s\"")),
     key(Table::Root, "drain_grace", Some("\"0s\"")),
     key(Table::Root, "state_dir", None),

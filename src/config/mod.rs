@@ -3,6 +3,7 @@
 //! The way to it: flags or a TOML file become [`Settings`] (what was given, and where), and [`Settings::resolve`] adds
 //! the environment and the defaults, checks what is only wrong in combination, and gives a [`Config`].
 
+mod admin;
 mod credentials;
 mod difference;
 mod error;
@@ -15,6 +16,7 @@ mod settings;
 mod tls;
 mod values;
 
+pub use admin::{AdminAccess, token_of};
 pub use credentials::Environment;
 pub use error::{Place, Problem, Problems};
 pub use file::load;
@@ -23,7 +25,9 @@ pub use keys::{KEYS, Key, Table};
 pub use listener::{FileAccess, ListenerConfig};
 pub(crate) use resolve::FAILOVER_AFTER_DETECTION;
 pub use resolve::Resolved;
-pub use settings::{Given, GivenCredentials, GivenHook, GivenLimits, GivenListener, GivenService, GivenTls, Settings};
+pub use settings::{
+    Given, GivenAdmin, GivenCredentials, GivenHook, GivenLimits, GivenListener, GivenService, GivenTls, Settings,
+};
 pub use values::{
     AUTO_WORKERS, CLIENT_AUTH, CLIENT_CERT, COMMIT, LOG_FORMAT, VERIFY, duration, endpoint, listen_addr, log_level,
     workers,
@@ -43,8 +47,8 @@ use crate::tls::Outgoing;
 pub struct Config {
     /// Worker threads.
     pub workers: usize,
-    /// Address of the admin HTTP server; none: not served.
-    pub admin: Option<SocketAddr>,
+    /// The admin HTTP server.
+    pub admin: AdminConfig,
     /// How log lines look.
     pub log: LogConfig,
     /// How long a drain may take before what is left is closed.
@@ -57,6 +61,25 @@ pub struct Config {
     pub services: Vec<ServiceConfig>,
     /// Who is told of failovers, names unique.
     pub hooks: Vec<HookConfig>,
+}
+
+/// The admin HTTP server: where it is, and who may use it.
+#[derive(Clone, PartialEq, Debug, Default)]
+pub struct AdminConfig {
+    /// Where it listens; nowhere: it is not served.
+    pub listen: Vec<ListenerConfig>,
+    /// What whoever changes something has to show; none: that has to come from this machine.
+    pub token: Option<Secret>,
+    /// Whether whoever only reads has to show it too.
+    pub token_for_reads: bool,
+}
+
+impl AdminConfig {
+    /// Whether sockets opened as this says are as `other` wants them.
+    pub fn is_opened_like(&self, other: &Self) -> bool {
+        let pairs = self.listen.iter().zip(&other.listen);
+        self.listen.len() == other.listen.len() && pairs.into_iter().all(|(one, other)| one.is_opened_like(other))
+    }
 }
 
 /// How log lines look.

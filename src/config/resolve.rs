@@ -9,8 +9,10 @@ use std::time::Duration;
 
 use super::credentials::{self, Environment};
 use super::error::{Place, Problem, Problems};
-use super::settings::{Given, GivenLimits, GivenService, GivenTls, Settings};
-use super::{ClientAuth, Config, Limits, LogConfig, ServiceConfig, SlowLogConfig, Source, listener, tls};
+use super::settings::{Given, GivenAdmin, GivenLimits, GivenService, GivenTls, Settings};
+use super::{
+    AdminConfig, ClientAuth, Config, Limits, LogConfig, ServiceConfig, SlowLogConfig, Source, admin, listener, tls,
+};
 use crate::addr::ListenAddr;
 use crate::tls::Outgoing;
 
@@ -50,7 +52,7 @@ impl Settings {
         let log = LogConfig::default();
         let config = Config {
             workers: workers.unwrap_or_else(auto),
-            admin: self.admin.as_ref().map(|a| a.value),
+            admin: r.admin(&self.admin),
             log: LogConfig {
                 level: value_or(self.log_level.as_ref(), log.level),
                 format: value_or(self.log_format.as_ref(), log.format),
@@ -107,6 +109,11 @@ pub(super) struct Resolver<'a> {
 }
 
 impl Resolver<'_> {
+    fn admin(&mut self, given: &GivenAdmin) -> AdminConfig {
+        let Self { environment, problems, faults, warnings } = self;
+        admin::resolve(given, environment, &mut tls::Said { problems, faults, warnings })
+    }
+
     fn service(&mut self, s: &GivenService) -> ServiceConfig {
         let before = self.problems.len();
         let Self { environment, problems, warnings, .. } = self;
@@ -340,7 +347,7 @@ impl Resolver<'_> {
 
     fn refuse_equal_addresses(&mut self, settings: &Settings) {
         let listeners = settings.services.iter().flat_map(|s| &s.listen).map(|l| l.address.clone());
-        let admin = settings.admin.as_ref().map(|a| Given::new(ListenAddr::Tcp(a.value), a.place.clone()));
+        let admin = settings.admin.listen.iter().map(|l| l.address.clone());
         // The admin address last: it is the one to move if a service wants it.
         let all: Vec<Given<ListenAddr>> = listeners.chain(admin).collect();
         for (i, second) in all.iter().enumerate() {

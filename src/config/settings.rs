@@ -33,8 +33,8 @@ impl<T> Given<T> {
 pub struct Settings {
     /// `workers`; the inner `None` is `"auto"`.
     pub workers: Option<Given<Option<usize>>>,
-    /// `admin`
-    pub admin: Option<Given<SocketAddr>>,
+    /// `admin` and what begins so.
+    pub admin: GivenAdmin,
     /// `drain_timeout`
     pub drain_timeout: Option<Given<Duration>>,
     /// `drain_grace`
@@ -51,6 +51,26 @@ pub struct Settings {
     pub services: Vec<GivenService>,
     /// The `[[hook]]` blocks in order.
     pub hooks: Vec<GivenHook>,
+}
+
+/// What is said of the admin server.
+#[derive(Clone, Debug, Default)]
+pub struct GivenAdmin {
+    /// `admin`: an address, a table as in `listen`, or several of them.
+    pub listen: Vec<GivenListener>,
+    /// `admin_token`
+    pub token: Option<Given<Secret>>,
+    /// `admin_token_file`
+    pub token_file: Option<Given<PathBuf>>,
+    /// `admin_token_for_reads`
+    pub token_for_reads: Option<Given<bool>>,
+}
+
+impl GivenAdmin {
+    /// Whether a token was given, be it right or wrong.
+    pub(super) fn has_token(&self) -> bool {
+        self.token.is_some() || self.token_file.is_some()
+    }
 }
 
 /// One `[[service]]` block.

@@ -16,6 +16,7 @@ fn stable() -> ServiceStatus {
         master_down: false,
         failing_over: false,
         tilt: false,
+        heard: None,
         error: None,
     };
     ServiceStatus {

@@ -62,6 +62,9 @@ metrics! {
     LAST_RELOAD_SUCCESS_TIMESTAMP = Gauge "pointsman_config_last_reload_success_timestamp_seconds" []
         "Unix time at which the configuration in force was read.";
 
+    ADMIN_REFUSED = Counter "pointsman_admin_requests_refused_total" ["reason"]
+        "Requests to the admin server that were turned away for who sent them.";
+
     CLIENTS = Gauge "pointsman_clients" ["service"]
         "Clients connected now.";
     CLIENTS_MAX = Gauge "pointsman_clients_max" ["service"]
@@ -134,7 +137,9 @@ metrics! {
     CONFIG_EPOCH = Gauge "pointsman_config_epoch" ["service"]
         "Sentinel's own number of the configuration in which the master was confirmed.";
     FLOWING = Gauge "pointsman_flowing" ["service" "traffic"]
-        "1 while this kind of traffic flows to a node, 0 while it is held or refused.";
+        "1 while this kind of traffic flows to a node, 0 while it is held, refused or paused.";
+    PAUSED = Gauge "pointsman_paused" ["service"]
+        "1 while an operator has the service's commands wait (`pointsman pause`), else 0.";
     SETTLED = Gauge "pointsman_settled" ["service"]
         "1 while every reachable node says that it is a replica of the master and every Sentinel in hearing has noticed, else 0.";
     SENTINEL_UP = Gauge "pointsman_sentinel_up" ["service" "sentinel"]

@@ -274,7 +274,9 @@ impl Pool {
             context.give_up_parked(false);
         }
         self.judges.keep_where(|node| self.serves(node));
-        if before.writes.flow == Flow::Flowing && topology.writes.flow != Flow::Flowing {
+        // A pause begins when nothing is under way any more, and what blocks might be for ever.
+        let paused = topology.paused && !before.paused;
+        if paused || before.writes.flow == Flow::Flowing && topology.writes.flow != Flow::Flowing {
             self.withdraw_blocked();
         }
         self.dials.borrow_mut().values_mut().for_each(Dials::forgive);
@@ -283,17 +285,17 @@ impl Pool {
         drop(preparing);
         // Else thousands of writers would ask in vain while the new master is being prepared. What has changed without this
         // (the lease) the next tick sees.
-        let flows = |t: &Topology| (t.reads.flow, t.writes.flow);
+        let flows = |t: &Topology| (t.reads.flow, t.writes.flow, t.paused);
         if flows(&topology) != flows(&before) {
             self.wake_held();
         }
     }
 
-    /// Tells control that no write is under way, if writes are held and that is so. Returns whether there is nothing
+    /// Tells control that no write is under way, if writes are held or paused and that is so. Returns whether there is nothing
     /// left to tell.
     pub fn note_quiet(&self) -> bool {
         let topology = self.context.access.topology();
-        if topology.writes.flow == Flow::Flowing {
+        if topology.writes.flow == Flow::Flowing && !topology.paused {
             return true;
         }
         let quiet = !self.all.borrow().iter().any(|c| c.lost().is_none() && c.owes_write());
@@ -318,16 +320,18 @@ impl Pool {
     pub fn tick(&self) {
         let now = Moment::now();
         let access = &self.context.access;
-        let passes = (matches!(access.reads(now), Pass::To(_)), matches!(access.writes(now), Pass::To(_)));
-        self.halted.note(passes.0, passes.1, Instant::now());
+        let flows = (matches!(access.reads(now), Pass::To(_)), matches!(access.writes(now), Pass::To(_)));
+        self.halted.note(flows.0, flows.1, Instant::now());
         if self.context.has_parked() {
-            if passes.1 {
+            if flows.1 {
                 self.context.unpark_all();
             } else {
                 self.context.unpark(Moment(0));
             }
         }
         self.give_up_overdue(Instant::now());
+        // Who waits in a pause need not ask before its end.
+        let passes = if access.is_paused() { (false, false) } else { flows };
         let (before, at) = self.woken.get();
         // While writes are held and reads flow, those who wait need not ask at every tick; a lease that came back between
         // two ticks is why they ask at all.

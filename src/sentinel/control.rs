@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use super::watcher::{self, Stats};
 use crate::config::ServiceConfig;
 use crate::net::Resolver;
+use crate::topology::pause::PauseOrder;
 use crate::topology::status::ServiceStatus;
 use crate::topology::switchover::Order;
 use crate::topology::{Hint, Link, Topology};
@@ -29,6 +30,8 @@ pub struct ServiceControl {
     pub hints: mpsc::Receiver<Hint>,
     /// Switchovers that are asked for.
     pub orders: mpsc::Receiver<Order>,
+    /// Pauses, and their ends.
+    pub pauses: mpsc::Receiver<PauseOrder>,
     /// Where traffic goes; its receivers are the workers'.
     pub topology: watch::Sender<Arc<Topology>>,
     /// For the admin server.

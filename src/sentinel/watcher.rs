@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -23,6 +23,7 @@ use crate::clock::Moment;
 use crate::config::{ServiceConfig, Source};
 use crate::net::Resolver;
 use crate::topology::failover::{Action, Failover, Level, Settings};
+use crate::topology::pause::PauseOrder;
 use crate::topology::record::RecordCounts;
 use crate::topology::status::{ServiceStatus, WallTime};
 use crate::topology::switchover::{self, Order};
@@ -67,6 +68,8 @@ pub(super) struct Watcher {
     acknowledged: u64,
     /// The highest generation that the machine was told to be prepared.
     prepared: u64,
+    /// Who has ordered a pause that is not carried out yet, and with which publication it is.
+    pausing: Option<(u64, oneshot::Sender<()>)>,
     /// The workers' counts when the open record began.
     counts_before: RecordCounts,
     /// Closed records whose counts are still to be taken: when, which, and the counts before.
@@ -75,9 +78,15 @@ pub(super) struct Watcher {
     actions: Vec<Action>,
 }
 
+/// What is ordered by way of the admin server.
+struct Ordered {
+    switchovers: mpsc::Receiver<Order>,
+    pauses: mpsc::Receiver<PauseOrder>,
+}
+
 /// Watches one service until `shutdown`, or until nobody configures it any more.
 pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: CancellationToken) {
-    let ServiceControl { config: mut configs, links, mut hints, mut orders, topology, status, stats } = control;
+    let ServiceControl { config: mut configs, links, mut hints, orders, pauses, topology, status, stats } = control;
     let config = Arc::clone(&configs.borrow_and_update());
     let (sender, mut events) = mpsc::channel(EVENTS);
     let common = Common::new(&config, resolver, sender);
@@ -101,6 +110,7 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         renewed: now,
         acknowledged: 0,
         prepared: 0,
+        pausing: None,
         counts_before: RecordCounts::default(),
         closed: VecDeque::new(),
         actions: Vec::new(),
@@ -110,7 +120,8 @@ pub(super) async fn run(control: ServiceControl, resolver: Resolver, shutdown: C
         watcher.recall(path);
     }
     watcher.find_master_by(&config);
-    watcher.watch(&mut configs, &mut events, &mut hints, &mut orders, &shutdown).await;
+    let mut ordered = Ordered { switchovers: orders, pauses };
+    watcher.watch(&mut configs, &mut events, &mut hints, &mut ordered, &shutdown).await;
 }
 
 /// What the machine must know of the configuration.
@@ -185,14 +196,14 @@ impl Watcher {
         configs: &mut watch::Receiver<Arc<ServiceConfig>>,
         events: &mut mpsc::Receiver<SentinelEvent>,
         hints: &mut mpsc::Receiver<Hint>,
-        orders: &mut mpsc::Receiver<Order>,
+        orders: &mut Ordered,
         shutdown: &CancellationToken,
     ) {
         let mut renewal = interval(RENEWAL_INTERVAL);
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut housekeeping = interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut hinted, mut ordered) = (true, true);
+        let (mut hinted, mut ordered, mut pausable) = (true, true, true);
         loop {
             let now = Moment::now();
             let due = self.machine.deadline(now).into_iter().chain(self.switchovers.deadline(now)).min();
@@ -218,9 +229,13 @@ impl Watcher {
                     Some(hint) => self.handle(Event::Hint(hint)),
                     None => hinted = false,
                 },
-                order = orders.recv(), if ordered => match order {
+                order = orders.switchovers.recv(), if ordered => match order {
                     Some(order) => self.begin_switchover(order),
                     None => ordered = false,
+                },
+                order = orders.pauses.recv(), if pausable => match order {
+                    Some(order) => self.pause(order),
+                    None => pausable = false,
                 },
                 _ = housekeeping.tick() => self.keep_house(),
             }
@@ -279,6 +294,23 @@ impl Watcher {
         told.into_iter().for_each(|event| self.handle(Event::Switchover(event)));
     }
 
+    /// Pauses or resumes. Whoever has ordered a pause is told once it is carried out.
+    fn pause(&mut self, order: PauseOrder) {
+        self.handle(Event::Paused(order.pause));
+        self.pausing = Some((self.machine.topology().seq, order.done));
+        self.note_pause();
+        self.publish_status(Moment::now());
+    }
+
+    fn note_pause(&mut self) {
+        let paused = self.machine.topology().paused;
+        let reached = if paused { self.links.quiet() } else { self.links.acknowledged() };
+        if let Some((_, done)) = self.pausing.take_if(|(seq, _)| reached >= *seq) {
+            // Who has gone away is not waited for.
+            let _ = done.send(());
+        }
+    }
+
     /// Shows the switchover that is on what happened and how the service stands, until it wants nothing more of the
     /// failover machine.
     fn drive_switchover(&mut self, event: switchover::Event) {
@@ -294,6 +326,7 @@ impl Watcher {
     }
 
     fn note_progress(&mut self) {
+        self.note_pause();
         let acknowledged = self.links.acknowledged();
         if acknowledged > self.acknowledged {
             self.acknowledged = acknowledged;

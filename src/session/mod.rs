@@ -35,7 +35,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
-use crate::backend::{Connection, Downstream, Key, Lost, Terms};
+use crate::backend::{Connection, Downstream, Effect, Key, Lost, Terms};
 use crate::clients::Presence;
 use crate::clock::Moment;
 use crate::insight::Waited;
@@ -456,10 +456,10 @@ impl Session {
     }
 
     /// What commands of this effect may do now.
-    fn pass(&self, effect: crate::backend::Effect) -> Pass {
-        let (now, access) = (Moment::now(), &self.pool.context.access);
+    fn pass(&self, effect: Effect) -> Pass {
+        let now = Moment::now();
         self.presence.client.active(now);
-        if effect == crate::backend::Effect::Read { access.reads(now) } else { access.writes(now) }
+        self.pool.context.access.admits(effect == Effect::Read, now)
     }
 }
 

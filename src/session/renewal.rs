@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::{Session, Step, Wait};
 use crate::backend::{Answer, Audience, Connection, Effect};
+use crate::clock::Moment;
 use crate::metrics::CloseReason;
 use crate::pool::Checkout;
 use crate::topology::Pass;
@@ -80,8 +81,9 @@ impl Session {
         if Instant::now() >= end {
             return Some(Step::Close(CloseReason::StateLost));
         }
-        // Where reads go: writes wait until subscriptions are there.
-        let Pass::To(node) = self.pass(Effect::Read) else {
+        // Where reads go: writes wait until subscriptions are there. Also in a pause, or they would miss what is published
+        // first behind it.
+        let Pass::To(node) = self.pool.context.access.reads(Moment::now()) else {
             self.pool.wait_for_permission(&self.down.wake);
             return Some(Step::Wait(Wait::until(end)));
         };

@@ -44,6 +44,13 @@ impl Session {
         let limit = self.terms.hold_timeout;
         let now = Instant::now();
         let since = self.begin_wait(now);
+        let access = &self.pool.context.access;
+        if access.is_paused() {
+            // For as long as the operator likes: no limit, and none of the time counts afterwards.
+            self.pool.wait_for_permission(&self.down.wake);
+            return Some(Wait { replies: self.down.owed() > 0, ..Wait::SIGNAL });
+        }
+        let since = access.counts_from(since);
         if pass == Pass::Refuse || now.saturating_duration_since(since) >= limit {
             return None;
         }

@@ -1,8 +1,10 @@
 //! One worker's view of what traffic of one service may do: its topology, checked against the lease.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::net::SocketAddr;
 use std::sync::Arc;
+
+use tokio::time::Instant;
 
 use super::{Flow, Link, Topology};
 use crate::clock::Moment;
@@ -26,12 +28,14 @@ pub enum Pass {
 pub struct Access {
     link: Arc<Link>,
     topology: RefCell<Arc<Topology>>,
+    /// When the last pause ended.
+    resumed: Cell<Option<Instant>>,
 }
 
 impl Access {
     /// A view that permits nothing yet.
     pub fn new(link: Arc<Link>) -> Self {
-        Self { link, topology: RefCell::new(Arc::new(Topology::unknown())) }
+        Self { link, topology: RefCell::new(Arc::new(Topology::unknown())), resumed: Cell::new(None) }
     }
 
     /// What control and this worker share.
@@ -46,7 +50,32 @@ impl Access {
 
     /// Replaces the topology; returns the one before.
     pub fn update(&self, topology: Arc<Topology>) -> Arc<Topology> {
-        self.topology.replace(topology)
+        let paused = topology.paused;
+        let before = self.topology.replace(topology);
+        if before.paused && !paused {
+            self.resumed.set(Some(Instant::now()));
+        }
+        before
+    }
+
+    /// Whether an operator has paused the service.
+    pub fn is_paused(&self) -> bool {
+        self.topology.borrow().paused
+    }
+
+    /// When a wait that began at `since` begins to count against `hold_timeout`: the time of a pause does not.
+    pub fn counts_from(&self, since: Instant) -> Instant {
+        self.resumed.get().map_or(since, |resumed| since.max(resumed))
+    }
+
+    /// What a session may do with its next command at `now`: as [`Self::reads`] or [`Self::writes`] have it, but that in a
+    /// pause it waits, even where it would be refused.
+    pub fn admits(&self, a_read: bool, now: Moment) -> Pass {
+        match (self.is_paused(), a_read) {
+            (true, _) => Pass::Wait,
+            (false, true) => self.reads(now),
+            (false, false) => self.writes(now),
+        }
     }
 
     /// What a read may do at `now`.
@@ -107,6 +136,30 @@ mod tests {
         assert!(access.may_write(node, Moment(9)) && !access.may_write(other, Moment(9)));
         let refused = Permission { flow: Flow::Refused, ..flowing };
         access.update(Arc::new(Topology { writes: refused, ..t }));
-        assert_eq!(access.writes(Moment(1)), Pass::Refuse);
+        assert_eq!((access.writes(Moment(1)), access.admits(false, Moment(1))), (Pass::Refuse, Pass::Refuse));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn in_a_pause_sessions_wait_and_connections_go_on() {
+        let node: SocketAddr = "127.0.0.1:6379".parse().unwrap();
+        let access = Access::new(Arc::new(Link::default()));
+        let flowing = Permission { node: Some(node), flow: Flow::Flowing };
+        let grant = Grant { generation: 1, reads: Flow::Flowing, writes: Flow::Flowing, valid_until: Moment(10) };
+        access.link().lease.store(grant);
+        let t = Topology { generation: 1, reads: flowing, writes: flowing, paused: true, ..Topology::unknown() };
+        access.update(Arc::new(t.clone()));
+        assert_eq!([true, false].map(|a_read| access.admits(a_read, Moment(1))), [Pass::Wait; 2]);
+        assert!(access.may_read(node, Moment(1)) && access.may_write(node, Moment(1)), "what was handed on goes out");
+        let refused = Permission { flow: Flow::Refused, ..flowing };
+        access.update(Arc::new(Topology { writes: refused, ..t.clone() }));
+        assert_eq!(access.admits(false, Moment(1)), Pass::Wait, "nothing is refused");
+
+        let began = Instant::now();
+        tokio::time::advance(std::time::Duration::from_secs(60)).await;
+        access.update(Arc::new(Topology { paused: false, ..t }));
+        let end = Instant::now();
+        assert_eq!((access.admits(false, Moment(1)), access.counts_from(began)), (Pass::To(node), end));
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        assert_eq!(access.counts_from(Instant::now()), Instant::now(), "a wait that began behind it counts as ever");
     }
 }

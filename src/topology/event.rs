@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::Hint;
+use super::pause::Pause;
 use crate::addr::Endpoint;
 use crate::clock::Moment;
 
@@ -55,6 +56,8 @@ pub enum Event {
     Prepared(u64),
     /// What a switchover wants of the machine.
     Switchover(SwitchoverEvent),
+    /// An operator pauses the service, or ends the pause.
+    Paused(Pause),
     /// Control was not run for longer than a lease lasts (machine suspended or starved): what it knows is old.
     Gap,
 }

@@ -9,6 +9,7 @@ mod event;
 pub mod failover;
 mod lease;
 mod loss;
+pub mod pause;
 pub mod record;
 pub mod status;
 pub mod switchover;
@@ -55,6 +56,9 @@ pub struct Topology {
     /// For the parked ones that it does not cover: when `writes` flows again in the same generation they are
     /// delivered (there was no promotion), when the generation has changed their clients are closed (unknown outcome).
     pub parked_safe_before: Moment,
+    /// An operator has paused the service: no session hands on another command, whatever flows. What was handed on goes its
+    /// way and is answered: to a pause the master is as good as ever.
+    pub paused: bool,
     /// One sentence for clients that are refused and for the log: why traffic does not flow. Empty when it does.
     pub why: Arc<str>,
 }
@@ -69,6 +73,7 @@ impl Topology {
             reads: held,
             writes: held,
             parked_safe_before: Moment(0),
+            paused: false,
             why: "no master is known yet".into(),
         }
     }

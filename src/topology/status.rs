@@ -125,6 +125,15 @@ pub struct FlowStatus {
     pub flow: FlowWord,
 }
 
+/// A pause that an operator has ordered and that is on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PauseStatus {
+    /// Since when.
+    pub since: WallTime,
+    /// When it ends by itself; none: it lasts until it is ended.
+    pub until: Option<WallTime>,
+}
+
 /// A replica of the service, as it answered when last asked for its role.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct ReplicaStatus {
@@ -162,6 +171,9 @@ pub struct SentinelStatus {
     /// Whether it is in TILT, in which it takes no notice of what is down.
     #[serde(default)]
     pub tilt: bool,
+    /// When it last answered a poll; none if it has not yet.
+    #[serde(default)]
+    pub heard: Option<WallTime>,
     /// What is wrong, in its own words where it answers: `connect refused`, `NOAUTH …`, `does not know this name`.
     pub error: Option<String>,
 }
@@ -194,6 +206,9 @@ pub struct ServiceStatus {
     pub why: String,
     /// Since when `phase` is what it is.
     pub since: WallTime,
+    /// The pause that is on: reads and writes wait, whatever `phase` is.
+    #[serde(default)]
+    pub paused: Option<PauseStatus>,
     /// Whether every reachable node says replica of the master and every Sentinel in hearing has noticed. Before that
     /// Sentinel may promote a node that never followed it, or demote one that was just promoted.
     pub settled: bool,
@@ -239,6 +254,7 @@ impl ServiceStatus {
             writes: held,
             why: "no master is known yet".to_owned(),
             since: WallTime::now(),
+            paused: None,
             settled: false,
             unsettled: None,
             replicas: Vec::new(),

@@ -63,6 +63,7 @@ impl Control {
             links: vec![link.clone()],
             hints: hints_receiver,
             orders: mpsc::channel(1).1,
+            pauses: mpsc::channel(1).1,
             topology: topology_sender,
             status: status_sender,
             stats: Arc::new(RecordCounts::default),

@@ -4,16 +4,20 @@ use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::time::Duration;
 
-use pointsman::admin::{Limits, ServiceSlowLog, SlowLogs};
+use pointsman::addr::ListenAddr;
+use pointsman::admin::{Instruction, Limits, ServiceSlowLog, SlowLogs};
+use pointsman::config::{AdminConfig, FileAccess, ListenerConfig, Secret};
 use pointsman::insight::{Described, HotKeys, Outcome as Became, SlowCommand, Spent};
 use pointsman::metrics::names::{ALL, BUILD_INFO, Metric, TLS_CERTIFICATE_EXPIRY};
 use pointsman::metrics::{CLOSE_REASONS, CloseReason, LATENCY_CLASSES, LatencyClass};
+use pointsman::topology::pause::{Pause, PauseOrder};
 use pointsman::topology::status::WallTime;
 use pointsman::topology::switchover::{Order, Outcome, Report};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::Instant;
 
 use crate::admin_support::{Admin, PATIENCE, failing_over, send, stable, without_master};
+use crate::configuration::Dir;
 
 #[tokio::test]
 async fn promtool_has_nothing_to_say_about_a_scrape() {
@@ -445,7 +449,7 @@ async fn a_reload_is_ordered_and_its_outcome_told() {
     let by_get = admin.get("/reload").await;
     assert_eq!((by_get.status, by_get.header("allow")), (405, Some("POST")));
     assert_eq!(admin.send("POST", "/reload", "Origin: http://example.com\r\n", "").await.status, 403);
-    assert!(admin.reloads.try_recv().is_err(), "neither was passed on");
+    assert!(admin.instructions.try_recv().is_err(), "neither was passed on");
     for (outcome, status, body) in [
         (
             Ok(vec!["service a begins".to_owned(), "changed: workers".to_owned()]),
@@ -454,10 +458,125 @@ async fn a_reload_is_ordered_and_its_outcome_told() {
         ),
         (Err("p.toml:1:1: unknown key `x`".to_owned()), 422, "p.toml:1:1: unknown key `x`\n"),
     ] {
-        let answered = async { admin.reloads.recv().await.unwrap().send(outcome).unwrap() };
+        let answered = async {
+            let Some(Instruction::Reload(done)) = admin.instructions.recv().await else { panic!("no reload") };
+            done.send(outcome).unwrap();
+        };
         let (answer, ()) = tokio::join!(send(admin.address, "POST", "/reload", "", ""), answered);
         assert_eq!((answer.status, answer.body.as_str()), (status, body));
     }
+}
+
+#[tokio::test]
+async fn a_pause_is_ordered_and_told_when_it_is_carried_out() {
+    let mut admin = Admin::start(&["one", "two"]).await;
+    admin.set(stable("two"));
+    let cross_site = "Origin: http://example.com\r\n".to_owned() + JSON;
+    for (headers, body, status) in [
+        ("", r#"{"service": "two"}"#, 415),
+        (&cross_site, r#"{"service": "two"}"#, 403),
+        (JSON, r#"{"service": "two", "for": 1}"#, 400),
+        (JSON, r#"{"service": "two", "for_ms": -1}"#, 400),
+        (JSON, r#"{"service": "three"}"#, 404),
+    ] {
+        for path in ["/pause", "/resume"] {
+            let answer = admin.send("POST", path, headers, body).await;
+            assert_eq!(answer.status, status, "{path} {headers} {body}: {}", answer.body);
+        }
+    }
+    assert!(admin.pauses.iter_mut().all(|orders| orders.try_recv().is_err()), "none of these was passed on");
+
+    let mut pauses = admin.pauses.remove(1);
+    let control = tokio::spawn(async move {
+        let PauseOrder { pause, done } = pauses.recv().await.unwrap();
+        done.send(()).unwrap();
+        (pause, pauses)
+    });
+    let answer = admin.send("POST", "/pause", JSON, r#"{"service": "two", "for_ms": 1500}"#).await;
+    let (pause, mut pauses) = control.await.unwrap();
+    assert_eq!(pause, Pause::Begin(Some(Duration::from_millis(1500))));
+    let told: serde_json::Value = serde_json::from_str(&answer.body).unwrap();
+    assert_eq!((answer.status, &told["carried_out"], &told["waiting"]), (200, &true.into(), &0.into()));
+
+    // What is not carried out in time is told so.
+    let (answer, pause) = tokio::join!(admin.send("POST", "/resume", JSON, r#"{"service": "two"}"#), pauses.recv());
+    assert_eq!(pause.map(|order| order.pause), Some(Pause::End));
+    assert!(answer.status == 200 && answer.body.contains(r#""carried_out":false"#), "{}", answer.body);
+}
+
+#[tokio::test]
+async fn a_log_level_is_checked_before_it_is_set() {
+    let mut admin = Admin::start(&["one"]).await;
+    for (body, status) in [(r#"{"level": "loud"}"#, 422), (r#"{"level": 7}"#, 400), ("debug", 400)] {
+        assert_eq!(admin.send("POST", "/log-level", JSON, body).await.status, status, "{body}");
+    }
+    assert!(admin.instructions.try_recv().is_err(), "none of these was passed on");
+    for (body, wanted) in [(r#"{"level": "debug"}"#, Some("debug")), (r#"{"level": null}"#, None)] {
+        let answered = async {
+            let Some(Instruction::SetLogLevel { level, done }) = admin.instructions.recv().await else {
+                panic!("no level")
+            };
+            assert_eq!(level.as_deref(), wanted);
+            done.send("info".to_owned()).unwrap();
+        };
+        let (answer, ()) = tokio::join!(send(admin.address, "POST", "/log-level", JSON, body), answered);
+        assert_eq!((answer.status, answer.body.as_str()), (200, "{\"level\":\"info\"}\n"));
+    }
+}
+
+#[tokio::test]
+async fn who_has_no_token_is_told_what_is_missing_and_counted() {
+    let listen = vec![ListenerConfig::new("127.0.0.1:0".parse().unwrap())];
+    let config = AdminConfig { listen, token: Some(Secret::new("0123456789abcdef")), token_for_reads: true };
+    let mut admin = Admin::start_as(&["one"], Limits::default(), config.clone()).await;
+    let right = "Authorization: Bearer 0123456789abcdef\r\n";
+    let wrong = "Authorization: Bearer 0123456789abcdeX\r\n";
+    for path in ["/", "/metrics", "/status", "/nowhere"] {
+        for headers in ["", wrong] {
+            let answer = admin.send("GET", path, headers, "").await;
+            assert_eq!((answer.status, answer.header("www-authenticate")), (401, Some("Bearer realm=\"pointsman\"")));
+            assert!(answer.body.starts_with(path) && !answer.body.contains("/switchover"), "{}", answer.body);
+        }
+    }
+    for path in ["/switchover", "/pause", "/resume", "/reload", "/log-level"] {
+        let answer = admin.send("POST", path, JSON, "{}").await;
+        assert!(answer.status == 401 && answer.body.contains("Authorization: Bearer TOKEN"), "{}", answer.body);
+        assert_eq!(admin.send("POST", path, &(wrong.to_owned() + JSON), "{}").await.status, 401);
+    }
+    assert!(admin.instructions.try_recv().is_err(), "nothing was passed on");
+    // Health checks have no token, and are told no more than they need.
+    assert_eq!(admin.get("/readyz").await.body, "ready\n");
+    assert_eq!(admin.get("/livez").await.body, "live\n");
+    let scrape = admin.send("GET", "/metrics", right, "").await;
+    assert!(scrape.body.contains("pointsman_admin_requests_refused_total{reason=\"token\"} 18\n"), "{}", scrape.body);
+    assert!(scrape.body.contains("pointsman_admin_requests_refused_total{reason=\"origin\"} 0\n"));
+
+    // As a reload does it.
+    admin.state.configure(AdminConfig { token: Some(Secret::new("another-0123456789")), ..config.clone() });
+    assert_eq!(admin.send("GET", "/status", right, "").await.status, 401);
+    admin.state.configure(AdminConfig { token_for_reads: false, ..config });
+    assert_eq!(admin.get("/status").await.status, 200);
+}
+
+/// Whoever fills one of the sockets keeps nobody from another.
+#[tokio::test]
+async fn a_unix_socket_is_free_however_full_tcp_is() {
+    let dir = Dir::new("admin-unix");
+    let path = dir.file("admin.sock", "");
+    std::fs::remove_file(&path).unwrap();
+    let access = FileAccess { mode: Some(0o600), ..FileAccess::default() };
+    let unix = ListenerConfig { access, ..ListenerConfig::new(ListenAddr::Unix(path.clone())) };
+    let listen = vec![ListenerConfig::new("127.0.0.1:0".parse().unwrap()), unix];
+    let limits = Limits { connections: 1, header_timeout: PATIENCE * 3, lifetime: PATIENCE * 3, ..Limits::default() };
+    let admin = Admin::start_as(&["one"], limits, AdminConfig { listen, ..AdminConfig::default() }).await;
+    let mut stream = tokio::net::UnixStream::connect(&path).await.unwrap();
+    let _others = (admin.connect().await, admin.connect().await);
+    assert_eq!(admin.get("/livez").await.status, 200);
+    stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("answered in time").unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert_eq!(std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777, 0o600);
 }
 
 #[tokio::test]

@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use pointsman::admin::{AdminState, Limits, ReloadOrder, Watched, serve_with};
-use pointsman::config::{ServiceConfig, Source};
+use pointsman::admin::{AdminState, Instruction, Limits, Watched, serve_with};
+use pointsman::clients::Clients;
+use pointsman::config::{AdminConfig, ListenerConfig, ServiceConfig, Source};
 use pointsman::insight::Insight;
 use pointsman::metrics::ByWorker;
+use pointsman::net::{Listener, bind};
+use pointsman::topology::pause::PauseOrder;
 use pointsman::topology::status::{FlowStatus, FlowWord, Phase, SentinelStatus, ServiceStatus};
 use pointsman::topology::switchover::Order;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -28,12 +31,14 @@ pub(crate) struct Admin {
     /// The same.
     pub(crate) insight: Vec<Insight>,
     pub(crate) state: Arc<AdminState>,
-    /// Reloads that are asked for.
-    pub(crate) reloads: mpsc::Receiver<ReloadOrder>,
+    /// What the app is told to do.
+    pub(crate) instructions: mpsc::Receiver<Instruction>,
     pub(crate) shutdown: CancellationToken,
     pub(crate) server: Option<JoinHandle<()>>,
     /// What is ordered, by service.
     pub(crate) orders: Vec<mpsc::Receiver<Order>>,
+    /// Pauses, by service.
+    pub(crate) pauses: Vec<mpsc::Receiver<PauseOrder>>,
     services: Vec<(String, watch::Sender<Arc<ServiceStatus>>)>,
 }
 
@@ -43,27 +48,56 @@ impl Admin {
     }
 
     pub(crate) async fn start_with(services: &[&str], limits: Limits) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
+        let listen = vec![ListenerConfig::new("127.0.0.1:0".parse().unwrap())];
+        Self::start_as(services, limits, AdminConfig { listen, ..AdminConfig::default() }).await
+    }
+
+    /// The first of the sockets is TCP's.
+    pub(crate) async fn start_as(services: &[&str], limits: Limits, config: AdminConfig) -> Self {
+        let listeners: Vec<Listener> = config.listen.iter().map(|l| bind(l).unwrap()).collect();
+        let Some(Listener::Tcp(_, address)) = listeners.first() else { panic!("TCP comes first") };
+        let address = *address;
         let stats: Vec<_> = services.iter().map(|_| ByWorker::new(2)).collect();
         let insight: Vec<_> = services.iter().map(|_| Insight::new(2)).collect();
         let shutdown = CancellationToken::new();
         let (mut senders, mut orders, mut watched) = (Vec::new(), Vec::new(), Vec::new());
+        let mut pauses = Vec::new();
         for ((name, stats), insight) in services.iter().zip(&stats).zip(&insight) {
             let (sender, status) = watch::channel(Arc::new(ServiceStatus::unknown(name)));
             let (taker, taken) = mpsc::channel(1);
             let source = Source::Static(master().into());
             let config = watch::channel(Arc::new(ServiceConfig::new(*name, Vec::new(), source))).1;
-            let (stats, insight) = (stats.clone(), insight.clone());
-            watched.push(Watched { name: (*name).into(), config, stats, insight, status, orders: taker });
+            let (pauser, paused) = mpsc::channel(1);
+            watched.push(Watched {
+                name: (*name).into(),
+                config,
+                stats: stats.clone(),
+                insight: insight.clone(),
+                status,
+                orders: taker,
+                pauses: pauser,
+                clients: Arc::new(Clients::new(2)),
+            });
+            pauses.push(paused);
             senders.push((name.to_string(), sender));
             orders.push(taken);
         }
         let heartbeats = Arc::new((0..3).map(|_| AtomicU64::new(0)).collect());
-        let (reload_taker, reloads) = mpsc::channel(1);
-        let state = Arc::new(AdminState::new(watch::channel(watched).1, heartbeats, reload_taker));
-        let server = tokio::spawn(serve_with(listener, Arc::clone(&state), limits, shutdown.clone()));
-        Self { address, stats, insight, state, reloads, shutdown, server: Some(server), orders, services: senders }
+        let (instructor, instructions) = mpsc::channel(1);
+        let state = Arc::new(AdminState::new(watch::channel(watched).1, heartbeats, instructor, config));
+        let server = tokio::spawn(serve_with(listeners, Arc::clone(&state), limits, shutdown.clone()));
+        Self {
+            address,
+            stats,
+            insight,
+            state,
+            instructions,
+            shutdown,
+            server: Some(server),
+            orders,
+            pauses,
+            services: senders,
+        }
     }
 
     /// What control would do.
@@ -141,6 +175,7 @@ fn sentinels() -> Vec<SentinelStatus> {
         master_down: false,
         failing_over: false,
         tilt: false,
+        heard: None,
         error: None,
     };
     let lost = SentinelStatus {

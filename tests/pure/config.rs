@@ -42,7 +42,7 @@ fn several_services_with_all_they_can_say() {
     let Resolved { config, warnings, .. } = resolve(&path, &Environment::default()).unwrap();
     assert_eq!(warnings, []);
     assert_eq!((config.workers, config.log.format), (3, LogFormat::Json));
-    assert_eq!(config.admin, Some("[::1]:9600".parse().unwrap()));
+    assert_eq!(config.admin.listen.iter().map(|l| l.address.to_string()).collect::<Vec<_>>(), ["[::1]:9600"]);
     let [cache, fixed] = &config.services[..] else { panic!("two services") };
     let listen: Vec<String> = cache.listen.iter().map(|l| l.address.to_string()).collect();
     assert_eq!(listen, ["127.0.0.1:6379", "unix:/run/cache.sock"]);

@@ -7,7 +7,7 @@ mod timeline;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
-use super::words::{Mood, agrees, count, duration, flow, master, node, said, second, verdict};
+use super::words::{Mood, agrees, count, duration, flow, master, node, said, second, since, verdict, why};
 use super::{Service, Status};
 use crate::topology::record::FailoverRecord;
 use crate::topology::status::{ServiceStatus, WallTime};
@@ -67,8 +67,8 @@ fn section(service: &Service, now: WallTime) -> Markup {
             div class="state" {
                 h2 { (status.service) " " span class={ "badge " (class(mood)) } { (word) } }
                 p class="since" {
-                    "since " time datetime=(status.since) { (second(status.since)) " UTC" } ", "
-                    (duration(now.0.saturating_sub(status.since.0))) " ago"
+                    "since " time datetime=(since(status)) { (second(since(status))) " UTC" } ", "
+                    (duration(now.0.saturating_sub(since(status).0))) " ago"
                 }
                 (facts(service))
                 (replicas(status))
@@ -86,7 +86,7 @@ fn facts(service: &Service) -> Markup {
     let (c, pools) = (service.counts, service.backend_connections);
     html! {
         dl {
-            @if !status.why.is_empty() { dt { "why" } dd class="warn" { (status.why) } }
+            @if let Some(why) = why(status) { dt { "why" } dd class="warn" { (why) } }
             dt { "master" }
             @match master(status) {
                 Some(master) => dd { (master) },
@@ -213,7 +213,14 @@ mod tests {
             status,
         };
         let version = "1".to_owned();
-        let document = Status { version, uptime_seconds: 1.0, workers: 1, draining: false, services: vec![service] };
+        let document = Status {
+            version,
+            uptime_seconds: 1.0,
+            workers: 1,
+            draining: false,
+            log_level: None,
+            services: vec![service],
+        };
         let page = page(&document, WallTime::now());
         assert!(page.contains("&lt;script&gt;alert(1)&lt;/script&gt;") && !page.contains("<script>alert"), "{page}");
         assert!(page.contains("data-service=\"&lt;b&gt;&quot;'&amp;\""), "{page}");

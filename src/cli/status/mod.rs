@@ -14,7 +14,10 @@ use page::Detail;
 
 pub(super) fn run(arguments: &StatusArguments) -> ExitCode {
     let page = if arguments.ready { "/readyz" } else { "/status" };
-    let asked = admin::address(&arguments.admin).and_then(|address| Ok((address, admin::get(address, page)?)));
+    let asked = admin::address(&arguments.admin).and_then(|address| {
+        let text = admin::get(&address, page)?;
+        Ok((address, text))
+    });
     let (address, text) = match asked {
         Ok(asked) => asked,
         Err(why) => return fail(&why, exit::UNAVAILABLE),

@@ -1,6 +1,6 @@
 //! The page that `pointsman status` shows.
 
-use crate::admin::words::{Mood, agrees, count, duration, flow, master, node, said, second, verdict};
+use crate::admin::words::{Mood, agrees, count, duration, flow, master, node, said, second, since, verdict, why};
 use crate::admin::{Service, Status};
 use crate::cli::table::{Cell, Look, Table, Tone};
 use crate::topology::record::FailoverRecord;
@@ -25,6 +25,12 @@ pub(super) fn page(status: &Status, address: &str, detail: Detail, now: WallTime
         let draining = if status.draining { ", DRAINING: it takes no new clients" } else { "" };
         let (version, workers) = (&status.version, count(status.workers as u64, "worker"));
         lines.push(format!("pointsman {version} at {address}, up {uptime}, {workers}{draining}"));
+        if let Some(level) = &status.log_level {
+            lines.push(look.paint(
+                &format!("log level {level}, set while it runs (`log-level default` sets it back)"),
+                Tone::Warn,
+            ));
+        }
         for service in &status.services {
             lines.push(String::new());
             lines.extend(state(service, now, look));
@@ -56,13 +62,14 @@ fn state(service: &Service, now: WallTime, look: Look) -> Vec<String> {
         Mood::Warn => Tone::Warn,
         Mood::Bad => Tone::Bad,
     };
-    let (since, ago) = (second(status.since), duration(now.0.saturating_sub(status.since.0)));
+    let since = since(status);
+    let (since, ago) = (second(since), duration(now.0.saturating_sub(since.0)));
     let name = look.paint(&status.service, Tone::Title);
     let mut lines = vec![format!("{name}: {} since {since} UTC, {ago} ago", look.paint(word, tone))];
 
     let mut facts = Table::default();
-    if !status.why.is_empty() {
-        facts.row(["why".into(), Cell::from(&status.why).toned(tone)]);
+    if let Some(why) = why(status) {
+        facts.row(["why".into(), Cell::from(why).toned(tone)]);
     }
     let none = || Cell::from("none was confirmed since the start").toned(Tone::Bad);
     facts.row(["master".into(), master(status).map_or_else(none, Cell::from)]);

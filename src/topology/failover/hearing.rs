@@ -57,6 +57,7 @@ impl Failover {
             Event::Prepared(generation) => {
                 self.preparing = self.preparing.filter(|_| generation < self.generation);
             }
+            Event::Paused(pause) => self.hear_pause(now, pause, out),
             Event::Switchover(event) => self.hear_switchover(now, event, out),
             Event::Gap => self.forget_all(now, out),
         }

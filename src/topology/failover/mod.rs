@@ -9,6 +9,7 @@
 //! - `trouble`: what is known gives reason to hold;
 //! - `commit`: another master is confirmed;
 //! - `release`: the old one goes on;
+//! - `pause`: what an operator wants, beside all this;
 //! - `switchover`: a planned one holds writes and names the node whose word then suffices;
 //! - `output`: what follows for workers, probes and polls.
 //!
@@ -22,6 +23,7 @@ mod knowledge;
 mod loss;
 mod output;
 mod parked;
+mod pause;
 mod release;
 mod remembered;
 mod roles;
@@ -41,6 +43,7 @@ use crate::config::Commit;
 use knowledge::Knowledge;
 use loss::OpenLoss;
 pub use output::SentinelFacts;
+use pause::Paused;
 use round::{Cause, Previous, Round};
 
 /// How long an announcement that nothing follows holds writes. `+selected-slave` comes 80–150 ms after
@@ -229,6 +232,8 @@ pub struct Failover {
     static_master: Option<SocketAddr>,
     /// What the last process knew.
     remembered: Option<super::Remembered>,
+    /// An operator has the service wait.
+    paused: Option<Paused>,
     published: Topology,
     /// Whether that refuses writes because of the fence alone.
     published_fenced: bool,
@@ -267,6 +272,7 @@ impl Failover {
             first_voice: None,
             static_master: None,
             remembered: None,
+            paused: None,
             published: Topology::unknown(),
             published_fenced: false,
             planned: None,
@@ -321,6 +327,7 @@ impl Failover {
         self.known.note_names(now);
         self.note_agreement(now);
         self.note_majority(now, out);
+        self.end_pause(now, out);
         if self.first_voice.is_none() && self.known.voices().next().is_some() {
             self.first_voice = Some(now);
         }

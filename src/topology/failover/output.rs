@@ -43,6 +43,7 @@ impl Failover {
             reads,
             writes,
             parked_safe_before: self.safe_before(),
+            paused: self.paused.is_some(),
             why: fence.clone().unwrap_or_else(|| self.why(reads, writes, now)).into(),
         };
         if next == self.published {
@@ -240,6 +241,7 @@ impl Failover {
         times.extend(self.agreement.map(|(_, since)| since + LOWER_EPOCH_PATIENCE));
         times.extend(self.suspicion.map(|s| s.since + SUSPECT_PATIENCE));
         times.extend(self.preparing);
+        times.extend(self.pause_ends());
         times.extend(self.minority_since.map(|since| since + FENCE_PATIENCE));
         let confirm = self.settings.confirm_timeout;
         times.extend(self.master.iter().filter_map(|m| m.provisional.as_ref()).map(|(since, _)| *since + confirm));
@@ -276,7 +278,12 @@ impl Failover {
         service: &str,
         facts: impl Fn(SentinelId) -> Option<SentinelFacts>,
     ) -> ServiceStatus {
-        let flow = |p: Permission| FlowStatus { node: p.node, flow: p.flow.into() };
+        // To clients a pause is a hold, whatever flows beneath it.
+        let paused = self.pause_status();
+        let flow = |p: Permission| {
+            let flow = if paused.is_some() { Flow::Held } else { p.flow };
+            FlowStatus { node: p.node, flow: flow.into() }
+        };
         let phase = match (&self.round, &self.master) {
             (None, _) if self.published_fenced => Phase::Fenced,
             (None, _) if self.preparing.is_none() => Phase::Stable,
@@ -304,6 +311,7 @@ impl Failover {
             writes: flow(self.published.writes),
             why: self.published.why.to_string(),
             since: self.recorder.wall(since),
+            paused,
             settled: self.is_settled(),
             unsettled: self.unsettled().filter(|_| master.is_some()),
             replicas: self.replicas(),
@@ -402,6 +410,7 @@ impl Failover {
                     master_down: sentinel.voice().is_some_and(|v| v.master_down),
                     failing_over: sentinel.voice().is_some_and(|v| v.failover_in_progress),
                     tilt: sentinel.tilt,
+                    heard: sentinel.heard.map(|heard| self.recorder.wall(heard)),
                     error: error.or(unknown),
                 })
             })

@@ -132,6 +132,7 @@ impl Kind {
             Event::Switchover(SwitchoverEvent::Hold(_)) => "switchover hold",
             Event::Switchover(SwitchoverEvent::Ordered) => "switchover ordered",
             Event::Switchover(SwitchoverEvent::Released) => "switchover released",
+            Event::Paused(_) => "paused",
             Event::Gap => "gap",
         };
         Self::Other(kind)

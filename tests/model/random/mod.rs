@@ -1,6 +1,7 @@
 //! The machine in random sequences of events: invariants, and what the sequences reach.
 
 mod coverage;
+mod pauses;
 mod steps;
 mod witness;
 

@@ -1,5 +1,6 @@
 //! The program as it is called: exit codes, messages, help, and what `check --online` finds on real servers.
 
+mod console;
 mod status;
 
 use std::fs::File;

@@ -152,5 +152,5 @@ async fn what_is_no_pointsman_is_said_to_be_none() {
     servers.into_iter().for_each(|server| server.join().unwrap());
     let (code, _, err) = ends(&["status"]);
     assert_eq!(code, 69);
-    assert!(err.contains("say which pointsman by --admin IP:PORT or --config FILE"), "{err}");
+    assert!(err.contains("say which pointsman by --admin HOST:PORT, --admin unix:/path or --config FILE"), "{err}");
 }

@@ -8,6 +8,7 @@ mod epochs;
 mod fence;
 mod outages;
 mod paces;
+mod pauses;
 mod remembered;
 mod start;
 mod status;
