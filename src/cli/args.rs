@@ -13,6 +13,7 @@ use crate::config::{
     LogFormat, Settings, VERIFY, duration, endpoint, listen_addr, log_level, workers,
 };
 use crate::demo::DemoArgs;
+use crate::insight::MAX_FOR;
 use crate::metrics::STAGES;
 use crate::tls::Verify;
 
@@ -220,7 +221,7 @@ pub(super) struct HotkeysArguments {
     /// Name of the service.
     pub(super) service: String,
     /// How long the sample is taken, 30s at most. Ctrl-C ends it, and nothing is shown.
-    #[arg(long = "for", value_name = "DURATION", value_parser = duration, default_value = "5s")]
+    #[arg(long = "for", value_name = "DURATION", value_parser = sample_duration, default_value = "5s")]
     pub(super) lasting: Duration,
     /// How many keys are shown.
     #[arg(long, value_name = "N", default_value_t = 20)]
@@ -339,6 +340,11 @@ const SERVICE_FLAGS: [&str; 11] = [
 /// A value of `--workers`; a type of its own since clap takes a bare `Option` for "flag not given".
 #[derive(Clone, Copy, Debug)]
 struct Workers(Option<usize>);
+
+/// How long a sample of keys is taken.
+fn sample_duration(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|d| if d > MAX_FOR { Err(format!("expected {MAX_FOR:?} at most")) } else { Ok(d) })
+}
 
 fn one_of<T: Copy + Send + Sync + 'static>(words: &'static [(&'static str, T)]) -> impl TypedValueParser<Value = T> {
     PossibleValuesParser::new(words.iter().map(|(word, _)| *word))
