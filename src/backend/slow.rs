@@ -117,9 +117,9 @@ fn described(
 }
 
 impl Connection {
-    /// A command of this entry is to be sent again. A pop that comes back has waited as it was told to.
+    /// A command of this entry is to be sent again. What waits by intent has waited as it was told to.
     pub(super) fn note_return(&self, entry: &Entry<Rc<Downstream>>) {
-        if !(entry.class == LatencyClass::Pinned && entry.retry) {
+        if !waits_by_intent(entry, &entry.bytes) {
             entry.to.note_return(entry.queued_at);
         }
     }
@@ -131,7 +131,9 @@ impl Connection {
             return;
         }
         let mut spent = entry.waited.as_deref().map_or_else(Spent::default, |waited| waited.spent);
-        spent.backend += entry.queued_at.elapsed();
+        if !waits_by_intent(entry, command) {
+            spent.backend += entry.queued_at.elapsed();
+        }
         self.context.log_slow(described(self, entry, command, spent, Outcome::Unknown));
     }
 }

@@ -106,7 +106,8 @@ impl Session {
                     self.pool.context.stats.reached(Limit::Pinned);
                     Instant::now()
                 });
-                self.permitted_since.get_or_insert_with(Instant::now);
+                // While traffic is held nobody gives one back.
+                let since = since.max(*self.permitted_since.get_or_insert_with(Instant::now));
                 if since.elapsed() < limits.pin_timeout {
                     return Step::Wait(Wait::until(since + limits.pin_timeout));
                 }
