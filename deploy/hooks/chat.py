@@ -12,6 +12,7 @@ pointsman runs as should be able to read it. Nothing here prints it.
 Exit codes: 0 posted; 1 not posted, and pointsman tries again; 2 wrong usage.
 """
 
+import http.client
 import json
 import sys
 import urllib.error
@@ -65,7 +66,8 @@ def message(told):
 
 def main():
     if len(sys.argv) != 2:
-        sys.exit("usage: chat.py URL_FILE")
+        print("usage: chat.py URL_FILE", file=sys.stderr)
+        return 2
     told = json.load(sys.stdin)
     try:
         with open(sys.argv[1], encoding="ascii") as file:
@@ -73,7 +75,7 @@ def main():
     except (OSError, UnicodeDecodeError) as error:
         print("{}: {}".format(sys.argv[1], error.__class__.__name__), file=sys.stderr)
         return 2
-    if not url.startswith(("http://", "https://")):
+    if len(url.split()) != 1 or not url.startswith(("http://", "https://")):
         print("{}: expected one line with a URL".format(sys.argv[1]), file=sys.stderr)
         return 2
     body = json.dumps(message(told)).encode()
@@ -86,7 +88,7 @@ def main():
         print("the chat answered {}".format(error.code), file=sys.stderr)
     except urllib.error.URLError as error:
         print("the chat cannot be reached: {}".format(error.reason), file=sys.stderr)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         print("the chat cannot be reached: {}".format(error.__class__.__name__), file=sys.stderr)
     return 1
 

@@ -82,6 +82,8 @@ impl Hooks {
         let until = ending.clone();
         std::thread::Builder::new().name("hooks".to_owned()).spawn(move || {
             let _last = last;
+            // Dropped before that: the end is told when what is still run has been killed.
+            let runtime = runtime;
             runtime.block_on(director.run(configs, known, services, until));
         })?;
         self.thread = Some(Thread { ending, ended });

@@ -153,7 +153,14 @@ impl Observer {
                 self.changed = Some((record.number, now));
             }
         }
+        // What an eager commit lacked is on the node that it left, and is not lost if it is undone.
+        let is_open = status.provisional && status.generation == record.generation;
+        let is_undone = status.records.iter().any(|r| {
+            r.number > record.number && r.kind == FailoverKind::Rollback && (r.from, r.to) == (record.to, record.from)
+        });
         if record.offset_lost.is_certain()
+            && !is_open
+            && !is_undone
             && self.losses.insert(record.number, record.offset_lost) != Some(record.offset_lost)
         {
             let text = format!("{service}: {} in failover {}", record.offset_lost, record.number);

@@ -140,6 +140,23 @@ fn a_loss_is_told_when_it_is_certain_and_when_it_is_known_better() {
     assert_eq!(told(&mut seen(), &shown), expected);
 }
 
+/// What the promoted one lacked is on the master that an eager commit has left: lost once that is confirmed, and not if it
+/// is undone.
+#[test]
+fn what_an_eager_commit_lacked_is_told_once_it_is_confirmed() {
+    let lacking =
+        FailoverRecord { offset_lost: OffsetLost::Exact(10), ..record(1, Some((FailoverKind::Planned, A, B))) };
+    let eager = ServiceStatus { provisional: true, generation: 2, ..with(std::slice::from_ref(&lacking)) };
+    let confirmed = ServiceStatus { provisional: false, ..eager.clone() };
+    let back = FailoverRecord { generation: 3, ..record(2, Some((FailoverKind::Rollback, B, A))) };
+    let undone = ServiceStatus { generation: 3, ..with(&[lacking, back]) };
+    let begun = ["failover_begun", "failover_committed"].to_vec();
+    assert_eq!(told(&mut seen(), &[(10, eager.clone()), (20, confirmed)]), [begun.clone(), vec!["loss_known"]]);
+    let told = told(&mut seen(), &[(10, eager), (20, undone)]);
+    assert_eq!(told[0], begun);
+    assert!(!told[1].contains(&"loss_known"), "{told:?}");
+}
+
 #[test]
 fn refusals_are_told_with_their_end() {
     let refused = ServiceStatus { phase: Phase::Unavailable, ..with(&[record(1, None)]) };

@@ -22,6 +22,8 @@ use crate::tls::{Peer, explained};
 
 /// Of an answer's body, which nobody looks at, this is read, so that the other side need not see a reset.
 const BODY_BYTES: usize = 64 * 1024;
+/// How long the rest of an answer may take once its status has come, which is all that counts.
+const REST: Duration = Duration::from_millis(100);
 
 /// Sends it. Whoever waits bounds the time.
 pub(super) async fn post(webhook: &Webhook, json: Bytes, names: &Resolver) -> Result<(), Failure> {
@@ -78,8 +80,9 @@ where
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
     let response = sender.send_request(request).await.map_err(broken)?;
     let judgement = judge(&response);
-    // What is wrong with the rest is no matter.
-    let _ = Limited::new(response.into_body(), BODY_BYTES).collect().await;
+    // Read so that the receiver sees no broken connection. What is wrong with it is no matter, nor whether it ends.
+    let rest = Limited::new(response.into_body(), BODY_BYTES).collect();
+    let _ = tokio::time::timeout(REST, rest).await;
     judgement
 }
 
