@@ -73,7 +73,7 @@ limits: ## every limit at full size, and what the neighbours notice (minutes, on
 # libFuzzer without cargo-fuzz, which takes longer to install than all this: its coverage is a pass of the compiler that
 # the stable toolchain has. `--target` keeps that from build scripts. The sanitizers need a nightly one, and would look
 # for what cannot be in code that forbids `unsafe`.
-FUZZERS := requests replies sessions sentinel
+FUZZERS := requests replies sessions sentinel proxy_header
 FUZZ_TARGET = $(shell rustc -vV | sed -n 's/^host: //p')
 FUZZ_DIR := target/fuzz
 FUZZ_FLAGS := --cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \

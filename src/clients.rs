@@ -155,6 +155,11 @@ impl Client {
         self.deaf.store(deaf, Ordering::Relaxed);
     }
 
+    /// Whether others can tell it nothing.
+    pub fn is_deaf(&self) -> bool {
+        self.deaf.load(Ordering::Relaxed)
+    }
+
     /// It sent a command: its place in the table of commands.
     #[inline]
     pub fn sent(&self, command: usize) {
@@ -280,7 +285,7 @@ impl Clients {
 
     /// Has its worker tell the client that these keys are invalid. Returns whether it can be told.
     pub fn tell(&self, client: &Client, keys: Bytes) -> bool {
-        let hears = !client.deaf.load(Ordering::Relaxed);
+        let hears = !client.is_deaf();
         if hears {
             self.send(client, |errands| {
                 if errands.bytes + keys.len() > MAX_TOLD {

@@ -149,13 +149,22 @@ impl Targets {
     }
 }
 
-/// Accepts the clients of one listener until `stop`, and then those that the kernel has completed already, each for where
-/// `aim` says by then; the listening socket is closed on return. `failed` is for saying that a worker is gone.
+/// How accepting ends.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// Nobody else may come: those that the kernel has completed already are still accepted.
+    pub close: CancellationToken,
+    /// Others have the socket too, and go on with whoever has not been accepted.
+    pub leave: CancellationToken,
+}
+
+/// Accepts the clients of one listener until `stop`, each for where `aim` says by then; the listening socket is closed on
+/// return. `failed` is for saying that a worker is gone.
 pub async fn serve(
-    listener: Listener,
+    listener: Arc<Listener>,
     aim: watch::Receiver<Arc<Destination>>,
     targets: Arc<Targets>,
-    stop: CancellationToken,
+    stop: Stop,
     failed: CancellationToken,
 ) {
     // How many more, once nobody else may come.
@@ -163,7 +172,8 @@ pub async fn serve(
     while left != Some(0) {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled(), if left.is_none() => {
+            () = stop.leave.cancelled() => return,
+            () = stop.close.cancelled(), if left.is_none() => {
                 // As many as can be there: more would come as fast as they are taken.
                 left = Some(aim.borrow().listener.backlog);
                 continue;
@@ -195,7 +205,8 @@ pub async fn serve(
         let pause = destination.pause();
         if !pause.is_zero() {
             tokio::select! {
-                () = stop.cancelled() => {}
+                () = stop.leave.cancelled() => {}
+                () = stop.close.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }

@@ -1,4 +1,5 @@
-//! What signals ask for: SIGTERM and SIGINT drain, and a second one ends at once; SIGHUP has the configuration read again.
+//! What signals ask for: SIGTERM and SIGINT drain, and a second one ends at once; SIGHUP has the configuration read again;
+//! SIGUSR2 has the program started anew in our place.
 
 use std::io;
 
@@ -10,6 +11,7 @@ pub struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user2: Signal,
 }
 
 /// What a signal asks for.
@@ -19,6 +21,8 @@ pub enum Asked {
     End(&'static str),
     /// To read the configuration again.
     Reload,
+    /// To start a successor.
+    Succession,
 }
 
 impl Signals {
@@ -31,7 +35,17 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user2: signal(SignalKind::user_defined2())?,
         })
+    }
+
+    /// The next one that asks to end. Cancel safe; others are ignored meanwhile.
+    pub async fn end(&mut self) -> &'static str {
+        loop {
+            if let Asked::End(signal) = self.next().await {
+                return signal;
+            }
+        }
     }
 
     /// What the next one asks for. Cancel safe.
@@ -40,6 +54,7 @@ impl Signals {
             _ = self.terminate.recv() => Asked::End("SIGTERM"),
             _ = self.interrupt.recv() => Asked::End("SIGINT"),
             _ = self.hangup.recv() => Asked::Reload,
+            _ = self.user2.recv() => Asked::Succession,
         }
     }
 }

@@ -1,6 +1,10 @@
-//! What systemd is told of this process (`sd_notify(3)`): that it is ready, how it stands, that it lives, that it ends.
+//! What systemd is told of this process (`sd_notify(3)`): that it is ready, how it stands, that it lives, that it ends;
+//! and what it is given to keep for the next one.
 
 use std::ffi::OsStr;
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::BorrowedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
@@ -8,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{env, io, process};
 
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -18,6 +23,9 @@ const PACE: Duration = Duration::from_secs(1);
 
 /// What the drain may take longer than `drain_timeout` before systemd kills.
 const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// Longest wait for room for a descriptor, each: it comes once, and may not be lost.
+const KEEPING: Duration = Duration::from_secs(1);
 
 /// A service manager that wants to be told.
 #[derive(Debug)]
@@ -74,6 +82,34 @@ impl ServiceManager {
     pub fn stopping(&self, drain_timeout: Duration) {
         let limit = (drain_timeout + LAST_WORDS).as_micros();
         self.tell(&format!("STOPPING=1\nEXTEND_TIMEOUT_USEC={limit}"));
+    }
+
+    /// Has a listening socket kept for whoever is started after us, by this name: over a restart, and when we die
+    /// (`FDSTORE`). It keeps no two of one socket.
+    ///
+    /// # Errors
+    /// The kernel's. A manager whose `FileDescriptorStoreMax` is reached says nothing but in its own log.
+    pub fn keep(&self, name: &str, socket: BorrowedFd<'_>) -> io::Result<()> {
+        let way = UnixDatagram::unbound()?;
+        way.connect_addr(&self.address)?;
+        way.set_write_timeout(Some(KEEPING))?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        let sockets = [socket];
+        control.push(SendAncillaryMessage::ScmRights(&sockets));
+        let words = format!("FDSTORE=1\nFDNAME={name}");
+        sendmsg(&way, &[IoSlice::new(words.as_bytes())], &mut control, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Has what is kept by this name closed.
+    pub fn forget(&self, name: &str) {
+        self.tell(&format!("FDSTOREREMOVE=1\nFDNAME={name}"));
+    }
+
+    /// Another process is the service from now on; it does the telling.
+    pub fn succeeded_by(&self, process: i32) {
+        self.tell(&format!("MAINPID={process}"));
     }
 
     /// Tells how things stand whenever that changes, and in time for the watchdog that every thread lives. As soon as

@@ -41,6 +41,9 @@ const TICK_IDLE: Duration = Duration::from_secs(1);
 /// waits for that, and the clients with it.
 const QUIET_CHECK: Duration = Duration::from_millis(2);
 
+/// How often it is looked who has been silent for too long.
+const IDLE_CHECK: Duration = Duration::from_secs(1);
+
 /// Clients handed over and not yet taken; accepting waits when it is full.
 pub const INBOX: usize = 1024;
 
@@ -208,6 +211,7 @@ impl Worker {
             open: Rc::default(),
             greeting: Rc::default(),
             leaving: Rc::default(),
+            looked_for_idle: Cell::new(Moment::now()),
             _served: end.served.token(),
         });
         services.borrow_mut().insert(id, Rc::clone(&serving));
@@ -284,10 +288,12 @@ async fn tick(services: Services, load: Arc<Load>, heartbeats: Arc<Vec<AtomicU64
         } else {
             let _ = tokio::time::timeout(TICK_IDLE, load.first.notified()).await;
         }
+        let now = Moment::now();
         for service in services.borrow().values() {
             service.pool.tick();
+            service.close_idle(now);
         }
-        heartbeats[number].store(Moment::now().0, Ordering::Relaxed);
+        heartbeats[number].store(now.0, Ordering::Relaxed);
     }
 }
 
@@ -304,6 +310,7 @@ struct Serving {
     /// Clients that are still to send what comes before their first command.
     greeting: Rc<Cell<usize>>,
     leaving: Rc<Cell<Leave>>,
+    looked_for_idle: Cell<Moment>,
     _served: TaskTrackerToken,
 }
 
@@ -314,6 +321,27 @@ type Open = Rc<RefCell<HashMap<u64, Opened>>>;
 struct Opened {
     downstream: Rc<Downstream>,
     client: Arc<Client>,
+    /// When it had last done something, as it was seen then; and since when it has done nothing.
+    silent: Cell<(Moment, Moment)>,
+}
+
+impl Opened {
+    fn new(downstream: Rc<Downstream>, client: Arc<Client>) -> Self {
+        let silent = Cell::new((client.last().1, Moment::now()));
+        Self { downstream, client, silent }
+    }
+
+    /// For how long it has sent nothing and waited for nothing, as Redis has it for its `timeout`.
+    fn silence(&self, now: Moment) -> Duration {
+        let (before, since) = self.silent.get();
+        let last = self.client.last().1;
+        let waits = self.downstream.owed() > 0 || self.client.is_subscribed() || self.client.is_deaf();
+        if waits || last != before {
+            self.silent.set((last, now));
+            return Duration::ZERO;
+        }
+        now.since(since)
+    }
 }
 
 impl Serving {
@@ -381,7 +409,7 @@ impl Serving {
         let leaving = Rc::clone(&self.leaving);
         let client = Arc::clone(&presence.client);
         let session = Box::new(Session::new(Rc::clone(&self.pool), newcomer.stream, presence, leaving));
-        self.open.borrow_mut().insert(left.id, Opened { downstream: session.downstream(), client });
+        self.open.borrow_mut().insert(left.id, Opened::new(session.downstream(), client));
         Some(session)
     }
 
@@ -409,6 +437,20 @@ impl Serving {
                 if let Some(session) = open.get(&id) {
                     session.downstream.close(CloseReason::Killed);
                 }
+            }
+        }
+    }
+
+    /// Closes clients that have been silent for too long.
+    fn close_idle(&self, now: Moment) {
+        let limit = self.pool.context.terms().client_idle_timeout;
+        if limit.is_zero() || now.since(self.looked_for_idle.get()) < IDLE_CHECK {
+            return;
+        }
+        self.looked_for_idle.set(now);
+        for session in self.open.borrow().values() {
+            if session.silence(now) > limit {
+                session.downstream.tell_silence();
             }
         }
     }

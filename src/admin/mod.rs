@@ -28,7 +28,7 @@ pub use slowlog::{Forgotten, ServiceSlowLog, SlowLogs};
 pub use status::{BackendConnections, Service, Status, record_counts};
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::SystemTime;
 
 use hyper::StatusCode;
@@ -41,7 +41,7 @@ use crate::insight::Insight;
 use crate::metrics::{ByWorker, HookCounts};
 use crate::topology::pause::PauseOrder;
 use crate::topology::status::{ServiceStatus, WallTime};
-use crate::topology::switchover::Order;
+use crate::topology::switchover::{Order, Report};
 use guard::Refused;
 use routes::Answer;
 
@@ -82,6 +82,8 @@ pub struct AdminState {
     log_level: RwLock<Option<String>>,
     reloads: Reloads,
     hooks: HookCounts,
+    /// Where the switchovers that were ordered report, which is for as long as they go on.
+    switchovers: Mutex<Vec<mpsc::WeakSender<Report>>>,
     /// When each thread last did its rounds, as the milliseconds of a [`Moment`]: the workers in their order, then
     /// control. Each thread writes its own once a second; one that has nothing left to do in a drain leaves [`Moment::MAX`].
     heartbeats: Arc<Vec<AtomicU64>>,
@@ -139,6 +141,7 @@ impl AdminState {
             log_level: RwLock::default(),
             reloads,
             hooks: HookCounts::default(),
+            switchovers: Mutex::default(),
             heartbeats,
             started: Moment::now(),
             started_at: SystemTime::now(),
@@ -171,6 +174,19 @@ impl AdminState {
 
     fn log_level(&self) -> Option<String> {
         self.log_level.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a switchover is under way.
+    pub fn is_switching_over(&self) -> bool {
+        let switchovers = self.switchovers.lock().unwrap_or_else(PoisonError::into_inner);
+        switchovers.iter().any(|reports| reports.upgrade().is_some())
+    }
+
+    /// A switchover begins that reports there.
+    fn note_switchover(&self, reports: &mpsc::Sender<Report>) {
+        let mut switchovers = self.switchovers.lock().unwrap_or_else(PoisonError::into_inner);
+        switchovers.retain(|reports| reports.upgrade().is_some());
+        switchovers.push(reports.downgrade());
     }
 
     /// The configuration was read again, and is in force or was refused.

@@ -35,6 +35,7 @@ pub(super) async fn order(state: &AdminState, request: Request<Incoming>) -> Res
     let to = wanted.to.map(|to| to.parse().map_err(bad)).transpose()?;
     let orders = state.service(&wanted.service)?.orders;
     let (reports, lines) = mpsc::channel(REPORTS);
+    state.note_switchover(&reports);
     let busy = |_| body::refusal(StatusCode::SERVICE_UNAVAILABLE, "control does not take orders now");
     orders.try_send(Order { to, dry_run: wanted.dry_run, reports }).map_err(busy)?;
     Ok(Lines(lines))

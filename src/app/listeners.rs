@@ -1,18 +1,24 @@
-//! The listening sockets: which there are, and where the clients that come to each belong.
+//! The listening sockets: which there are, where the clients that come to each belong, and who has them after us.
 
-use std::sync::Arc;
+use std::io;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Weak};
 
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::addr::ListenAddr;
-use crate::config::ListenerConfig;
-use crate::listener::{self, Destination, Targets};
-use crate::net::{self, BindError, Inherited, Listener};
+use crate::config::{ListenerConfig, Shape};
+use crate::listener::{self, Destination, Stop, Targets};
+use crate::net::{BindError, Inherited, Listener, Offered, Role, kept_name};
+use crate::systemd::ServiceManager;
 
 /// Sockets that were bound for addresses at which nobody listened yet.
 pub(super) type Bound = Vec<(ListenAddr, Listener)>;
+
+/// Longest name that systemd keeps a socket by. (No path is as long that is not mostly of other letters than ASCII has.)
+const MAX_NAME: usize = 255;
 
 /// A socket that accepts.
 #[derive(Debug)]
@@ -20,17 +26,38 @@ struct Listening {
     /// As configured: the kernel may have chosen a port.
     address: ListenAddr,
     aim: watch::Sender<Arc<Destination>>,
-    stop: CancellationToken,
+    /// Itself, until it stops.
+    socket: Weak<Listener>,
+    stop: Stop,
+    /// The service manager has it too.
+    kept: bool,
 }
 
-/// All that accept.
-#[derive(Debug, Default)]
+impl Listening {
+    /// Whether it is to stay open when we are gone. A balancer would go on sending clients there, and an address that the
+    /// kernel chose is none that the next process asks for. What systemd opened it keeps anyway.
+    fn is_worth_keeping(&self, socket: &Listener) -> bool {
+        let is_sidecars = self.aim.borrow().config.borrow().shape == Shape::Sidecar;
+        let is_fixed = !matches!(self.address, ListenAddr::Tcp(address) if address.port() == 0);
+        let has_name = kept_name(&self.address).len() <= MAX_NAME;
+        socket.is_ours() && is_sidecars && is_fixed && has_name
+    }
+}
+
+/// The listening sockets of the process.
+#[derive(Debug)]
 pub(super) struct Listeners {
+    manager: Option<Arc<ServiceManager>>,
     open: Vec<Listening>,
     tasks: TaskTracker,
 }
 
 impl Listeners {
+    /// None yet. `manager` is who keeps sockets for the next process.
+    pub(super) fn new(manager: Option<Arc<ServiceManager>>) -> Self {
+        Self { manager, open: Vec::new(), tasks: TaskTracker::new() }
+    }
+
     /// Binds those of `wanted` at whose address nobody listens, unless it was inherited.
     ///
     /// # Errors
@@ -47,10 +74,7 @@ impl Listeners {
                 // Each once: port 0 may be wanted several times.
                 Some(at) => drop(kept.swap_remove(at)),
                 None => {
-                    let open = match inherited.take(listener)? {
-                        Some(open) => open,
-                        None => net::bind(listener)?,
-                    };
+                    let open = inherited.open(listener)?;
                     bound.push((listener.address.clone(), open));
                 }
             }
@@ -78,22 +102,69 @@ impl Listeners {
             } else if let Some(at) = bound.iter().position(|(a, _)| *a == address) {
                 let (_, listener) = bound.swap_remove(at);
                 tracing::info!(service = destination.name(), address = %listener.local_addr(), "listening");
+                listener.leave_file(false);
                 let (aim, aimed) = watch::channel(destination);
-                let stop = CancellationToken::new();
+                let stop = Stop::default();
+                let listener = Arc::new(listener);
+                let socket = Arc::downgrade(&listener);
                 let serve = listener::serve(listener, aimed, Arc::clone(targets), stop.clone(), failed.clone());
                 self.tasks.spawn(serve);
-                self.open.push(Listening { address, aim, stop });
+                self.open.push(Listening { address, aim, socket, stop, kept: false });
             }
         }
-        for listening in before {
+        for mut listening in before {
             tracing::info!(address = %listening.address, "listening no more");
-            listening.stop.cancel();
+            self.keep(&mut listening, false);
+            listening.stop.close.cancel();
         }
+        let mut open = std::mem::take(&mut self.open);
+        for listening in &mut open {
+            let wanted = listening.socket.upgrade().is_some_and(|socket| listening.is_worth_keeping(&socket));
+            self.keep(listening, wanted);
+        }
+        self.open = open;
     }
 
-    /// Closes all sockets.
-    pub(super) async fn close(&self) {
-        self.open.iter().for_each(|listening| listening.stop.cancel());
+    /// Has the service manager keep a socket, or not any more.
+    fn keep(&self, listening: &mut Listening, wanted: bool) {
+        let (Some(manager), Some(socket)) = (&self.manager, listening.socket.upgrade()) else { return };
+        let name = kept_name(&listening.address);
+        if wanted && !listening.kept {
+            match manager.keep(&name, socket.as_fd()) {
+                Ok(()) => listening.kept = true,
+                Err(error) => {
+                    let address = &listening.address;
+                    tracing::warn!(%address, %error, "the service manager cannot keep the socket over a restart");
+                }
+            }
+        } else if !wanted && listening.kept {
+            manager.forget(&name);
+            listening.kept = false;
+        }
+        socket.leave_file(listening.kept);
+    }
+
+    /// The sockets, for a successor.
+    pub(super) fn offered(&self) -> io::Result<Vec<Offered>> {
+        let open = self.open.iter().filter_map(|l| Some((l.address.clone(), l.socket.upgrade()?)));
+        let offer = |(address, socket): (ListenAddr, Arc<Listener>)| {
+            let role = if socket.is_ours() { Role::Listen } else { Role::Lent };
+            Offered::of(role, &address, &socket)
+        };
+        open.map(offer).collect()
+    }
+
+    /// Closes all sockets. Those that `are_shared` with a successor, and those that are kept for one, stay open there, with
+    /// their files and with whoever has not been accepted yet.
+    pub(super) async fn close(&self, are_shared: bool) {
+        for listening in &self.open {
+            if are_shared || listening.kept {
+                listening.socket.upgrade().inspect(|socket| socket.leave_file(true));
+                listening.stop.leave.cancel();
+            } else {
+                listening.stop.close.cancel();
+            }
+        }
         self.tasks.close();
         self.tasks.wait().await;
     }

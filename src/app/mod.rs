@@ -3,25 +3,27 @@
 mod listeners;
 mod reload;
 mod services;
+mod succession;
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::admin::{self, AdminState, Instruction, Reloaded, Watched};
 use crate::clock::Moment;
 use crate::config::{Config, Problems, Resolved, ServiceConfig};
 use crate::hooks::Hooks;
 use crate::listener::{Target, Targets};
-use crate::net::{self, BindError, Handshakes, Inherited, Listener, Resolver};
+use crate::net::{BindError, Handshakes, Inherited, Listener, Offered, Resolver, Role, Successor};
 use crate::sentinel::{self, ServiceControl};
 use crate::shutdown::{Asked, Signals};
 use crate::systemd::ServiceManager;
@@ -29,6 +31,7 @@ use crate::worker::{INBOX, Load, Worker};
 use listeners::{Bound, Listeners};
 use reload::Plan;
 use services::Running;
+use succession::{Before, Succession};
 
 /// Why pointsman could not run, or could not go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +47,9 @@ pub enum Error {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A pointsman that runs did not give us its place.
+    #[error("cannot take over from the pointsman that runs: {0}")]
+    Takeover(String),
     /// A thread ended that must not.
     #[error("a thread has failed, see the log: traffic cannot go on")]
     Failed,
@@ -53,7 +59,7 @@ impl Error {
     /// EX_OSERR of `sysexits.h`, or EX_SOFTWARE for a failure of our own: a supervisor starts us again after either.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Bind(_) | Self::System { .. } => 71,
+            Self::Bind(_) | Self::System { .. } | Self::Takeover(_) => 71,
             Self::Failed => 70,
         }
     }
@@ -74,7 +80,7 @@ pub fn run(config: Config, inherited: Inherited, reloading: Reloading) -> Result
         .build()
         .map_err(system("cannot start the runtime"))?;
     let ended = runtime.block_on(async {
-        let app = App::build(config, inherited, reloading)?;
+        let app = App::build(config, inherited, reloading).await?;
         app.serve().await
     });
     // A task of it waits for workers whose clients have not left. They end with the process.
@@ -107,6 +113,15 @@ impl fmt::Debug for Reloading {
     }
 }
 
+/// Why a process ends that does well.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    /// A signal asked for it, by this name.
+    Signal(&'static str),
+    /// A successor serves.
+    Succeeded,
+}
+
 struct App {
     config: Config,
     reloading: Reloading,
@@ -118,6 +133,11 @@ struct App {
     started: u64,
     /// Until they are served.
     admin: Vec<Listener>,
+    /// Whose sockets we have; it stops once we can serve.
+    before: Option<Before>,
+    /// What of those is not wanted.
+    inherited: Inherited,
+    manager: Option<Arc<ServiceManager>>,
     admin_state: Arc<AdminState>,
     watched: watch::Sender<Vec<Watched>>,
     hooks: Hooks,
@@ -135,11 +155,21 @@ struct App {
 
 impl App {
     /// Binds every socket first, so that nothing is served, and no thread started, if one cannot be had.
-    fn build(config: Config, mut inherited: Inherited, reloading: Reloading) -> Result<Self, Error> {
+    async fn build(config: Config, mut inherited: Inherited, reloading: Reloading) -> Result<Self, Error> {
         let signals = Signals::new().map_err(system("cannot handle signals"))?;
-        let listeners = Listeners::default();
+        let manager = ServiceManager::of_process().map(Arc::new);
+        for name in inherited.release(&config.services) {
+            manager.iter().for_each(|manager| manager.forget(&name));
+        }
+        let mut before = match &config.takeover {
+            Some(path) => Before::ask(path, &mut inherited).await?,
+            None => None,
+        };
+        let listeners = Listeners::new(manager.clone());
         let bound = listeners.bind_new(config.services.iter().flat_map(|s| &s.listen), &mut inherited)?;
-        let admin = config.admin.listen.iter().map(net::bind).collect::<Result<_, _>>()?;
+        let mut nobodys = Inherited::default();
+        let admins = before.as_mut().map_or(&mut nobodys, |before| &mut before.admin);
+        let admin = config.admin.listen.iter().map(|listener| admins.open(listener)).collect::<Result<_, _>>()?;
 
         let heartbeats: Arc<Vec<AtomicU64>> = Arc::new((0..=config.workers).map(|_| AtomicU64::new(0)).collect());
         let mut workers = Vec::new();
@@ -177,6 +207,9 @@ impl App {
             services: Vec::new(),
             started: 0,
             admin,
+            before,
+            inherited,
+            manager,
             admin_state: Arc::new(admin_state),
             watched,
             hooks,
@@ -191,38 +224,59 @@ impl App {
         })
     }
 
-    /// Serves until the first signal, then drains: no new clients; those there leave at a command boundary; what is
-    /// left after `drain_timeout`, or at a second signal, is closed.
+    /// Serves until the first signal, or until a successor does, and drains then.
     async fn serve(mut self) -> Result<(), Error> {
         // Before there are services: what happens to them is told from the beginning.
         self.hooks.configure(&self.config.hooks).map_err(system("cannot start a thread for hooks"))?;
         for service in self.config.services.clone() {
             self.start(service).await?;
         }
+        let mut succession = Succession::prepare(self.config.takeover.as_deref())?;
+        let admin_sockets = self.admin_sockets()?;
+        let admin_files: Vec<_> = self.admin.iter().filter_map(Listener::file).collect();
+        // Behind this nothing may fail: nobody else serves then.
+        if let Some(before) = self.before.take() {
+            tokio::select! {
+                relieved = before.relieve(&self.services) => relieved?,
+                signal = self.signals.end() => {
+                    tracing::info!(signal, "ending; the pointsman that runs goes on");
+                    return Ok(());
+                }
+                () = self.control_stop.cancelled() => return Err(Error::Failed),
+            }
+        }
         let bound = std::mem::take(&mut self.bound);
         self.give_out(bound);
+        std::mem::take(&mut self.inherited).close();
+        succession.show();
         let stop_admin = CancellationToken::new();
         for listener in &self.admin {
             tracing::info!(address = %listener.local_addr(), "admin listening");
+            listener.leave_file(false);
         }
         let listeners = std::mem::take(&mut self.admin);
         let admin = tokio::spawn(admin::serve(listeners, Arc::clone(&self.admin_state), stop_admin.clone()));
-        let manager = ServiceManager::of_process().map(Arc::new);
-        if let Some(manager) = &manager {
+        let informing = self.manager.as_ref().map(|manager| {
             manager.ready(&self.admin_state);
-            tokio::spawn(Arc::clone(manager).keep_informed(Arc::clone(&self.admin_state)));
-        }
+            AbortOnDropHandle::new(tokio::spawn(Arc::clone(manager).keep_informed(Arc::clone(&self.admin_state))))
+        });
 
-        let signal = loop {
+        let end = loop {
+            let offer = || succession::offer(&self.listeners, &admin_sockets, &self.services, &self.admin_state);
             tokio::select! {
+                successor = succession.asked(offer) => match self.yield_to(successor).await {
+                    Ok(()) => break End::Succeeded,
+                    Err(error) => tracing::warn!("takeover: we go on, the other has ended: {error}"),
+                },
                 asked = self.signals.next() => match asked {
-                    Asked::Reload => drop(self.reload_told("SIGHUP", manager.as_deref()).await?),
-                    Asked::End(signal) => break signal,
+                    Asked::Reload => drop(self.reload_told("SIGHUP").await?),
+                    Asked::Succession => succession.start(),
+                    Asked::End(signal) => break End::Signal(signal),
                 },
                 // Whoever asked may have left by the time of the answer.
                 Some(instruction) = self.instructions.recv() => match instruction {
                     Instruction::Reload(done) => {
-                        let _ = done.send(self.reload_told("admin", manager.as_deref()).await?);
+                        let _ = done.send(self.reload_told("admin").await?);
                     }
                     Instruction::SetLogLevel { level, done } => {
                         let _ = done.send(self.log_at(level));
@@ -232,55 +286,87 @@ impl App {
                 () = self.control_stop.cancelled() => return Err(Error::Failed),
             }
         };
-        tracing::info!(signal, "draining");
+        let mut grace = self.config.drain_grace;
         self.admin_state.drain();
-        if let Some(manager) = &manager {
-            manager.stopping(self.config.drain_timeout);
+        match end {
+            End::Signal(signal) => {
+                tracing::info!(signal, "draining");
+                if let Some(manager) = &self.manager {
+                    manager.stopping(self.config.drain_timeout);
+                }
+            }
+            End::Succeeded => {
+                tracing::info!("another pointsman has taken over; draining");
+                // It speaks for the service from now on, and at the address of the admin server too.
+                drop(informing);
+                admin_files.iter().for_each(|file| file.leave(true));
+                stop_admin.cancel();
+                // Nobody who leaves finds a closed port.
+                grace = Duration::ZERO;
+            }
         }
+        drop((admin_sockets, succession));
+        self.drain(grace, end == End::Succeeded).await;
+        stop_admin.cancel();
+        let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
+        Ok(())
+    }
+
+    /// No new clients; those there leave at a command boundary; what is left after `drain_timeout`, or at a second signal,
+    /// is closed.
+    async fn drain(mut self, grace: Duration, has_successor: bool) {
         let end = Instant::now() + self.config.drain_timeout;
-        self.listeners.close().await;
+        self.listeners.close(has_successor).await;
         let loads = self.targets.loads();
         let clients = move || loads.iter().map(|load| load.clients.value()).sum::<u64>();
         tracing::info!(clients = clients(), "nobody can connect any more");
         let (targets, workers) = (self.targets, std::mem::take(&mut self.workers));
         let drained = async {
             // A balancer has to see that the port is closed before it sends elsewhere those who leave here.
-            tokio::time::sleep(self.config.drain_grace).await;
+            tokio::time::sleep(grace).await;
             // With the listeners' this was the last way into the workers' inboxes, which are closed by that.
             drop(targets);
             let _ = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join()))).await;
         };
-        let ended = async {
-            loop {
-                if let Asked::End(signal) = self.signals.next().await {
-                    break signal;
-                }
+        let at_once = tokio::select! {
+            () = drained => {
+                tracing::info!("drained");
+                false
             }
-        };
-        let mut ended = std::pin::pin!(ended);
-        let mut at_once = false;
-        tokio::select! {
-            () = drained => tracing::info!("drained"),
-            signal = &mut ended => {
+            signal = self.signals.end() => {
                 tracing::info!(signal, clients = clients(), "ending at once");
-                at_once = true;
+                true
             }
             () = tokio::time::sleep_until(end) => {
                 tracing::info!(clients = clients(), "drain_timeout has passed; closing what is left");
+                false
             }
-        }
+        };
         if !at_once {
             tokio::select! {
                 () = self.hooks.finish() => {}
-                _ = ended => {}
+                _ = self.signals.end() => {}
             }
         }
-        self.control_stop.cancel();
-        stop_admin.cancel();
-        let _ = tokio::time::timeout(Duration::from_secs(1), admin).await;
         // Threads that are still at work end with the process; waiting for them is what the time-out was for.
+        self.control_stop.cancel();
         drop(self.control);
-        Ok(())
+    }
+
+    /// Gives our place to another process.
+    async fn yield_to(&self, successor: Successor) -> io::Result<()> {
+        // Before the other says anything: it is not heard while we are the service.
+        if let (Some(manager), Some(process)) = (&self.manager, successor.pid) {
+            manager.succeeded_by(process);
+        }
+        successor.yield_to().await
+    }
+
+    /// The admin server's sockets once more, as a successor is offered them.
+    fn admin_sockets(&self) -> Result<Vec<Offered>, Error> {
+        let sockets = self.config.admin.listen.iter().zip(&self.admin);
+        let offered = sockets.map(|(config, socket)| Offered::of(Role::Admin, &config.address, socket));
+        offered.collect::<io::Result<_>>().map_err(system("cannot keep the admin server's sockets"))
     }
 
     async fn start(&mut self, config: ServiceConfig) -> Result<(), Error> {
@@ -309,12 +395,12 @@ impl App {
     }
 
     /// [`Self::reload`], and the service manager knows when it begins and ends.
-    async fn reload_told(&mut self, by: &str, manager: Option<&ServiceManager>) -> Result<Reloaded, Error> {
-        if let Some(manager) = manager {
+    async fn reload_told(&mut self, by: &str) -> Result<Reloaded, Error> {
+        if let Some(manager) = &self.manager {
             manager.reloading();
         }
         let outcome = self.reload(by).await;
-        if let Some(manager) = manager {
+        if let Some(manager) = &self.manager {
             manager.ready(&self.admin_state);
         }
         outcome
@@ -332,9 +418,14 @@ impl App {
             Ok(resolved) => resolved,
             Err(problems) => return refused(problems.to_string()),
         };
-        // What is in use may still be valid, and who has put an old certificate in its place is there to mend it.
-        if !faults.is_empty() {
+        // Who has put a certificate that is not valid in the place of another is there to mend it. One that has expired
+        // where it is used says nothing against any other change.
+        let (used, now) = (self.config.certificates(), SystemTime::now());
+        if config.certificates().iter().any(|new| new.2.is_fault(now) && !used.contains(new)) {
             return refused(Problems(faults).to_string());
+        }
+        for fault in faults {
+            tracing::error!("{fault}");
         }
         let wanted = config.services.iter().flat_map(|s| &s.listen);
         let bound = match self.listeners.bind_new(wanted, &mut Inherited::default()) {
@@ -373,7 +464,8 @@ impl App {
         // What is told to need a restart is told again next time.
         let before = std::mem::replace(&mut self.config, config);
         self.config.log.format = before.log.format;
-        (self.config.workers, self.config.resolvers) = (before.workers, before.resolvers);
+        (self.config.workers, self.config.takeover, self.config.resolvers) =
+            (before.workers, before.takeover, before.resolvers);
         if !self.config.admin.is_opened_like(&before.admin) {
             self.config.admin.listen = before.admin.listen;
         }

@@ -1,5 +1,6 @@
 //! The services that run: each is made of a part on every worker, one in control, and what the admin server sees.
 
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use crate::listener::{Destination, Gate, Targets};
 use crate::metrics::ByWorker;
 use crate::net::Resolver;
 use crate::sentinel::ServiceControl;
-use crate::topology::status::ServiceStatus;
+use crate::topology::status::{FlowWord, ServiceStatus};
 use crate::topology::{Link, Topology};
 use crate::worker::{ServiceEnd, WorkerService};
 
@@ -26,6 +27,10 @@ const HINTS: usize = 256;
 
 /// Orders of each kind on their way to control, which does or refuses them at once.
 const ORDERS: usize = 4;
+
+fn flows(status: &ServiceStatus) -> bool {
+    status.writes.flow == FlowWord::Flowing
+}
 
 /// One service that runs.
 #[derive(Debug)]
@@ -125,6 +130,24 @@ impl Running {
             stats: self.watched.stats.clone(),
             gate: Arc::clone(&self.gate),
         })
+    }
+
+    /// Whether its writes go to a master.
+    pub(super) fn flows(&self) -> bool {
+        flows(&self.watched.status.borrow())
+    }
+
+    /// Why they, or reads, do not.
+    pub(super) fn why(&self) -> String {
+        self.watched.status.borrow().why.clone()
+    }
+
+    /// Waits until they do; for ever if they never do.
+    pub(super) async fn until_flows(&self) {
+        // Control is gone if it says nothing more; whoever waits for it finds that by himself.
+        if self.watched.status.clone().wait_for(|status| flows(status)).await.is_err() {
+            pending().await
+        }
     }
 
     /// As the admin server sees it.

@@ -44,6 +44,8 @@ pub struct Downstream {
     gone: Cell<bool>,
     /// The last bytes pushed are the beginning of a reply whose rest is still to come.
     mid_reply: Cell<bool>,
+    /// Its client has been silent for too long.
+    silent: Cell<bool>,
     /// A reply that pointsman swallowed was an error.
     silent_error: Cell<bool>,
     /// Commands to be sent again, in order, before anything newer.
@@ -91,6 +93,7 @@ impl Downstream {
             fault: Cell::new(None),
             gone: Cell::new(false),
             mid_reply: Cell::new(false),
+            silent: Cell::new(false),
             silent_error: Cell::new(false),
             again: RefCell::default(),
             returned: Cell::new(None),
@@ -126,6 +129,16 @@ impl Downstream {
     /// Why the session must close its client, if it must.
     pub fn fault(&self) -> Option<CloseReason> {
         self.fault.get()
+    }
+
+    /// Whether the client was found to have been silent for too long.
+    pub fn is_silent(&self) -> bool {
+        self.silent.get()
+    }
+
+    /// The client has sent something.
+    pub fn end_silence(&self) {
+        self.silent.set(false);
     }
 
     /// Commands that came back to be sent again, once nothing is owed.
@@ -222,6 +235,12 @@ impl Downstream {
             }
             self.withheld.set(0);
         }
+        self.wake.raise();
+    }
+
+    /// The client has been silent for too long: it is closed unless it waits for something.
+    pub fn tell_silence(&self) {
+        self.silent.set(true);
         self.wake.raise();
     }
 

@@ -32,7 +32,7 @@ Exit codes:
   64  wrong usage
   69  `check --online`: a server does not answer as it should; `status` and all that ask or order something of a
       pointsman that runs: it does not; `hook`: the hook could not be told
-  71  an address cannot be bound
+  71  an address cannot be bound, or the pointsman that runs did not give up its place (`takeover`)
   75  `status`: reads or writes of some service wait or are refused
       `switchover`, `drill`: refused or undone, everything is as before
   78  wrong configuration; `reload`: so nothing has changed

@@ -104,6 +104,7 @@ impl Reader<'_> {
             drain_timeout: self.take(root, "drain_timeout", duration),
             drain_grace: self.take(root, "drain_grace", duration),
             resolvers: self.list(root, "resolvers", values::name_server),
+            takeover: self.take(root, "takeover", |v| values::socket_path(string(v)?)),
             state_dir: self.take(root, "state_dir", |v| match string(v)? {
                 "" => Err("expected the path of a directory".to_owned()),
                 path => Ok(PathBuf::from(path)),
@@ -196,6 +197,7 @@ impl Reader<'_> {
             confirm_timeout: self.take(t, "confirm_timeout", duration),
             silence_threshold: self.take(t, "silence_threshold", duration),
             connect_timeout: self.take(t, "connect_timeout", duration),
+            client_idle_timeout: self.take(t, "client_idle_timeout", duration),
             address_map: self.take(t, "address_map", |v| {
                 let expected = || format!("expected a table of addresses, found {}", kind(v));
                 let pairs = v.as_table().ok_or_else(expected)?.iter();

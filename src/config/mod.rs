@@ -55,6 +55,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// How long of that the clients go on as before, while nobody new can connect.
     pub drain_grace: Duration,
+    /// Unix socket at which a successor is given the listening sockets; none: it is not.
+    pub takeover: Option<PathBuf>,
     /// Name servers to ask; none: those of the system.
     pub resolvers: Vec<SocketAddr>,
     /// The services, at least one, names unique.
@@ -125,6 +127,8 @@ pub struct ServiceConfig {
     pub silence_threshold: Duration,
     /// Longest time for connect and handshake with a backend or Sentinel.
     pub connect_timeout: Duration,
+    /// A client that is silent for longer than this, and waits for nothing, is closed; 0: none is.
+    pub client_idle_timeout: Duration,
     /// Where servers are dialled that cannot be reached as they are announced.
     pub address_map: AddressMap,
     /// TLS towards the Redis servers; none: plain TCP.
@@ -222,6 +226,7 @@ impl ServiceConfig {
             confirm_timeout: Duration::from_secs(5),
             silence_threshold: Duration::from_millis(300),
             connect_timeout: Duration::from_secs(2),
+            client_idle_timeout: Duration::ZERO,
             address_map: AddressMap::default(),
             backend_tls: None,
             sentinel_tls: None,

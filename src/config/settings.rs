@@ -41,6 +41,8 @@ pub struct Settings {
     pub drain_grace: Option<Given<Duration>>,
     /// `state_dir`
     pub state_dir: Option<Given<PathBuf>>,
+    /// `takeover`
+    pub takeover: Option<Given<PathBuf>>,
     /// `resolvers`
     pub resolvers: Vec<Given<SocketAddr>>,
     /// `log.level`
@@ -104,6 +106,8 @@ pub struct GivenService {
     pub silence_threshold: Option<Given<Duration>>,
     /// `connect_timeout`
     pub connect_timeout: Option<Given<Duration>>,
+    /// `client_idle_timeout`
+    pub client_idle_timeout: Option<Given<Duration>>,
     /// `address_map`
     pub address_map: Option<Given<AddressMap>>,
     /// `reissue_pops`
@@ -146,6 +150,7 @@ impl GivenService {
             confirm_timeout: None,
             silence_threshold: None,
             connect_timeout: None,
+            client_idle_timeout: None,
             address_map: None,
             reissue_pops: None,
             fence_without_quorum: None,

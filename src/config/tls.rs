@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::ServiceConfig;
 use super::error::Problem;
 use super::settings::{GivenListener, GivenTls};
+use super::{Config, ServiceConfig};
 use crate::tls::{ClientCert, Fault, Incoming, IncomingSettings, Outgoing, OutgoingSettings, Part, Validity, Verify};
 
 /// What there is to say of TLS, by weight.
@@ -16,6 +16,14 @@ pub(super) struct Said<'a> {
     pub(super) faults: &'a mut Vec<Problem>,
     /// What is suspicious.
     pub(super) warnings: &'a mut Vec<Problem>,
+}
+
+impl Config {
+    /// The certificates that are used, each with the service and the leg that it is for.
+    pub fn certificates(&self) -> Vec<(&str, &'static str, Validity)> {
+        let named = self.services.iter().map(|service| (service.name.as_str(), service.certificates()));
+        named.flat_map(|(name, all)| all.into_iter().map(move |(leg, validity)| (name, leg, validity))).collect()
+    }
 }
 
 impl ServiceConfig {
@@ -140,14 +148,12 @@ pub(super) fn incoming(given: &GivenListener, said: &mut Said<'_>) -> Option<Arc
     }
 }
 
-/// Says which certificates are not valid, or not for much longer. Of an authority that has expired there may be a
-/// successor in the same file.
+/// Says which certificates are not valid, or not for much longer.
 fn judge(validities: &[Validity], problem: impl Fn(Part, &str) -> Problem, said: &mut Said<'_>) {
     let now = SystemTime::now();
     for validity in validities {
         let Some(complaint) = validity.complaint(now) else { continue };
-        let valid = validity.not_before <= now && !validity.has_ended(now);
-        let list = if valid || validity.part == Part::Authorities { &mut *said.warnings } else { &mut *said.faults };
+        let list = if validity.is_fault(now) { &mut *said.faults } else { &mut *said.warnings };
         list.push(problem(validity.part, &complaint));
     }
 }

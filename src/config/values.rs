@@ -1,6 +1,7 @@
 //! From text to value, alike for flags and files. Errors say what was expected; the caller adds where.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -9,6 +10,10 @@ use super::keys::nearest;
 use super::{ClientAuth, Commit, LogFormat, Shape};
 use crate::addr::{AddrError, Endpoint, ListenAddr};
 use crate::tls::{ClientCert, Verify, is_server_name};
+
+/// Longest path of a Unix socket for which a temporary name with a process id beside it still fits into the kernel's
+/// `sockaddr_un`.
+const MAX_SOCKET_PATH: usize = 96;
 
 /// What `workers` may say instead of a number: one per core this process may use.
 pub const AUTO_WORKERS: &str = "auto";
@@ -194,6 +199,15 @@ pub fn log_level(text: &str) -> Result<String, String> {
         return Err(format!("expected at most one level without a module, found {bare}"));
     }
     Ok(text.to_owned())
+}
+
+/// The path of a Unix socket.
+pub(super) fn socket_path(text: &str) -> Result<PathBuf, String> {
+    match text.len() {
+        0 => Err("expected the path of a socket".to_owned()),
+        1..=MAX_SOCKET_PATH => Ok(PathBuf::from(text)),
+        _ => Err(format!("expected the path of a socket of at most {MAX_SOCKET_PATH} bytes, found a longer one")),
+    }
 }
 
 #[cfg(test)]

@@ -65,12 +65,14 @@ pub enum CloseReason {
     Drain,
     /// Another client closed it (`CLIENT KILL`).
     Killed,
+    /// It was silent for longer than `client_idle_timeout`.
+    Idle,
     /// A bug was caught; the connection is dropped rather than shifted by one reply.
     Internal,
 }
 
 /// Label values of [`CloseReason`], in its order.
-pub const CLOSE_REASONS: [&str; 12] = [
+pub const CLOSE_REASONS: [&str; 13] = [
     "client",
     "no_data",
     "proxy_header",
@@ -82,6 +84,7 @@ pub const CLOSE_REASONS: [&str; 12] = [
     "state_lost",
     "drain",
     "killed",
+    "idle",
     "internal",
 ];
 

@@ -4,10 +4,12 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{self, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -33,8 +35,13 @@ pub struct BindError {
     pub reason: String,
 }
 
-/// A bound, listening socket, accepting once it is turned into a [`Listener`] inside a runtime.
-pub enum Listener {
+/// A bound, listening socket inside a runtime.
+pub struct Listener {
+    socket: Listening,
+    is_ours: bool,
+}
+
+enum Listening {
     /// TCP, and the address with the port that the kernel chose.
     Tcp(TcpListener, SocketAddr),
     /// Unix. The file is removed when this is dropped, if it is still ours, and while we still listen: once nobody did,
@@ -64,25 +71,69 @@ pub enum ClientSocket {
 
 /// The file of a Unix socket, by device and inode.
 #[derive(Debug)]
-pub struct SocketFile {
+pub(super) struct SocketFile {
     path: PathBuf,
     /// The path as clients' addresses have it.
     name: Arc<str>,
     /// None: whoever opened the socket removes it.
     inode: Option<(u64, u64)>,
+    /// It stays when we close the socket: somebody else has that too.
+    is_left: Leaving,
+}
+
+/// Whether the file of a Unix socket stays when that is closed, since another process has the socket too.
+#[derive(Clone, Debug, Default)]
+pub struct Leaving(Arc<AtomicBool>);
+
+impl Leaving {
+    /// It does, or does not.
+    pub fn leave(&self, leave: bool) {
+        self.0.store(leave, Ordering::Relaxed);
+    }
 }
 
 impl SocketFile {
+    /// Of a socket that listens there and is ours to remove.
+    ///
+    /// # Errors
+    /// The kernel's, or `NotFound` if there is no socket.
+    pub(super) fn ours(path: &Path) -> io::Result<Self> {
+        let m = std::fs::symlink_metadata(path)?;
+        if !m.file_type().is_socket() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "what is there is not a socket"));
+        }
+        let mut file = Self::of_another(path);
+        file.inode = Some((m.dev(), m.ino()));
+        Ok(file)
+    }
+
     /// Of a socket that was passed to us.
     pub(super) fn of_another(path: &Path) -> Self {
-        Self { path: path.to_owned(), name: path.display().to_string().into(), inode: None }
+        let name = path.display().to_string().into();
+        Self { path: path.to_owned(), name, inode: None, is_left: Leaving::default() }
+    }
+
+    /// Whether it stays when this is dropped.
+    pub(super) fn leave(&self, leave: bool) {
+        self.is_left.leave(leave);
+    }
+
+    /// Puts it in the place of whatever socket is at `path`.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub(super) fn move_to(&mut self, path: &Path) -> io::Result<()> {
+        std::fs::rename(&self.path, path)?;
+        path.clone_into(&mut self.path);
+        Ok(())
     }
 }
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
         // Another process may have bound the path after us; then the file is theirs.
-        if std::fs::symlink_metadata(&self.path).is_ok_and(|m| Some((m.dev(), m.ino())) == self.inode) {
+        let is_there = || std::fs::symlink_metadata(&self.path).is_ok_and(|m| Some((m.dev(), m.ino())) == self.inode);
+        if !self.is_left.0.load(Ordering::Relaxed) && is_there() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
@@ -90,9 +141,9 @@ impl Drop for SocketFile {
 
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Tcp(l, _) => l.fmt(f),
-            Self::Unix(file, _) => file.fmt(f),
+        match &self.socket {
+            Listening::Tcp(l, _) => l.fmt(f),
+            Listening::Unix(file, _) => file.fmt(f),
         }
     }
 }
@@ -104,12 +155,10 @@ impl fmt::Debug for Listener {
 pub fn bind(listener: &ListenerConfig) -> Result<Listener, BindError> {
     let backlog = listener.backlog.into();
     let bound = match &listener.address {
-        ListenAddr::Tcp(a) => bind_tcp(*a, backlog).and_then(|l| {
-            let addr = l.local_addr()?;
-            Ok(Listener::Tcp(TcpListener::from_std(l)?, addr))
-        }),
-        ListenAddr::Unix(path) => bind_unix(path, listener.access, backlog)
-            .and_then(|(file, l)| UnixListener::from_std(l).map(|l| Listener::Unix(file, l))),
+        ListenAddr::Tcp(a) => bind_tcp(*a, backlog).and_then(|socket| Listener::tcp(socket, true)),
+        ListenAddr::Unix(path) => {
+            bind_unix(path, listener.access, backlog).and_then(|(file, socket)| Listener::unix(file, socket, true))
+        }
     };
     bound.map_err(|e| BindError { addr: listener.address.clone(), reason: explain(&listener.address, &e) })
 }
@@ -124,7 +173,6 @@ fn bind_tcp(addr: SocketAddr, backlog: i32) -> io::Result<net::TcpListener> {
     set_options(&socket)?;
     socket.bind(&addr.into())?;
     socket.listen(backlog)?;
-    socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
 
@@ -134,9 +182,7 @@ fn bind_unix(path: &Path, access: FileAccess, backlog: i32) -> io::Result<(Socke
     remove_stale(path)?;
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.bind(&SockAddr::unix(path)?)?;
-    let m = std::fs::symlink_metadata(path)?;
-    let name = path.display().to_string().into();
-    let file = SocketFile { path: path.to_owned(), name, inode: Some((m.dev(), m.ino())) };
+    let file = SocketFile::ours(path)?;
     // Until we listen nobody can connect, whatever the permissions are.
     if access.owner.is_some() || access.group.is_some() {
         unix::fs::lchown(path, access.owner, access.group).map_err(|e| refused("give the socket away", &e))?;
@@ -146,7 +192,6 @@ fn bind_unix(path: &Path, access: FileAccess, backlog: i32) -> io::Result<(Socke
         std::fs::set_permissions(path, mode).map_err(|e| refused("set the socket's mode", &e))?;
     }
     socket.listen(backlog)?;
-    socket.set_nonblocking(true)?;
     Ok((file, socket.into()))
 }
 
@@ -205,12 +250,54 @@ fn explain(addr: &ListenAddr, e: &io::Error) -> String {
     }
 }
 
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Listening::Tcp(l, _) => l.as_fd(),
+            Listening::Unix(_, l) => l.as_fd(),
+        }
+    }
+}
+
 impl Listener {
+    /// A socket that listens already. Must be called inside a runtime with I/O.
+    pub(super) fn tcp(socket: net::TcpListener, is_ours: bool) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Ok(Self { socket: Listening::Tcp(TcpListener::from_std(socket)?, address), is_ours })
+    }
+
+    /// The same of a Unix socket, whose file is there.
+    pub(super) fn unix(file: SocketFile, socket: unix::net::UnixListener, is_ours: bool) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        Ok(Self { socket: Listening::Unix(file, UnixListener::from_std(socket)?), is_ours })
+    }
+
+    /// Whether a pointsman opened it: this one or, if it was handed over, one before. Else it is a socket unit's.
+    pub fn is_ours(&self) -> bool {
+        self.is_ours
+    }
+
+    /// Its file, if it has one, for whoever gives the socket away.
+    pub fn file(&self) -> Option<Leaving> {
+        match &self.socket {
+            Listening::Tcp(..) => None,
+            Listening::Unix(file, _) => Some(file.is_left.clone()),
+        }
+    }
+
+    /// Whether its file, if it has one, stays when we close it, since another process has the socket too.
+    pub fn leave_file(&self, leave: bool) {
+        if let Listening::Unix(file, _) = &self.socket {
+            file.leave(leave);
+        }
+    }
+
     /// The address listened on, with the port the kernel chose.
     pub fn local_addr(&self) -> ListenAddr {
-        match self {
-            Self::Tcp(_, addr) => ListenAddr::Tcp(*addr),
-            Self::Unix(file, _) => ListenAddr::Unix(file.path.clone()),
+        match &self.socket {
+            Listening::Tcp(_, addr) => ListenAddr::Tcp(*addr),
+            Listening::Unix(file, _) => ListenAddr::Unix(file.path.clone()),
         }
     }
 
@@ -219,8 +306,8 @@ impl Listener {
     /// # Errors
     /// The kernel's; `EMFILE` and the like are for the caller to wait out.
     pub async fn accept(&self) -> io::Result<Accepted> {
-        match self {
-            Self::Tcp(listener, addr) => {
+        match &self.socket {
+            Listening::Tcp(listener, addr) => {
                 let (socket, peer) = listener.accept().await?;
                 // What is bound to one address is connected to at no other.
                 let laddr = if addr.ip().is_unspecified() { socket.local_addr()? } else { *addr };
@@ -230,7 +317,7 @@ impl Listener {
                     laddr: ClientAddr::Tcp(laddr),
                 })
             }
-            Self::Unix(file, listener) => {
+            Listening::Unix(file, listener) => {
                 let (socket, _) = listener.accept().await?;
                 // Redis too gives the path of its own side for both.
                 let addr = ClientAddr::Unix(Arc::clone(&file.name));

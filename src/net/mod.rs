@@ -12,6 +12,7 @@ mod outbox;
 mod proxy_header;
 mod rate;
 mod signal;
+mod takeover;
 mod tls;
 mod transport;
 
@@ -19,12 +20,13 @@ pub use backoff::Backoff;
 pub use dial::Dialer;
 pub use dns::{DnsError, Resolver};
 pub use handshake::{HandshakeError, Handshakes};
-pub use inherited::Inherited;
-pub use listen::{Accepted, BindError, ClientSocket, Listener, bind, directory};
+pub use inherited::{Inherited, kept_name};
+pub use listen::{Accepted, BindError, ClientSocket, Leaving, Listener, bind, directory};
 pub use outbox::Outbox;
 pub use proxy_header::{HeaderError, Proxied, is_header_line, receive as receive_proxy_header};
 pub use rate::Rate;
 pub use signal::Signal;
+pub use takeover::{Host, Offer, Offered, Predecessor, READINESS, Role, Successor};
 #[cfg(test)]
 pub(crate) use tls::testing::connected as tls_connected;
 pub use transport::{ReadHalf, Stream, WriteHalf};

@@ -12,6 +12,9 @@ use tokio::net::TcpStream;
 /// what pointsman has no use for, such as a certificate's name.
 const MAX_HEADER: usize = 4096;
 
+/// Longest line of version 1, its end included: so much every receiver has to have room for.
+const MAX_V1: usize = 107;
+
 /// How the two versions begin, as far as both are fixed.
 const V1: &[u8] = b"PROXY ";
 const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
@@ -84,10 +87,15 @@ fn parse(bytes: &[u8]) -> Result<(Option<Proxied>, usize), Error> {
     if !begins_alike(bytes) {
         return Err(Error::Invalid);
     }
+    // A line of version 1 is what is there up to its end, whatever came with it: that may be seen at once, or later.
+    let is_v1 = bytes.starts_with(V1);
+    let end = bytes.iter().take(MAX_V1).position(|byte| is_v1 && *byte == b'\n');
+    if is_v1 && end.is_none() && bytes.len() >= MAX_V1 {
+        return Err(Error::Invalid);
+    }
     let config = ParseConfig { include_tlvs: false, ..ParseConfig::default() };
-    let (header, len) = match ProxyHeader::parse(bytes, config) {
-        // A line of version 1 that has ended says all that it will say.
-        Err(Error::BufferTooShort) if bytes.starts_with(V1) && bytes.contains(&b'\n') => return Err(Error::Invalid),
+    let (header, len) = match ProxyHeader::parse(end.map_or(bytes, |end| &bytes[..=end]), config) {
+        Err(Error::BufferTooShort) if end.is_some() => return Err(Error::Invalid),
         parsed => parsed?,
     };
     let proxied = header.proxied_address().map(|a| Proxied { source: a.source, destination: a.destination });
@@ -184,6 +192,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_not_a_header_is_told_apart() {
         let long = [V1, &[b'1'; 200]].concat();
+        let long_unknown = [V1, b"UNKNOWN ", &[b'x'; 200], b"\r\n"].concat();
         let too_long = v2(1, 0x11, &[0; 5000]);
         for (bytes, expected) in [
             (&b""[..], HeaderError::NoData),
@@ -195,6 +204,8 @@ mod tests {
             (b"PROXY TCP4 1.2.3.4 1.2.3.4 1 65536\r\n", HeaderError::Malformed),
             (b"PROXY TCP5 1.2.3.4 1.2.3.4 1 2\r\n", HeaderError::Malformed),
             (&long, HeaderError::Malformed),
+            (&long_unknown, HeaderError::Malformed),
+            (b"PROXY UNKNOWN\nPING\r\n", HeaderError::Malformed),
             (&too_long, HeaderError::Malformed),
             (&v2(2, 0x11, &[0; 12]), HeaderError::Malformed),
             (&v2(1, 0x11, &[0; 11]), HeaderError::Malformed),
@@ -221,6 +232,21 @@ mod tests {
             };
             if let Ok((_, len)) = parse(&bytes) {
                 prop_assert!(len <= bytes.len());
+            }
+        }
+
+        /// What comes in pieces is judged as soon as it can be, and not otherwise than at once.
+        #[test]
+        fn a_header_is_what_it_is_however_much_of_what_follows_is_seen(
+            version in 0..2usize,
+            tail in proptest::collection::vec(any::<u8>(), 0..60),
+            text in "(TCP4|TCP6|UNKNOWN)?[ 0-9a-f:.]{0,110}(\r|\n|\r\n)?[a-z]{0,60}(\r\n)?",
+        ) {
+            let bytes = if version == 0 { [V1, text.as_bytes()].concat() } else { [V2, &tail].concat() };
+            let judged = |n: &usize| !matches!(parse(&bytes[..*n]), Err(Error::BufferTooShort));
+            if let Some(first) = (1..=bytes.len()).find(judged) {
+                let [first, whole] = [first, bytes.len()].map(|n| parse(&bytes[..n]).ok());
+                prop_assert_eq!(first, whole);
             }
         }
     }

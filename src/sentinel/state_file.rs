@@ -27,7 +27,8 @@ pub(super) fn store(path: &Path, remembered: &impl Serialize) -> io::Result<()> 
         std::fs::create_dir_all(dir)?;
     }
     let mut new = path.as_os_str().to_owned();
-    new.push(".new");
+    // One that drains writes beside its successor.
+    new.push(format!(".{}", std::process::id()));
     std::fs::write(&new, serde_json::to_vec(remembered)?)?;
     std::fs::rename(new, path)
 }

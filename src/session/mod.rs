@@ -350,7 +350,12 @@ impl Session {
             self.not_before = Some(at);
             return Step::Wait(Wait::until(at));
         }
-        self.next_command()
+        let step = self.next_command();
+        let waits_for_client = matches!(step, Step::Wait(Wait { input: true, replies: false, until: None }));
+        if waits_for_client && owed == 0 && self.down.is_silent() {
+            return Step::Close(CloseReason::Idle);
+        }
+        step
     }
 
     /// The configuration has changed, and nothing is owed. Whoever was given pointsman's own user is given the new one;

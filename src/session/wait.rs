@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use super::{Command, Leave, OUTBOX_HIGH, READ_AHEAD, READ_BURST, READ_MAX, READ_MIN, Session, Step, Wait};
+use crate::clock::Moment;
 use crate::metrics::CloseReason;
 use crate::resp::{Kind, OwnError};
 use crate::topology::Pass;
@@ -166,6 +167,10 @@ impl Session {
             Some(Some(Ok(n))) => {
                 self.heard = true;
                 self.pool.context.stats.client_received_bytes.add(n as u64);
+                if !self.terms.client_idle_timeout.is_zero() {
+                    self.presence.client.active(Moment::now());
+                    self.down.end_silence();
+                }
                 self.burst += n;
                 if self.burst >= READ_BURST {
                     self.burst = 0;

@@ -86,6 +86,12 @@ impl Validity {
         self.not_after < now
     }
 
+    /// Whether others refuse to talk to us because of it at this time. Of an authority that has expired there may be a
+    /// successor in the same file.
+    pub fn is_fault(&self, now: SystemTime) -> bool {
+        self.part != Part::Authorities && (self.not_before > now || self.has_ended(now))
+    }
+
     /// What there is to say of it at this time: that it is not valid, or not for much longer.
     pub fn complaint(&self, now: SystemTime) -> Option<String> {
         let what = if self.has_ended(now) {

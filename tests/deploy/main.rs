@@ -5,11 +5,14 @@
 
 mod containers;
 mod hooks;
+mod kept;
+mod managed;
 mod servers;
 mod sockets;
 #[path = "../support/mod.rs"]
 mod support;
 mod systemd;
+mod takeover;
 #[path = "../support/threads.rs"]
 mod threads;
 mod units;

@@ -122,14 +122,15 @@ async fn the_three_nodes_of_deploy_redis_are_switched_over_with_the_rights_that_
 
     // A Sentinel may be the last to hear of another, and a replica to follow.
     let end = Instant::now() + PATIENCE;
-    while let Err(why) = runs(&["switchover", "mymaster", "--dry-run", "--config", &config]).await {
+    let to = servers.nodes[2].to_string();
+    while let Err(why) = runs(&["switchover", "mymaster", "--to", &to, "--dry-run", "--config", &config]).await {
         assert!(Instant::now() < end, "{why}\n{}", servers.logs());
         sleep(Duration::from_millis(200)).await;
     }
     runs(&["check", "--online", "--config", &config]).await.unwrap();
     let mut client = signed_in(listen, "app", "CHANGE-ME-app").await;
     assert_eq!(text(&client.call(&["INCR", "n"], LIMIT).await.unwrap()), "1");
-    let done = runs(&["switchover", "mymaster", "--to", &servers.nodes[2].to_string(), "--config", &config]).await;
+    let done = runs(&["switchover", "mymaster", "--to", &to, "--config", &config]).await;
     let done = done.unwrap_or_else(|why| panic!("{why}\n{}", servers.logs()));
     assert!(done.contains("none was lost"), "{done}");
     assert_eq!(text(&client.call(&["INCR", "n"], LIMIT).await.unwrap()), "2");

@@ -79,6 +79,8 @@ fn resident(process: u32) -> u64 {
 async fn the_service_manager_hears_of_the_start_of_what_changes_and_of_the_end() {
     let manager = Manager::start(Duration::from_secs(60)).await;
     let first = manager.hears(PATIENCE).await.unwrap();
+    assert_eq!(first, format!("FDSTORE=1\nFDNAME=listen-127.0.0.1%3a{}", manager.listen.port()));
+    let first = manager.hears(PATIENCE).await.unwrap();
     assert!(first.starts_with("READY=1\nSTATUS=0 clients; main: no master; reads held"), "{first}");
     // What is said is true at once.
     let mut client = Raw::connect(manager.listen).await;

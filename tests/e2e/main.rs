@@ -3,12 +3,16 @@
 
 #![allow(clippy::unwrap_used, reason = "what a test needs and does not get fails the test")]
 
+#[path = "../operating/tls/certificates.rs"]
+#[allow(dead_code, unreachable_pub, reason = "what other tests need of it")]
+mod certificates;
 mod errors;
 mod ledger;
 mod program;
 mod stage;
 #[path = "../support/mod.rs"]
 mod support;
+mod tls;
 
 use std::time::Duration;
 

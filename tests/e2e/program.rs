@@ -127,6 +127,11 @@ pub(crate) struct Program {
 
 impl Program {
     pub(crate) fn start(spec: &Spec, cluster: &Cluster, redis: SocketAddr) -> Self {
+        Self::start_with(spec, cluster, redis, &[])
+    }
+
+    /// With more variables, each `NAME=VALUE`.
+    pub(crate) fn start_with(spec: &Spec, cluster: &Cluster, redis: SocketAddr, more: &[String]) -> Self {
         let name = [spec.language.name(), spec.file, spec.argument].join(" ").trim().to_owned();
         let key = format!("ledger:{}", name.replace(' ', ":"));
         let file = name.replace(' ', "-");
@@ -141,7 +146,7 @@ impl Program {
             format!("PYTHONPATH={INSTALLED}/python"),
             format!("NODE_PATH={INSTALLED}/node/node_modules"),
         ];
-        let words = environment.into_iter().chain(spec.command());
+        let words = environment.into_iter().chain(more.iter().cloned()).chain(spec.command());
         let file = fs::File::create(&output).unwrap();
         let process = cluster.supervisor().spawn(Path::new("env"), words, Some(file)).unwrap();
         Self { name, key, output, stop, process, resends: spec.resends }

@@ -63,3 +63,44 @@ async fn a_half_closed_client_gets_all_its_replies() {
     assert_eq!(all.iter().filter(|b| **b == b'\n').count(), COMMANDS);
     assert!(all.ends_with(format!(":{COMMANDS}\r\n").as_bytes()));
 }
+
+/// As with Redis' own `timeout`, those who wait for something are not silent.
+#[tokio::test]
+async fn who_is_silent_for_too_long_is_closed_and_who_waits_is_not() {
+    let front = Front::configured("client_idle_timeout = \"300ms\"").await;
+    let client = async |words: &[&str], told: &str| {
+        let mut client = Raw::connect(front.proxy).await;
+        client.send(&command(words)).await;
+        client.until(told.as_bytes()).await;
+        client
+    };
+    let mut subscriber = client(&["SUBSCRIBE", "news"], ":1\r\n").await;
+    let mut monitor = client(&["MONITOR"], "+OK\r\n").await;
+    let mut blocked = Raw::connect(front.proxy).await;
+    blocked.send(&command(&["BLPOP", "queue", "0"])).await;
+    let mut busy = client(&["PING"], "+PONG\r\n").await;
+    for silent in
+        [Raw::connect(front.proxy).await, client(&["PING"], "+PONG\r\n").await, client(&["MULTI"], "+OK\r\n").await]
+    {
+        let mut silent = silent;
+        let goes_on = async {
+            loop {
+                busy.send(&command(&["PING"])).await;
+                busy.until(b"+PONG\r\n").await;
+                sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::select! {
+            rest = silent.rest() => assert_eq!(rest, b""),
+            () = goes_on => {}
+        }
+    }
+    assert_eq!(front.metric("pointsman_clients_closed_total", "reason=\"idle\"").await, 3.0);
+    // The answer comes after longer than the limit, and that is no silence of the client's.
+    busy.send(&[command(&["RPUSH", "queue", "x"]), command(&["PUBLISH", "news", "y"])].concat()).await;
+    busy.until(b":1\r\n:1\r\n").await;
+    blocked.until(b"$1\r\nx\r\n").await;
+    assert_eq!(blocked.ask(&["PING"]).await, "+PONG\r\n");
+    subscriber.until(b"y\r\n").await;
+    monitor.until(b"\"PUBLISH\"").await;
+}

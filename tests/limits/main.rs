@@ -11,6 +11,7 @@ mod malformed;
 mod memory;
 mod named;
 mod neighbours;
+mod noise;
 
 use std::time::Duration;
 

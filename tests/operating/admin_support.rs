@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use pointsman::addr::ListenAddr;
 use pointsman::admin::{AdminState, Instruction, Limits, Watched, serve_with};
 use pointsman::clients::Clients;
 use pointsman::config::{AdminConfig, ListenerConfig, ServiceConfig, Source};
@@ -55,8 +56,7 @@ impl Admin {
     /// The first of the sockets is TCP's.
     pub(crate) async fn start_as(services: &[&str], limits: Limits, config: AdminConfig) -> Self {
         let listeners: Vec<Listener> = config.listen.iter().map(|l| bind(l).unwrap()).collect();
-        let Some(Listener::Tcp(_, address)) = listeners.first() else { panic!("TCP comes first") };
-        let address = *address;
+        let ListenAddr::Tcp(address) = listeners[0].local_addr() else { panic!("TCP comes first") };
         let stats: Vec<_> = services.iter().map(|_| ByWorker::new(2)).collect();
         let insight: Vec<_> = services.iter().map(|_| Insight::new(2)).collect();
         let shutdown = CancellationToken::new();

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use pointsman::demo::cluster::{Cluster, Member, Settings, free_port};
 use pointsman::demo::process::{Process, TempDir};
 use pointsman::demo::proxy::fetch;
+use proxy_header::{ProxiedAddress, ProxyHeader};
 use rustix::process::Signal;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
@@ -17,6 +18,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
 use super::certificates::{Authority, Pair};
 
@@ -36,6 +38,11 @@ struct Front {
 
 impl Front {
     async fn start(keys: impl FnOnce(&Authority) -> String) -> Self {
+        Self::start_with(keys, "").await
+    }
+
+    /// With keys of the service besides those of its listener.
+    async fn start_with(keys: impl FnOnce(&Authority) -> String, service: &str) -> Self {
         let files = TempDir::new().unwrap();
         let authority = Authority::new(files.path(), "authority");
         let cluster = Cluster::start(Settings::single()).await.unwrap();
@@ -46,17 +53,25 @@ impl Front {
         let listen = format!("{{ address = \"127.0.0.1:{port}\", {tls}, {} }}", keys(&authority));
         let text = format!(
             "admin = \"127.0.0.1:{admin}\"\nworkers = 2\n[log]\nlevel = \"debug\"\n[[service]]\nmaster = \"{redis}\"\n\
-             limits.handshake_timeout = \"300ms\"\nlisten = [\"127.0.0.1:{plain_port}\", {listen}]\n"
+             limits.handshake_timeout = \"300ms\"\n{service}\nlisten = [\"127.0.0.1:{plain_port}\", {listen}]\n"
         );
         let path = files.path().join("pointsman.toml");
         std::fs::write(&path, text).unwrap();
+        let process = Self::spawn(&cluster, &files);
+        let front = Self { files, authority, port, plain_port, admin, process, cluster };
+        front.until_stable().await;
+        front
+    }
+
+    fn spawn(cluster: &Cluster, files: &TempDir) -> Process {
         let log = std::fs::File::create(files.path().join("log")).unwrap();
         let binary = Path::new(env!("CARGO_BIN_EXE_pointsman"));
-        let args = ["run", "--config", path.to_str().unwrap()];
-        let process = cluster.supervisor().spawn(binary, args.to_vec(), Some(log)).unwrap();
-        let front = Self { files, authority, port, plain_port, admin, process, cluster };
-        front.until(|_, status| status.replace(' ', "").contains("\"phase\":\"stable\"")).await;
-        front
+        let config = files.path().join("pointsman.toml").display().to_string();
+        cluster.supervisor().spawn(binary, ["run", "--config", &config], Some(log)).unwrap()
+    }
+
+    async fn until_stable(&self) {
+        self.until(|_, status| status.replace(' ', "").contains("\"phase\":\"stable\"")).await;
     }
 
     fn log(&self) -> String {
@@ -202,20 +217,128 @@ async fn certificates_of_clients_are_demanded_and_renewed_ones_are_taken_at_a_re
     staying.wait().unwrap();
 }
 
+impl Front {
+    /// A TLS session on a connection that is there.
+    async fn shake_hands(&self, tcp: TcpStream) -> TlsStream<TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.authority.file).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(roots).with_no_client_auth();
+        TlsConnector::from(Arc::new(config)).connect("localhost".try_into().unwrap(), tcp).await.unwrap()
+    }
+
+    async fn connect(&self) -> TcpStream {
+        TcpStream::connect(("127.0.0.1", self.port)).await.unwrap()
+    }
+}
+
 /// An end that nobody has announced is an error in TLS, since an attacker could have made it.
 #[tokio::test]
 async fn a_client_that_leaves_in_a_drain_is_told_of_the_end() {
     let front = Front::start(|_| String::new()).await;
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&front.authority.file).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    let config = config.with_root_certificates(roots).with_no_client_auth();
-    let tcp = TcpStream::connect(("127.0.0.1", front.port)).await.unwrap();
-    let name = "localhost".try_into().unwrap();
-    let mut client = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.unwrap();
+    let mut client = front.shake_hands(front.connect().await).await;
     client.write_all(b"PING\r\n").await.unwrap();
     client.read_exact(&mut [0; 7]).await.unwrap();
     front.process.signal(Signal::TERM).unwrap();
     assert_eq!(client.read(&mut [0; 16]).await.expect("an end that was announced"), 0);
+}
+
+/// A balancer in TCP mode: its header, in plain, then the client's handshake.
+#[tokio::test]
+async fn behind_a_balancer_the_header_comes_before_the_handshake() {
+    let front = Front::start(|_| "proxy_protocol = [\"127.0.0.1\"]".to_owned()).await;
+    let address = ProxiedAddress::stream("203.0.113.9:40001".parse().unwrap(), "198.51.100.1:6379".parse().unwrap());
+    let mut header = [0; 64];
+    let len = ProxyHeader::with_address(address).encode_to_slice_v2(&mut header).unwrap();
+    for header in [&header[..len], b"PROXY TCP4 203.0.113.9 198.51.100.1 40001 6379\r\n"] {
+        let mut tcp = front.connect().await;
+        tcp.write_all(header).await.unwrap();
+        let mut client = front.shake_hands(tcp).await;
+        client.write_all(b"CLIENT INFO\r\n").await.unwrap();
+        let mut said = vec![0; 4096];
+        let n = client.read(&mut said).await.unwrap();
+        let said = String::from_utf8_lossy(&said[..n]).into_owned();
+        assert!(said.contains(" addr=203.0.113.9:40001 laddr=198.51.100.1:6379 "), "{said}");
+    }
+    // TLS where the header is due is none.
+    let mut early = front.connect().await;
+    early.write_all(&[0x16, 3, 1, 2, 0, 1, 0, 1, 0xfc, 3, 3, 0, 0, 0, 0, 0]).await.unwrap();
+    let mut said = Vec::new();
+    let _ = early.read_to_end(&mut said).await;
+    assert!(said.starts_with(b"-DENIED pointsman: a PROXY header was expected, and other bytes came"), "{said:?}");
+}
+
+/// What is wrong with a certificate in use is a reason to change things, not against it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_certificate_in_use_stands_in_the_way_of_no_reload_and_a_new_one_does() {
+    let mut front = Front::start(|_| String::new()).await;
+    let (file, key) = (front.files.path().join("front.crt"), front.files.path().join("front.key"));
+    let valid = [&file, &key].map(|path| std::fs::read(path).unwrap());
+    let configuration = front.files.path().join("pointsman.toml");
+    let change = |from: &str, to: &str| {
+        let text = std::fs::read_to_string(&configuration).unwrap().replace(from, to);
+        std::fs::write(&configuration, text).unwrap();
+        front.process.signal(Signal::HUP).unwrap();
+    };
+    // Put in the place of one that is good.
+    let end = SystemTime::now() + Duration::from_secs(3);
+    front.authority.issue_until("front", &["localhost"], SystemTime::now() - Duration::from_secs(60));
+    change("300ms", "301ms");
+    front.logged("not reloaded: ").await;
+    assert!(front.log().contains("the certificate of CN=front expired on "), "{}", front.log());
+    assert_eq!(front.ask(None, &["PING"]), "PONG\n");
+    let expired = "pointsman_config_last_reload_successful";
+    assert_eq!(front.metric(expired).await, 0.0);
+
+    // It expires while it is used.
+    front.authority.issue_until("front", &["localhost"], end);
+    change("301ms", "302ms");
+    front.logged("reloaded: service redis changed").await;
+    while SystemTime::now() < end + Duration::from_secs(1) {
+        sleep(Duration::from_millis(50)).await;
+    }
+    assert_ne!(front.ask(None, &["PING"]), "PONG\n", "clients refuse it");
+    change("302ms", "303ms");
+    front.until(|log, _| log.matches("reloaded: service redis changed").count() == 2).await;
+    assert_eq!(front.metric(expired).await, 1.0);
+    assert_eq!(front.log().matches("the certificate of CN=front expired on ").count(), 2, "{}", front.log());
+
+    for (path, bytes) in [&file, &key].into_iter().zip(valid) {
+        std::fs::write(path, bytes).unwrap();
+    }
+    front.process.signal(Signal::HUP).unwrap();
+    front.until(|log, _| log.matches("reloaded: service redis changed").count() == 3).await;
+    assert_eq!(front.ask(None, &["PING"]), "PONG\n");
+
+    // Nor does it keep anybody from starting: those of the plain port are served.
+    front.authority.issue_until("front", &["localhost"], SystemTime::now() - Duration::from_secs(60));
+    front.process.kill().unwrap();
+    front.process = Front::spawn(&front.cluster, &front.files);
+    front.until_stable().await;
+    assert!(front.log().contains("ERROR") && front.log().contains("expired on "), "{}", front.log());
+    let expires = "pointsman_tls_certificate_expiry_timestamp_seconds{service=\"redis\",leg=\"client\"";
+    let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
+    assert!(front.metric(expires).await < since_1970);
+    let mut plain = TcpStream::connect(("127.0.0.1", front.plain_port)).await.unwrap();
+    plain.write_all(b"PING\r\n").await.unwrap();
+    plain.read_exact(&mut [0; 7]).await.unwrap();
+}
+
+/// A handshake for every client too many is what the limit is to spare us: the connection is closed, and it is counted.
+#[tokio::test]
+async fn one_client_too_many_is_closed_before_its_handshake() {
+    let front = Front::start_with(|_| String::new(), "limits.max_clients = 1").await;
+    let mut first = front.shake_hands(front.connect().await).await;
+    first.write_all(b"PING\r\n").await.unwrap();
+    first.read_exact(&mut [0; 7]).await.unwrap();
+    let mut second = front.connect().await;
+    let mut said = Vec::new();
+    let _ = second.read_to_end(&mut said).await;
+    assert_eq!(said, b"");
+    let refused = "pointsman_clients_rejected_total{service=\"redis\",reason=\"max_clients\"";
+    assert_eq!(front.metric(refused).await, 1.0);
+    front.logged("1 clients are connected (limits.max_clients)").await;
+    first.write_all(b"PING\r\n").await.unwrap();
+    first.read_exact(&mut [0; 7]).await.expect("it goes on");
 }

@@ -1,0 +1,186 @@
+//! One process after the other at the same addresses: what is taken over from a predecessor, and given to a successor.
+
+use std::env;
+use std::future::pending;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::Error;
+use super::listeners::Listeners;
+use super::services::Running;
+use crate::admin::AdminState;
+use crate::net::{BindError, Host, Inherited, Offer, Offered, Predecessor, READINESS, Successor};
+
+/// What tells a process which descriptors and which watchdog are its own: not of use to its child.
+const OF_ONE_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+
+/// A process that is there before us, and goes on until it is relieved.
+#[derive(Debug)]
+pub(super) struct Before {
+    predecessor: Predecessor,
+    /// Its admin server's sockets, each until it is taken.
+    pub(super) admin: Inherited,
+    /// Services whose writes flow there.
+    flowing: Vec<String>,
+}
+
+impl Before {
+    /// Asks whoever listens at `path` for its sockets; nobody needs to be there.
+    ///
+    /// # Errors
+    /// Somebody is there, and does not give up anything.
+    pub(super) async fn ask(path: &Path, inherited: &mut Inherited) -> Result<Option<Self>, Error> {
+        let Some((offer, predecessor)) = Predecessor::ask(path).await.map_err(cannot)? else { return Ok(None) };
+        tracing::info!(sockets = offer.sockets.len(), "taking over from the pointsman that runs");
+        let (admin, flowing) = offer.divide(inherited);
+        Ok(Some(Self { predecessor, admin, flowing }))
+    }
+
+    /// Waits until these services can serve where it can, then has it end. With less than it has we would be worse.
+    ///
+    /// # Errors
+    /// It goes on.
+    pub(super) async fn relieve(self, services: &[Running]) -> Result<(), Error> {
+        let flowing = || services.iter().filter(|service| self.flowing.contains(&service.config().name));
+        let all = async {
+            for service in flowing() {
+                service.until_flows().await;
+            }
+        };
+        if timeout(READINESS, all).await.is_err()
+            && let Some(service) = flowing().find(|service| !service.flows())
+        {
+            let (name, limit) = (&service.config().name, READINESS.as_secs());
+            let why = format!("writes of `{name}` flow there, and not here within {limit} s: {}", service.why());
+            return Err(cannot(io::Error::other(why)));
+        }
+        self.predecessor.relieve().await.map_err(cannot)?;
+        self.admin.close();
+        Ok(())
+    }
+}
+
+fn cannot(error: io::Error) -> Error {
+    Error::Takeover(error.to_string())
+}
+
+/// Where successors ask, and the one that is being dealt with.
+#[derive(Debug)]
+pub(super) struct Succession {
+    host: Option<(PathBuf, Host)>,
+    giving: Option<AbortOnDropHandle<io::Result<Successor>>>,
+}
+
+impl Succession {
+    /// Everything that can fail, for successors at `path`; nobody asks here yet.
+    ///
+    /// # Errors
+    /// The path cannot be listened on.
+    pub(super) fn prepare(path: Option<&Path>) -> Result<Self, BindError> {
+        let host = path.map(|path| Ok((path.to_owned(), Host::prepare(path)?))).transpose()?;
+        Ok(Self { host, giving: None })
+    }
+
+    /// Successors ask here from now on.
+    pub(super) fn show(&mut self) {
+        if let Some((path, host)) = &mut self.host
+            && let Err(error) = host.show(path)
+        {
+            tracing::error!(path = %path.display(), %error, "takeover: no successor will find us");
+        }
+    }
+
+    /// Until a successor can serve at the sockets that `offer` gives; it waits to be given our place. Cancel safe: it goes
+    /// on where it was.
+    pub(super) async fn asked(&mut self, offer: impl Fn() -> Result<Offer, String>) -> Successor {
+        loop {
+            let Self { host, giving } = self;
+            let Some((_, host)) = host else { return pending().await };
+            let given = async {
+                match giving.as_mut() {
+                    Some(giving) => giving.await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                given = given => {
+                    *giving = None;
+                    match given {
+                        Ok(Ok(successor)) => return successor,
+                        Ok(Err(error)) => tracing::warn!("takeover: we go on: {error}"),
+                        Err(error) => tracing::error!("takeover: we go on: {error}"),
+                    }
+                }
+                successor = host.asked() => {
+                    let busy = || Err("another one is about to take over".to_owned());
+                    match if giving.is_some() { busy() } else { offer() } {
+                        Ok(offer) => {
+                            let give = async move { successor.give(&offer).await };
+                            *giving = Some(AbortOnDropHandle::new(tokio::spawn(give)));
+                        }
+                        Err(why) => {
+                            tracing::warn!("takeover: refused: {why}");
+                            successor.refuse(&why).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts one: the program that is at our own path now, with our arguments, environment and directory.
+    pub(super) fn start(&self) {
+        if self.host.is_none() {
+            return tracing::warn!("no successor is started: `takeover` is not configured");
+        }
+        let mut arguments = env::args_os();
+        // Whoever starts a program may call it anything.
+        let Some(program) = arguments.next() else { return };
+        let mut command = Command::new(&program);
+        for name in OF_ONE_PROCESS {
+            command.env_remove(name);
+        }
+        match command.args(arguments).spawn() {
+            Ok(mut child) => {
+                tracing::info!(process = child.id(), "takeover: a successor was started");
+                // It outlives us, unless it comes to nothing.
+                tokio::task::spawn_blocking(move || {
+                    if let Ok(status) = child.wait() {
+                        tracing::warn!(%status, "takeover: the successor has ended");
+                    }
+                });
+            }
+            Err(error) => tracing::error!(program = %program.display(), %error, "takeover: cannot start a successor"),
+        }
+    }
+}
+
+/// What a successor is offered now.
+///
+/// # Errors
+/// Why it is refused.
+pub(super) fn offer(
+    listeners: &Listeners,
+    admin: &[Offered],
+    services: &[Running],
+    state: &AdminState,
+) -> Result<Offer, String> {
+    // Its end would be cut short, and the other would set back what it has set.
+    if state.is_switching_over() {
+        return Err("a switchover is under way".to_owned());
+    }
+    let sockets = || {
+        let mut sockets = listeners.offered()?;
+        for admin in admin {
+            sockets.push(admin.try_clone()?);
+        }
+        io::Result::Ok(sockets)
+    };
+    let sockets = sockets().map_err(|e| format!("its sockets cannot be shared: {e}"))?;
+    let flowing = services.iter().filter(|service| service.flows());
+    Ok(Offer { sockets, flowing: flowing.map(|service| service.config().name.clone()).collect() })
+}
