@@ -37,3 +37,6 @@ pub(super) fn after(asked: Result<String, (String, u8)>) -> ExitCode {
         }
     }
 }
+
+/// Ctrl-C, as a shell reports it.
+pub(super) const INTERRUPTED: u8 = 130;

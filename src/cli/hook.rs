@@ -28,17 +28,24 @@ pub(super) fn run(arguments: &HookArguments) -> ExitCode {
             return ExitCode::from(exit::OS);
         }
     };
-    let told = runtime.block_on(hooks::try_once(hook, service, config.resolvers.clone()));
+    let told = runtime.block_on(async {
+        tokio::select! {
+            told = hooks::try_once(hook, service, config.resolvers.clone()) => Some(told),
+            // A program is killed with it: it is in a process group of its own, which Ctrl-C does not reach.
+            _ = tokio::signal::ctrl_c() => None,
+        }
+    });
     let whom = match &hook.action {
         HookAction::Post(webhook) => webhook.url.to_string(),
         HookAction::Run(program) => program.path.display().to_string(),
     };
     match told {
-        Ok(()) => {
+        None => ExitCode::from(exit::INTERRUPTED),
+        Some(Ok(())) => {
             say(&format!("{whom} was told that `{}` is being tried", hook.name));
             ExitCode::SUCCESS
         }
-        Err(why) => {
+        Some(Err(why)) => {
             eprintln!("{whom} could not be told: {why}");
             ExitCode::from(exit::UNAVAILABLE)
         }

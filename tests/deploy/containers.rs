@@ -1,4 +1,4 @@
-//! `deploy/docker`, `deploy/kubernetes` and `deploy/linode`, each read by what knows its language
+//! `deploy/docker`, `deploy/kubernetes`, `deploy/linode` and what Grafana is given, each read by what knows its language
 //! (`tests/deploy/install.sh` has it), and the configurations in them by pointsman.
 
 use std::fs;
@@ -35,6 +35,11 @@ fn the_dockerfile_is_one_and_follows_good_practice() {
 fn the_manifests_are_what_kubernetes_knows_and_name_each_other_rightly() {
     let kustomizations = fs::read_dir(path("kubernetes")).unwrap().map(|entry| entry.unwrap().path());
     passes(script("kubernetes.py").args(kustomizations));
+}
+
+#[test]
+fn grafana_finds_the_dashboard_and_its_data() {
+    passes(script("grafana.py").arg(path("monitoring/grafana")));
 }
 
 #[test]
