@@ -168,7 +168,9 @@ impl Reader<'_> {
                 match words.split_first() {
                     // A name alone would be looked for in a PATH that nobody sees.
                     Some((program, arguments)) if program.contains('/') => {
-                        Ok((directory.join(program), arguments.to_vec()))
+                        // It is run in another directory than this process.
+                        let path = std::path::absolute(directory.join(program)).map_err(|e| e.to_string())?;
+                        Ok((path, arguments.to_vec()))
                     }
                     _ => Err("expected the path of a program first, with a \"/\"".to_owned()),
                 }

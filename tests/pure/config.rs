@@ -412,7 +412,7 @@ p.toml:26:9: token: expected visible ASCII characters without blanks"#;
         .iter()
         .map(|f| shorten(&path, &f.to_string()))
         .collect();
-    assert_eq!(faults, ["p.toml:7:8: `exec`: ./p.toml is not executable (chmod +x)"]);
+    assert_eq!(faults, ["p.toml:7:8: `exec`: p.toml is not executable (chmod +x)"]);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `deploy/hooks`, run by pointsman and by hand, against a local chat and a local API.
 
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -204,6 +205,15 @@ async fn a_hook_can_be_tried() {
     assert_eq!(tried("gone").await, (69, format!("{base}/… could not be told: it answered 410 Gone\n")));
     // Its token is from the environment.
     assert_eq!(tried("chat").await, (0, format!("{base}/… was told that `chat` is being tried\n")));
+    // Relative to the configuration, wherever that is called from.
+    let own = dir.file("own.sh", "#!/bin/sh\necho I am run; exit 1\n");
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let text = std::fs::read_to_string(&file).unwrap();
+    dir.file("own.toml", &format!("{text}[[hook]]\nname = \"own\"\nexec = [\"./own.sh\"]\n"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pointsman"));
+    let output = command.args(["hook", "own", "--config", "own.toml"]).current_dir(&dir.0).output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.ends_with("own.sh could not be told: the program: exit status: 1; it said: I am run\n"), "{said}");
     let unknown = tried("cat").await;
     assert_eq!(unknown, (64, format!("there is no hook `cat` in {file}, which has: dns, gone, chat\n")));
 }
