@@ -1,11 +1,13 @@
-//! Who may ask for what. Changing something, or seeing what single clients do, takes the token, or, where none is configured, a connection from this machine;
-//! and never a browser, which any page may make send requests. Reading is open, unless it is configured to take the token
-//! too.
+//! Who may ask for what. Changing something, or seeing what single clients do, takes the token, or, where none is
+//! configured, a connection from this machine; and never a browser, which any page may make send requests. Reading is open,
+//! unless it is configured to take the token too.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, HeaderMap, ORIGIN};
+use hyper::header::{AUTHORIZATION, HOST, HeaderMap, HeaderValue, ORIGIN};
+use hyper::http::uri::Authority;
 use subtle::ConstantTimeEq;
 
 use super::routes::{Answer, TEXT};
@@ -109,12 +111,26 @@ fn judge(
                 Err((Refusal::Token, StatusCode::UNAUTHORIZED, words))
             }
         },
+        // A browser says nothing of its origin to the name that the page came from, and any name may lead here.
+        None if cautious && headers.get(HOST).is_some_and(|host| !is_address(host)) => {
+            let words = "is asked for by an address or `localhost`, not by a name, since there is no `admin_token`";
+            Err((Refusal::Origin, StatusCode::FORBIDDEN, words))
+        }
         None if cautious && caller.peer.ip().is_some_and(|ip| !ip.is_loopback()) => {
             let words = "is ordered from this host only, by a loopback address or a Unix socket, since there is no `admin_token`";
             Err((Refusal::Address, StatusCode::FORBIDDEN, words))
         }
         _ => Ok(()),
     }
+}
+
+/// Whether a `Host` is one that no name server is asked for (RFC 9110, 7.2).
+fn is_address(host: &HeaderValue) -> bool {
+    let host = host.to_str().ok().and_then(|host| host.parse::<Authority>().ok());
+    host.is_some_and(|host| {
+        let host = host.host();
+        host.eq_ignore_ascii_case("localhost") || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+    })
 }
 
 /// The token that a request shows (RFC 6750, 2.1; the scheme in any case, as RFC 9110 has it).
@@ -148,6 +164,15 @@ mod tests {
         assert_eq!(["10.0.0.1:1", "[2001:db8::1]:1"].map(order), [Some(Refusal::Address); 2]);
         assert_eq!(verdict(&config, "10.0.0.1:1", &[], false), None, "whoever reaches it may read");
         assert_eq!(verdict(&config, "127.0.0.1:1", &[("origin", "null")], true), Some(Refusal::Origin));
+    }
+
+    #[test]
+    fn without_a_token_nothing_is_ordered_by_a_name_that_may_be_anybodys() {
+        let config = AdminConfig::default();
+        let order = |host| verdict(&config, "127.0.0.1:1", &[("host", host)], true);
+        assert_eq!(["127.0.0.1:9600", "localhost:9600", "LOCALHOST", "[::1]:9600", "10.0.0.1"].map(order), [None; 5]);
+        assert_eq!(["evil.example:9600", "127.0.0.1.evil.example", ""].map(order), [Some(Refusal::Origin); 3]);
+        assert_eq!(verdict(&config, "127.0.0.1:1", &[("host", "evil.example")], false), None);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::time::Instant;
@@ -12,6 +13,9 @@ use crate::clock::Moment;
 use crate::metrics::CloseReason;
 use crate::pool::Checkout;
 use crate::topology::Pass;
+
+/// How often at most it is looked whether a pause goes on.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Commands on their way to another connection.
 #[derive(Debug)]
@@ -73,12 +77,15 @@ impl Session {
             self.replay(&Rc::clone(conn));
             return None;
         }
-        let end = renewal.since + self.terms.hold_timeout;
+        // A pause has no end of its own.
+        let (access, now) = (&self.pool.context.access, Instant::now());
+        let (is_paused, limit) = (access.is_paused(), self.terms.hold_timeout.max(LOOK_AGAIN));
+        let end = if is_paused { now + limit } else { access.counts_from(renewal.since) + self.terms.hold_timeout };
         if self.eof {
             return Some(Step::Close(CloseReason::Client));
         }
         // A subscriber cannot be told that it hears nothing.
-        if Instant::now() >= end {
+        if now >= end {
             return Some(Step::Close(CloseReason::StateLost));
         }
         // Where reads go: writes wait until subscriptions are there. Also in a pause, or they would miss what is published

@@ -68,7 +68,7 @@ fn a_switchover_is_not_ordered_from_another_host() {
         let mut stream = TcpStream::connect(rig.proxy.admin()).await.unwrap();
         assert!(!stream.local_addr().unwrap().ip().is_loopback());
         let request = format!(
-            "POST /switchover HTTP/1.1\r\nHost: pointsman\r\nConnection: close\r\nContent-Type: application/json\r\n\
+            "POST /switchover HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/json\r\n\
              Content-Length: {}\r\n\r\n{order}",
             order.len()
         );

@@ -163,7 +163,7 @@ fn request(order: &serde_json::Value) -> Vec<u8> {
     let body = order.to_string();
     let length = body.len();
     let head = format!(
-        "POST /hotkeys HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        "POST /hotkeys HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
     );
     (head + &body).into_bytes()
 }
