@@ -9,6 +9,7 @@ use std::time::UNIX_EPOCH;
 use prometheus::TextEncoder;
 
 use super::{AdminState, Reloads, Watched};
+use crate::config::AdminConfig;
 use crate::metrics::export::worker_families;
 use crate::metrics::{Family, names, process};
 use crate::topology::record::OffsetLost;
@@ -29,7 +30,7 @@ pub(super) fn scrape(state: &AdminState) -> Result<String, prometheus::Error> {
     families.extend(worker_families(services.iter().map(|s| (&*s.name, &s.stats))));
     families.extend(limit_families(&services));
     families.extend(status_families(&services));
-    families.push(certificate_family(&services));
+    families.push(certificate_family(&services, &state.config()));
     families.extend(state.hooks.families());
     families.extend(process::families(state.started_at));
     let families: Vec<_> = families.into_iter().filter_map(Family::build).collect();
@@ -37,12 +38,14 @@ pub(super) fn scrape(state: &AdminState) -> Result<String, prometheus::Error> {
 }
 
 /// Until when certificates are valid. Of several in one file for the same subject, as in a change of authority, the last.
-fn certificate_family(services: &[Watched]) -> Family {
+fn certificate_family(services: &[Watched], admin: &AdminConfig) -> Family {
     let mut family = Family::new(names::TLS_CERTIFICATE_EXPIRY);
     let mut ends = BTreeMap::new();
-    for service in services {
-        for (leg, validity) in service.config.borrow().certificates() {
-            let key = (Arc::clone(&service.name), leg, validity.path.display().to_string(), validity.subject);
+    let of_services =
+        services.iter().map(|service| (Arc::clone(&service.name), service.config.borrow().certificates()));
+    for (service, certificates) in of_services.chain([("".into(), admin.certificates())]) {
+        for (leg, validity) in certificates {
+            let key = (Arc::clone(&service), leg, validity.path.display().to_string(), validity.subject);
             let end = validity.not_after.duration_since(UNIX_EPOCH).unwrap_or_default();
             let last = ends.entry(key).or_insert(end);
             *last = end.max(*last);

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::addr::ListenAddr;
-use crate::config::{ListenerConfig, Shape};
+use crate::config::{self, ListenerConfig, Shape};
 use crate::listener::{self, Destination, Stop, Targets};
 use crate::net::{BindError, Inherited, Listener, Offered, Role, kept_name};
 use crate::systemd::ServiceManager;
@@ -74,12 +74,19 @@ impl Listeners {
                 // Each once: port 0 may be wanted several times.
                 Some(at) => drop(kept.swap_remove(at)),
                 None => {
-                    let open = inherited.open(listener)?;
+                    let open = inherited.open(listener).map_err(|error| self.explain(error))?;
                     bound.push((listener.address.clone(), open));
                 }
             }
         }
         Ok(bound)
+    }
+
+    /// Who is in the way may be ourselves.
+    fn explain(&self, error: BindError) -> BindError {
+        let Some(own) = self.open.iter().find(|l| config::overlap(&l.address, &error.addr)) else { return error };
+        let reason = format!("it overlaps with {}, where we listen until then: this takes a restart", own.address);
+        BindError { reason, ..error }
     }
 
     /// Has clients come to where they belong from now on: accepts at what was bound, goes on at what is wanted still, and
@@ -92,6 +99,7 @@ impl Listeners {
         failed: &CancellationToken,
     ) {
         let mut before = std::mem::take(&mut self.open);
+        let mut opened = Vec::new();
         for destination in destinations {
             let address = destination.listener.address.clone();
             let destination = Arc::new(destination);
@@ -101,6 +109,7 @@ impl Listeners {
                 self.open.push(listening);
             } else if let Some(at) = bound.iter().position(|(a, _)| *a == address) {
                 let (_, listener) = bound.swap_remove(at);
+                opened.push(address.clone());
                 tracing::info!(service = destination.name(), address = %listener.local_addr(), "listening");
                 listener.leave_file(false);
                 let (aim, aimed) = watch::channel(destination);
@@ -121,6 +130,10 @@ impl Listeners {
         for listening in &mut open {
             let wanted = listening.socket.upgrade().is_some_and(|socket| listening.is_worth_keeping(&socket));
             self.keep(listening, wanted);
+            // A predecessor may have had it kept.
+            if let Some(manager) = self.manager.as_ref().filter(|_| !wanted && opened.contains(&listening.address)) {
+                manager.forget(&kept_name(&listening.address));
+            }
         }
         self.open = open;
     }

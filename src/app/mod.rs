@@ -247,7 +247,9 @@ impl App {
         }
         let bound = std::mem::take(&mut self.bound);
         self.give_out(bound);
-        std::mem::take(&mut self.inherited).close();
+        for name in std::mem::take(&mut self.inherited).close() {
+            self.manager.iter().for_each(|manager| manager.forget(&name));
+        }
         succession.show();
         let stop_admin = CancellationToken::new();
         for listener in &self.admin {
@@ -266,16 +268,20 @@ impl App {
             tokio::select! {
                 successor = succession.asked(offer) => match self.yield_to(successor).await {
                     Ok(()) => break End::Succeeded,
-                    Err(error) => tracing::warn!("takeover: we go on, the other has ended: {error}"),
+                    Err(error) => tracing::warn!("takeover: we go on: {error}"),
                 },
                 asked = self.signals.next() => match asked {
-                    Asked::Reload => drop(self.reload_told("SIGHUP").await?),
+                    Asked::Reload => {
+                        succession.withdraw();
+                        drop(self.reload_told("SIGHUP").await?);
+                    }
                     Asked::Succession => succession.start(),
                     Asked::End(signal) => break End::Signal(signal),
                 },
                 // Whoever asked may have left by the time of the answer.
                 Some(instruction) = self.instructions.recv() => match instruction {
                     Instruction::Reload(done) => {
+                        succession.withdraw();
                         let _ = done.send(self.reload_told("admin").await?);
                     }
                     Instruction::SetLogLevel { level, done } => {
@@ -300,6 +306,7 @@ impl App {
                 // It speaks for the service from now on, and at the address of the admin server too.
                 drop(informing);
                 admin_files.iter().for_each(|file| file.leave(true));
+                succession.leave();
                 stop_admin.cancel();
                 // Nobody who leaves finds a closed port.
                 grace = Duration::ZERO;
@@ -316,12 +323,15 @@ impl App {
     /// is closed.
     async fn drain(mut self, grace: Duration, has_successor: bool) {
         let end = Instant::now() + self.config.drain_timeout;
-        self.listeners.close(has_successor).await;
+        // Nobody heeds these any more: whoever asks is told so at once.
+        drop(self.instructions);
         let loads = self.targets.loads();
         let clients = move || loads.iter().map(|load| load.clients.value()).sum::<u64>();
-        tracing::info!(clients = clients(), "nobody can connect any more");
-        let (targets, workers) = (self.targets, std::mem::take(&mut self.workers));
+        let (listeners, targets, workers) = (self.listeners, self.targets, std::mem::take(&mut self.workers));
         let drained = async {
+            // A listener whose worker is stuck with a full inbox does not end.
+            listeners.close(has_successor).await;
+            tracing::info!(clients = clients(), "nobody can connect any more");
             // A balancer has to see that the port is closed before it sends elsewhere those who leave here.
             tokio::time::sleep(grace).await;
             // With the listeners' this was the last way into the workers' inboxes, which are closed by that.
@@ -355,6 +365,11 @@ impl App {
 
     /// Gives our place to another process.
     async fn yield_to(&self, successor: Successor) -> io::Result<()> {
+        // It was some seconds ago that it asked.
+        if let Some(why) = succession::unfit(&self.services, &self.admin_state) {
+            successor.refuse(&why).await;
+            return Err(io::Error::other(why));
+        }
         // Before the other says anything: it is not heard while we are the service.
         if let (Some(manager), Some(process)) = (&self.manager, successor.pid) {
             manager.succeeded_by(process);
@@ -463,6 +478,12 @@ impl App {
         }
         // What is told to need a restart is told again next time.
         let before = std::mem::replace(&mut self.config, config);
+        for listener in self.config.services.iter_mut().flat_map(|s| &mut s.listen) {
+            let mut open = before.services.iter().flat_map(|s| &s.listen);
+            if let Some(open) = open.find(|open| open.address == listener.address) {
+                (listener.backlog, listener.access) = (open.backlog, open.access);
+            }
+        }
         self.config.log.format = before.log.format;
         (self.config.workers, self.config.takeover, self.config.resolvers) =
             (before.workers, before.takeover, before.resolvers);

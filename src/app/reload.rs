@@ -25,6 +25,14 @@ impl Plan {
         let mut plan = Self::default();
         for (place, service) in after.services.iter().enumerate() {
             plan.note(place, service, before.services.iter().find(|s| s.name == service.name));
+            // A socket goes on by its address, whichever service it belongs to.
+            for listener in &service.listen {
+                let mut open = before.services.iter().flat_map(|s| &s.listen);
+                if open.any(|o| o.address == listener.address && !o.is_opened_like(listener)) {
+                    let what = "needs a restart, unchanged till then: backlog, mode, owner and group";
+                    plan.lines.push(format!("service {} {what} of {}", service.name, listener.address));
+                }
+            }
         }
         for service in before.services.iter().filter(|s| after.services.iter().all(|a| a.name != s.name)) {
             plan.end.push(service.name.clone());
@@ -76,12 +84,6 @@ impl Plan {
         if !keys.is_empty() {
             self.change.push(place);
             self.lines.push(format!("service {name} changed: {}", keys.join(", ")));
-        }
-        for listener in &service.listen {
-            if before.listen.iter().any(|l| l.address == listener.address && !l.is_opened_like(listener)) {
-                let what = "needs a restart, unchanged till then: backlog, mode, owner and group";
-                self.lines.push(format!("service {name} {what} of {}", listener.address));
-            }
         }
     }
 }

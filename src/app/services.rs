@@ -137,6 +137,11 @@ impl Running {
         flows(&self.watched.status.borrow())
     }
 
+    /// Whether an operator has paused it.
+    pub(super) fn is_paused(&self) -> bool {
+        self.watched.status.borrow().paused.is_some()
+    }
+
     /// Why they, or reads, do not.
     pub(super) fn why(&self) -> String {
         self.watched.status.borrow().why.clone()

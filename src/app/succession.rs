@@ -94,6 +94,18 @@ impl Succession {
         }
     }
 
+    /// A successor has our place.
+    pub(super) fn leave(&self) {
+        self.host.iter().for_each(|(_, host)| host.leave());
+    }
+
+    /// What was offered is no longer what we have.
+    pub(super) fn withdraw(&mut self) {
+        if self.giving.take().is_some() {
+            tracing::warn!("takeover: we go on: the configuration was read again meanwhile");
+        }
+    }
+
     /// Until a successor can serve at the sockets that `offer` gives; it waits to be given our place. Cancel safe: it goes
     /// on where it was.
     pub(super) async fn asked(&mut self, offer: impl Fn() -> Result<Offer, String>) -> Successor {
@@ -159,6 +171,17 @@ impl Succession {
     }
 }
 
+/// Why nobody can take our place now.
+pub(super) fn unfit(services: &[Running], state: &AdminState) -> Option<String> {
+    // Its end would be cut short, and the other would set back what it has set.
+    if state.is_switching_over() {
+        return Some("a switchover is under way".to_owned());
+    }
+    // The other would know nothing of it.
+    let paused = services.iter().find(|service| service.is_paused())?;
+    Some(format!("service `{}` is paused: resume it first", paused.config().name))
+}
+
 /// What a successor is offered now.
 ///
 /// # Errors
@@ -169,9 +192,8 @@ pub(super) fn offer(
     services: &[Running],
     state: &AdminState,
 ) -> Result<Offer, String> {
-    // Its end would be cut short, and the other would set back what it has set.
-    if state.is_switching_over() {
-        return Err("a switchover is under way".to_owned());
+    if let Some(why) = unfit(services, state) {
+        return Err(why);
     }
     let sockets = || {
         let mut sockets = listeners.offered()?;

@@ -131,14 +131,10 @@ impl Downstream {
         self.fault.get()
     }
 
-    /// Whether the client was found to have been silent for too long.
-    pub fn is_silent(&self) -> bool {
-        self.silent.get()
-    }
-
-    /// The client has sent something.
-    pub fn end_silence(&self) {
-        self.silent.set(false);
+    /// Whether the client was found to have been silent for too long since the last look. If it still is, it will be found
+    /// so again.
+    pub fn take_silence(&self) -> bool {
+        self.silent.take()
     }
 
     /// Commands that came back to be sent again, once nothing is owed.

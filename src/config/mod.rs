@@ -24,7 +24,7 @@ pub use hook::{HOOK_EVENTS, HookAction, HookConfig, HookEvent, Program, Webhook,
 pub use keys::{KEYS, Key, Table};
 pub use listener::{FileAccess, ListenerConfig};
 pub(crate) use resolve::FAILOVER_AFTER_DETECTION;
-pub use resolve::Resolved;
+pub use resolve::{Resolved, overlap};
 pub use settings::{
     Given, GivenAdmin, GivenCredentials, GivenHook, GivenLimits, GivenListener, GivenService, GivenTls, Settings,
 };

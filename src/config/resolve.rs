@@ -375,7 +375,7 @@ fn listens_twice(first: &ListenAddr, second: &ListenAddr, place: &Place) -> Stri
 }
 
 /// Whether the kernel would refuse the second of two listeners.
-fn overlap(a: &ListenAddr, b: &ListenAddr) -> bool {
+pub fn overlap(a: &ListenAddr, b: &ListenAddr) -> bool {
     match (a, b) {
         (ListenAddr::Unix(a), ListenAddr::Unix(b)) => a == b,
         (ListenAddr::Tcp(a), ListenAddr::Tcp(b)) => a.port() == b.port() && a.port() != 0 && covers_same(a, b),

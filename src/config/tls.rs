@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use super::error::Problem;
 use super::settings::{GivenListener, GivenTls};
-use super::{Config, ServiceConfig};
+use super::{AdminConfig, Config, ServiceConfig};
 use crate::tls::{ClientCert, Fault, Incoming, IncomingSettings, Outgoing, OutgoingSettings, Part, Validity, Verify};
 
 /// What there is to say of TLS, by weight.
@@ -19,10 +19,20 @@ pub(super) struct Said<'a> {
 }
 
 impl Config {
-    /// The certificates that are used, each with the service and the leg that it is for.
+    /// The certificates that are used, each with the service and the leg that it is for. Those of the admin server are for
+    /// none.
     pub fn certificates(&self) -> Vec<(&str, &'static str, Validity)> {
         let named = self.services.iter().map(|service| (service.name.as_str(), service.certificates()));
+        let named = named.chain([("", self.admin.certificates())]);
         named.flat_map(|(name, all)| all.into_iter().map(move |(leg, validity)| (name, leg, validity))).collect()
+    }
+}
+
+impl AdminConfig {
+    /// The certificates that are used, each with the leg that it is for.
+    pub fn certificates(&self) -> Vec<(&'static str, Validity)> {
+        let all = self.listen.iter().filter_map(|l| l.tls.as_ref()).flat_map(|tls| tls.validities().to_vec());
+        all.map(|validity| ("admin", validity)).collect()
     }
 }
 

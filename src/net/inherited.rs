@@ -13,7 +13,7 @@ use rustix::net::{Shutdown, shutdown};
 use socket2::SockRef;
 
 use super::client::set_options;
-use super::listen::{BindError, Listener, SocketFile, bind};
+use super::listen::{BindError, Listener, SocketFile, bind, give_access};
 use super::takeover::{Offered, Role};
 use crate::addr::ListenAddr;
 use crate::config::{ListenerConfig, ServiceConfig, Shape};
@@ -180,19 +180,24 @@ impl Inherited {
         let Some(at) = self.passed.iter().position(is_it) else { return Ok(None) };
         let passed = self.passed.swap_remove(at);
         let address = passed.address.clone();
-        let taken = passed.into_listener().map_err(|e| BindError { addr: address, reason: e.to_string() });
-        taken.map(Some)
+        let opened = passed.open_as(listener).and_then(|()| passed.into_listener());
+        opened.map(Some).map_err(|e| BindError { addr: address, reason: e.to_string() })
     }
 
-    /// Closes what nobody has taken, and removes the files: whoever had it open has given it up.
-    pub fn close(self) {
+    /// Closes what nobody has taken, and removes the files: whoever had it open has given it up. Gives the names of all
+    /// that the service manager need not keep.
+    pub fn close(self) -> Vec<String> {
+        let mut spent = Vec::new();
         for Passed { from, address, socket } in self.passed {
             if matches!(from, From::Predecessor) {
                 tracing::info!(%address, "listening no more");
+                // The service manager may have it too: nobody would accept who connects there.
+                let _ = shutdown(&socket, Shutdown::Both);
                 remove_file(&address);
+                spent.push(kept_name(&address));
             }
-            drop(socket);
         }
+        spent
     }
 }
 
@@ -215,6 +220,18 @@ fn remove_file(address: &ListenAddr) {
 }
 
 impl Passed {
+    /// What is ours is opened as the configuration has it now, and not as it had it when the socket was bound. A mode or an
+    /// owner that it had then, and has not any more, stays.
+    fn open_as(&self, listener: &ListenerConfig) -> io::Result<()> {
+        if let From::Unit(_) = self.from {
+            return Ok(());
+        }
+        if let ListenAddr::Unix(path) = &self.address {
+            give_access(path, listener.access)?;
+        }
+        SockRef::from(&self.socket).listen(listener.backlog.into())
+    }
+
     fn into_listener(self) -> io::Result<Listener> {
         let is_ours = !matches!(self.from, From::Unit(_));
         match self.socket {

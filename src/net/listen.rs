@@ -184,6 +184,13 @@ fn bind_unix(path: &Path, access: FileAccess, backlog: i32) -> io::Result<(Socke
     socket.bind(&SockAddr::unix(path)?)?;
     let file = SocketFile::ours(path)?;
     // Until we listen nobody can connect, whatever the permissions are.
+    give_access(path, access)?;
+    socket.listen(backlog)?;
+    Ok((file, socket.into()))
+}
+
+/// Has those in who are to be let in to a Unix socket.
+pub(super) fn give_access(path: &Path, access: FileAccess) -> io::Result<()> {
     if access.owner.is_some() || access.group.is_some() {
         unix::fs::lchown(path, access.owner, access.group).map_err(|e| refused("give the socket away", &e))?;
     }
@@ -191,8 +198,7 @@ fn bind_unix(path: &Path, access: FileAccess, backlog: i32) -> io::Result<(Socke
         let mode = std::fs::Permissions::from_mode(mode);
         std::fs::set_permissions(path, mode).map_err(|e| refused("set the socket's mode", &e))?;
     }
-    socket.listen(backlog)?;
-    Ok((file, socket.into()))
+    Ok(())
 }
 
 fn refused(what: &str, e: &io::Error) -> io::Error {

@@ -176,6 +176,11 @@ impl Host {
         self.file.move_to(path)
     }
 
+    /// Somebody else has our place, who asks at the same path: what is there is not ours to remove any more.
+    pub fn leave(&self) {
+        self.file.leave(true);
+    }
+
     /// The next one who asks and may: a process of our own user, or of root. Cancel safe.
     pub async fn asked(&self) -> Successor {
         loop {

@@ -288,6 +288,7 @@ impl Session {
 
     /// Does the next thing that can be done.
     fn advance(&mut self) -> Step {
+        let silent = self.down.take_silence();
         if let Some(reason) = self.down.fault() {
             return Step::Close(reason);
         }
@@ -352,7 +353,7 @@ impl Session {
         }
         let step = self.next_command();
         let waits_for_client = matches!(step, Step::Wait(Wait { input: true, replies: false, until: None }));
-        if waits_for_client && owed == 0 && self.down.is_silent() {
+        if waits_for_client && owed == 0 && silent {
             return Step::Close(CloseReason::Idle);
         }
         step

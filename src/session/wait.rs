@@ -169,7 +169,7 @@ impl Session {
                 self.pool.context.stats.client_received_bytes.add(n as u64);
                 if !self.terms.client_idle_timeout.is_zero() {
                     self.presence.client.active(Moment::now());
-                    self.down.end_silence();
+                    self.down.take_silence();
                 }
                 self.burst += n;
                 if self.burst >= READ_BURST {
