@@ -5,7 +5,8 @@
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -40,6 +41,9 @@ pub struct Client {
     deaf: AtomicBool,
     active: AtomicU64,
     command: AtomicUsize,
+    database: AtomicU32,
+    /// Its command waits: for a master, for a connection, for the end of a pause.
+    waiting: AtomicBool,
 }
 
 /// What `CLIENT SETINFO` is about.
@@ -166,6 +170,31 @@ impl Client {
         self.command.store(command, Ordering::Relaxed);
     }
 
+    /// It is in this database now.
+    pub fn select(&self, database: u32) {
+        self.database.store(database, Ordering::Relaxed);
+    }
+
+    /// The database that it is in.
+    pub fn database(&self) -> u32 {
+        self.database.load(Ordering::Relaxed)
+    }
+
+    /// Its command has begun to wait, or waits no more.
+    pub fn set_waiting(&self, waiting: bool) {
+        self.waiting.store(waiting, Ordering::Relaxed);
+    }
+
+    /// Whether its command waits.
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// The worker that serves it.
+    pub fn worker(&self) -> usize {
+        self.worker
+    }
+
     /// It did something.
     #[inline]
     pub fn active(&self, now: Moment) {
@@ -263,6 +292,8 @@ impl Clients {
             deaf: AtomicBool::new(false),
             active: AtomicU64::new(now.0),
             command: AtomicUsize::new(usize::MAX),
+            database: AtomicU32::new(0),
+            waiting: AtomicBool::new(false),
         });
         open.by_id.insert(id, Arc::clone(&client));
         Some(Presence { client, clients: Arc::clone(self) })
@@ -271,6 +302,12 @@ impl Clients {
     /// All clients, the eldest first.
     pub fn all(&self) -> Vec<Arc<Client>> {
         lock(&self.open).by_id.values().cloned().collect()
+    }
+
+    /// So many of them at most, whose ids are above this one, the eldest first.
+    pub fn after(&self, id: u64, count: usize) -> Vec<Arc<Client>> {
+        let above = (Bound::Excluded(id), Bound::Unbounded);
+        lock(&self.open).by_id.range(above).take(count).map(|(_, client)| Arc::clone(client)).collect()
     }
 
     /// One client.

@@ -39,7 +39,7 @@ const LAYERS: &[(&str, &[&str])] = &[
             "session", "topology",
         ],
     ),
-    ("admin", &["addr", "clients", "clock", "complaints", "config", "insight", "metrics", "net", "topology"]),
+    ("admin", &["addr", "clients", "clock", "complaints", "config", "insight", "metrics", "net", "resp", "topology"]),
     ("listener", &["complaints", "config", "metrics", "net", "resp", "worker"]),
     ("systemd", &["admin"]),
     (

@@ -5,12 +5,15 @@
 //! waits for a worker or for control, so a scrape is answered however busy or stuck they are.
 
 mod body;
+mod clients;
 mod guard;
 mod health;
 mod hotkeys;
 mod log_level;
 mod page;
 mod pause;
+mod pools;
+mod query;
 mod reload;
 mod routes;
 mod scrape;
@@ -20,8 +23,10 @@ mod status;
 mod switchover;
 pub mod words;
 
+pub use clients::{ClientEntry, ClientPage, ClientState};
 pub use guard::{REFUSALS, Refusal};
 pub use pause::PauseAnswer;
+pub use pools::{Pools, ServicePools, WorkerPool};
 pub use reload::Reloaded;
 pub use server::{Limits, serve, serve_with};
 pub use slowlog::{Forgotten, ServiceSlowLog, SlowLogs};

@@ -7,10 +7,11 @@ use hyper::header::{
     ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE,
 };
 use hyper::{Request, Response, StatusCode};
+use serde::Serialize;
 
 use super::guard::{self, Caller};
 use super::switchover::{self, Lines};
-use super::{AdminState, health, hotkeys, log_level, page, pause, reload, scrape, slowlog, status};
+use super::{AdminState, clients, health, hotkeys, log_level, page, pause, pools, reload, scrape, slowlog, status};
 use crate::topology::status::WallTime;
 
 pub(super) const TEXT: &str = "text/plain; charset=utf-8";
@@ -31,19 +32,20 @@ type Body = Either<Full<Bytes>, Lines>;
 struct Route {
     path: &'static str,
     about: &'static str,
-    answer: fn(&AdminState) -> Answer,
+    /// From the state and the query.
+    answer: fn(&AdminState, Option<&str>) -> Answer,
 }
 
-const ROUTES: [Route; 6] = [
+const ROUTES: [Route; 8] = [
     Route {
         path: ROOT,
         about: "this list; for a browser, a page that shows all",
-        answer: |_| Answer(StatusCode::OK, TEXT, index()),
+        answer: |_, _| Answer(StatusCode::OK, TEXT, index()),
     },
     Route {
         path: "/metrics",
         about: "metrics for Prometheus",
-        answer: |state| match scrape::scrape(state) {
+        answer: |state, _| match scrape::scrape(state) {
             Ok(text) => Answer(StatusCode::OK, scrape::CONTENT_TYPE, text),
             Err(e) => Answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{e}\n")),
         },
@@ -51,22 +53,28 @@ const ROUTES: [Route; 6] = [
     Route {
         path: "/livez",
         about: "200 while every thread does its rounds",
-        answer: |state| verdict(health::live(state)),
+        answer: |state, _| verdict(health::live(state)),
     },
     Route {
         path: "/readyz",
         about: "200 while this instance takes clients; who is master, and what each Sentinel says",
-        answer: |state| verdict(health::ready(state)),
+        answer: |state, _| verdict(health::ready(state)),
     },
     Route {
         path: "/status",
         about: "everything about every service, as JSON",
-        answer: |state| match status::json(state) {
+        answer: |state, _| match status::json(state) {
             Ok(text) => Answer(StatusCode::OK, JSON, text),
             Err(e) => Answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{e}\n")),
         },
     },
-    Route { path: slowlog::PATH, about: slowlog::ABOUT, answer: slowlog::answer },
+    Route { path: slowlog::PATH, about: slowlog::ABOUT, answer: |state, _| slowlog::answer(state) },
+    Route {
+        path: clients::PATH,
+        about: clients::ABOUT,
+        answer: |state, query| clients::page(state, query).map_or_else(|refusal| refusal, |page| json(&page)),
+    },
+    Route { path: pools::PATH, about: pools::ABOUT, answer: |state, _| json(&pools::document(state)) },
 ];
 
 /// What is ordered by POST: its path, and what it is for.
@@ -81,7 +89,7 @@ const ORDERS: [(&str, &str); 7] = [
 ];
 
 /// What is read with the caution of an order, since it is about single clients and keys.
-const GUARDED: [&str; 1] = [slowlog::PATH];
+const GUARDED: [&str; 2] = [clients::PATH, slowlog::PATH];
 
 /// Answers one request. The server cuts the body off for HEAD.
 pub(super) async fn respond(state: &AdminState, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
@@ -103,7 +111,7 @@ pub(super) async fn respond(state: &AdminState, caller: &Caller, request: Reques
         && guard::lacks_token(&config, caller, request.headers())
     {
         // Whoever only checks has none; whether all is well is no secret, and nothing else is said.
-        let Answer(status, content_type, body) = (route.answer)(state);
+        let Answer(status, content_type, body) = (route.answer)(state, request.uri().query());
         let first = body.lines().next().unwrap_or_default().to_owned() + "\n";
         return response(Answer(status, content_type, first));
     }
@@ -117,7 +125,7 @@ pub(super) async fn respond(state: &AdminState, caller: &Caller, request: Reques
             page.headers_mut().insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(page::POLICY));
             page
         }
-        (Some(route), Ok(())) => response((route.answer)(state)),
+        (Some(route), Ok(())) => response((route.answer)(state, request.uri().query())),
         (None, Ok(())) => obey(state, &path, request).await,
     }
 }
@@ -155,6 +163,13 @@ fn not_allowed(path: &str, methods: &'static str) -> Response<Body> {
 fn verdict(verdict: health::Verdict) -> Answer {
     let status = if verdict.well { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     Answer(status, TEXT, verdict.body)
+}
+
+fn json(document: &impl Serialize) -> Answer {
+    match serde_json::to_string(document) {
+        Ok(text) => Answer(StatusCode::OK, JSON, text + "\n"),
+        Err(e) => Answer(StatusCode::INTERNAL_SERVER_ERROR, TEXT, format!("{e}\n")),
+    }
 }
 
 fn index() -> String {

@@ -8,6 +8,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand};
 
 use super::admin::Place;
 use crate::addr::{Endpoint, ListenAddr};
+use crate::admin::ClientState;
 use crate::config::{
     self, CLIENT_AUTH, COMMIT, ClientAuth, Commit, Given, GivenCredentials, GivenListener, GivenService, LOG_FORMAT,
     LogFormat, Settings, VERIFY, duration, endpoint, listen_addr, log_level, workers,
@@ -55,6 +56,14 @@ pub(super) enum Command {
     Check(Box<CheckArguments>),
     /// Show what the pointsman that runs knows: who is master, what flows, what each Sentinel says, the last failovers.
     Status(StatusArguments),
+    /// List the clients of the pointsman that runs, and what each is doing.
+    Clients(ClientsArguments),
+    /// Show the connections to the servers, worker by worker.
+    Pools(PoolsArguments),
+    /// Show each Sentinel: whether it is heard, when it was last, and what it says.
+    Sentinels(SentinelsArguments),
+    /// Watch the services: rates, latency, clients and what waits, drawn anew each second.
+    Top(TopArguments),
     /// Change the master on purpose, losing nothing: orders it of the pointsman that runs on this machine.
     Switchover(SwitchoverArguments),
     /// Switch over and back on a set-up in use, and tell what its clients noticed.
@@ -124,6 +133,75 @@ pub(super) struct AdminTls {
     /// What is looked at of its certificate. [default: full]
     #[arg(long, value_name = "HOW", value_parser = one_of(VERIFY))]
     pub(super) tls_verify: Option<Verify>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ClientsArguments {
+    /// Name of the service. [default: all]
+    pub(super) service: Option<String>,
+    /// Only those who are authenticated as this user.
+    #[arg(long, value_name = "NAME")]
+    pub(super) user: Option<String>,
+    /// Only those who call themselves so (CLIENT SETNAME).
+    #[arg(long, value_name = "NAME")]
+    pub(super) name: Option<String>,
+    /// Only those whose address begins so, such as 10.0.0.7: or 10.0.
+    #[arg(long, value_name = "ADDR")]
+    pub(super) addr: Option<String>,
+    /// Only those in this state.
+    #[arg(long, value_name = "STATE", value_parser = one_of(&ClientState::ALL))]
+    pub(super) state: Option<ClientState>,
+    /// So many of each service at most, the eldest first.
+    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    pub(super) limit: usize,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PoolsArguments {
+    /// Name of the service. [default: all]
+    pub(super) service: Option<String>,
+    /// Print the JSON of `GET /pools`.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SentinelsArguments {
+    /// Name of the service. [default: all]
+    pub(super) service: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct TopArguments {
+    /// Print so many tables and end, rather than draw.
+    #[arg(short = 'n', long = "rounds", value_name = "N")]
+    pub(super) rounds: Option<u32>,
+    /// Print table below table, rather than draw; as where the output is no terminal.
+    #[arg(long)]
+    pub(super) plain: bool,
+    /// Time between two looks, up to 25s.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub(super) interval: Duration,
+    #[command(flatten)]
+    pub(super) admin: AdminArguments,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = duration(text)?;
+    let range = Duration::from_millis(100)..=Duration::from_secs(25);
+    if range.contains(&interval) { Ok(interval) } else { Err(format!("expected 100ms to 25s, found {interval:?}")) }
 }
 
 #[derive(Debug, Args)]

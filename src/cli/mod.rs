@@ -7,6 +7,7 @@ mod drill;
 mod exit;
 mod hook;
 mod hotkeys;
+mod lists;
 mod logging;
 mod online;
 mod orders;
@@ -15,6 +16,7 @@ mod slowlog;
 mod status;
 mod switchover;
 mod table;
+mod top;
 
 use std::process::ExitCode;
 
@@ -54,6 +56,10 @@ pub fn main() -> ExitCode {
         Command::Slowlog(arguments) => slowlog::run(&arguments),
         Command::Hotkeys(arguments) => hotkeys::run(&arguments),
         Command::Hook(arguments) => hook::run(&arguments),
+        Command::Clients(arguments) => lists::clients(&arguments),
+        Command::Pools(arguments) => lists::pools(&arguments),
+        Command::Sentinels(arguments) => lists::sentinels(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Pause(arguments) => orders::pause(&arguments),
         Command::Resume(arguments) => orders::resume(&arguments),
         Command::LogLevel(arguments) => orders::log_level(&arguments),

@@ -20,6 +20,10 @@ pub(super) fn pause(arguments: &PauseArguments) -> ExitCode {
             Some(until) => format!("until {} UTC", second(until)),
             None => format!("until `pointsman resume {service}`"),
         };
+        if !answer.paused {
+            say(&format!("{service} was paused, and goes on already"));
+            return Ok(());
+        }
         let waiting = count(answer.waiting, "command");
         say(&if answer.carried_out {
             format!("{service} is paused {until}: nothing is under way, {waiting} waiting")

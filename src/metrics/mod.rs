@@ -33,6 +33,11 @@ impl Counter {
         self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
     }
 
+    /// It is this now (for gauges that are looked up rather than kept). Only the owning thread may call it.
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Relaxed);
+    }
+
     /// The value, from any thread.
     pub fn value(&self) -> u64 {
         self.0.load(Relaxed)
@@ -275,6 +280,12 @@ pub struct ServiceStats {
     pub backend_shared_replica: Counter,
     /// Pinned (and idle, once pinned) backend connections open now.
     pub backend_pinned: Counter,
+    /// Of `backend_pinned`, those that no client has; as of the worker's last tick, like the two that follow.
+    pub backend_free: Counter,
+    /// Backend connections that are being dialled.
+    pub backend_dialing: Counter,
+    /// Clients that wait for a backend connection of their own.
+    pub backend_queued: Counter,
     /// Backend connections open now on which backends judge clients.
     pub backend_judges: Counter,
     /// Backend connects that succeeded (handshake included).
@@ -318,6 +329,9 @@ impl Default for ServiceStats {
             backend_shared_master: Counter::default(),
             backend_shared_replica: Counter::default(),
             backend_pinned: Counter::default(),
+            backend_free: Counter::default(),
+            backend_dialing: Counter::default(),
+            backend_queued: Counter::default(),
             backend_judges: Counter::default(),
             backend_connects: Counter::default(),
             backend_connect_failures: Counter::default(),

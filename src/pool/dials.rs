@@ -85,6 +85,11 @@ impl Dials {
         self.waiters.wake_all();
     }
 
+    /// Sessions that wait.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiters.len()
+    }
+
     /// Sessions that wait while nothing is on its way to them.
     pub(super) fn idle_waiters(&self) -> usize {
         if self.running == 0 { self.waiters.len() } else { 0 }

@@ -226,6 +226,17 @@ impl Pool {
         self.held.borrow_mut().add(waiter);
     }
 
+    /// Counts what is looked up rather than kept account of.
+    fn take_stock(&self) {
+        let stats = &self.context.stats;
+        let dials = self.dials.borrow();
+        let queued =
+            dials.iter().filter(|((_, used), _)| *used == Use::Pinned).map(|(_, d)| d.waiting()).sum::<usize>();
+        stats.backend_free.set(self.free.borrow().values().map(Vec::len).sum::<usize>() as u64);
+        stats.backend_dialing.set(dials.values().map(|d| d.running).sum::<usize>() as u64);
+        stats.backend_queued.set(queued as u64);
+    }
+
     /// A session has ended: its signal is wanted no more.
     pub fn forget(&self, waiter: &Rc<Signal>) {
         if Rc::strong_count(waiter) > 1 {
@@ -349,6 +360,7 @@ impl Pool {
                 conn.close(Lost::Dropped);
             }
         }
+        self.take_stock();
         self.judges.give_up_idle(now);
         for conns in self.shared.borrow().values() {
             for (i, conn) in conns.iter().enumerate() {

@@ -81,6 +81,7 @@ impl Session {
             }
         }
         self.route = None;
+        self.presence.client.select(self.state.key.database);
         if let Some((conn, key)) = &mut self.pin {
             *key = self.state.key.clone();
             if !key.resp3 {

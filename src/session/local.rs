@@ -121,6 +121,7 @@ impl Session {
                     return self.say(command, refusal);
                 }
                 self.state.key = key;
+                self.presence.client.select(database);
                 self.presence.client.share(conn.hello.id);
                 self.route = Some(conn);
                 self.say(command, Bytes::from_static(b"+OK\r\n"))

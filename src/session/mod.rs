@@ -459,6 +459,7 @@ impl Session {
         let user = self.state.key.user.as_ref().and_then(|c| c.user.as_deref()).unwrap_or(b"default");
         let name = self.state.name.as_deref().unwrap_or_default();
         self.presence.client.describe(name, user, self.state.subscribed);
+        self.presence.client.select(self.state.key.database);
     }
 
     /// What commands of this effect may do now.

@@ -103,6 +103,7 @@ impl Session {
                 let limits = self.terms.limits;
                 let since = *self.waiting_since.get_or_insert_with(|| {
                     self.pool.context.stats.commands_waiting.add(1);
+                    self.presence.client.set_waiting(true);
                     self.pool.context.stats.reached(Limit::Pinned);
                     Instant::now()
                 });
@@ -395,6 +396,7 @@ impl Session {
             conn.database.set(database);
             self.state.key.database = database;
             key.database = database;
+            self.presence.client.select(database);
             self.route = None;
         }
     }

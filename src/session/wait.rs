@@ -65,6 +65,7 @@ impl Session {
             let stats = &self.pool.context.stats;
             stats.commands_held.add(1);
             stats.commands_waiting.add(1);
+            self.presence.client.set_waiting(true);
             since
         })
     }
@@ -98,6 +99,7 @@ impl Session {
     /// The front waits no more.
     pub(super) fn forget_wait(&mut self) {
         if let Some(since) = self.waiting_since.take() {
+            self.presence.client.set_waiting(false);
             let stats = &self.pool.context.stats;
             stats.commands_waiting.sub(1);
             let now = Instant::now();

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pointsman::addr::ListenAddr;
+use pointsman::addr::{ClientAddr, ListenAddr};
 use pointsman::admin::{Instruction, Limits, ServiceSlowLog, SlowLogs};
 use pointsman::config::{AdminConfig, FileAccess, ListenerConfig, Secret};
 use pointsman::insight::{Described, HotKeys, Outcome as Became, SlowCommand, Spent};
@@ -579,6 +579,46 @@ async fn a_unix_socket_is_free_however_full_tcp_is() {
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer)).await.expect("answered in time").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     assert_eq!(std::os::unix::fs::PermissionsExt::mode(&path.metadata().unwrap().permissions()) & 0o777, 0o600);
+}
+
+/// A list is a page at a time, so that no request holds the thread that accepts clients.
+#[tokio::test]
+async fn ten_thousand_clients_are_listed_page_by_page() {
+    let admin = Admin::start(&["one", "two"]).await;
+    let addr = |port: u64| ClientAddr::Tcp(([10, 0, (port >> 8) as u8, port as u8], 5).into());
+    let join = |id| admin.clients[1].join(id, (id % 2) as usize, [addr(id), addr(0)], None).unwrap();
+    let presences: Vec<_> = (1..=10_000).map(join).collect();
+    presences[6_999].client.describe(b"caf\xc3\xa9", b"app", true);
+    let page = async |query: &str| {
+        let answer = admin.get(&format!("/clients?{query}")).await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{}", answer.body);
+        serde_json::from_str::<serde_json::Value>(&answer.body).unwrap()
+    };
+    let (mut ids, mut pages, mut after) = (Vec::new(), 0, Some(0));
+    while let Some(id) = after {
+        let page = page(&format!("service=two&after={id}")).await;
+        ids.extend(page["clients"].as_array().unwrap().iter().map(|c| c["id"].as_u64().unwrap()));
+        (pages, after) = (pages + 1, page["next"].as_u64());
+    }
+    assert_eq!(ids, (1..=10_000).collect::<Vec<_>>());
+    assert!((20..=21).contains(&pages), "{pages}");
+    // To look is bounded too: half of them are looked at for nothing.
+    let first = page("service=two&name=caf%C3%A9").await;
+    assert_eq!((first["clients"].as_array().unwrap().len(), first["next"].as_u64()), (0, Some(5_000)));
+    let second = page("service=two&name=caf%C3%A9&state=subscribed&user=app&after=5000").await;
+    assert_eq!((&second["clients"][0]["id"], &second["clients"][0]["worker"]), (&7_000.into(), &0.into()));
+    assert_eq!(page("service=one").await["clients"].as_array().unwrap().len(), 0);
+    for (wrong, status) in [
+        ("", 400),
+        ("service=three", 404),
+        ("service=two&limit=0", 400),
+        ("service=two&limit=501", 400),
+        ("service=two&state=asleep", 400),
+        ("service=two&after=x", 400),
+        ("service=two&servce=x", 400),
+    ] {
+        assert_eq!(admin.get(&format!("/clients?{wrong}")).await.status, status, "{wrong}");
+    }
 }
 
 #[tokio::test]

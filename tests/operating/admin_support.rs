@@ -40,6 +40,8 @@ pub(crate) struct Admin {
     pub(crate) orders: Vec<mpsc::Receiver<Order>>,
     /// Pauses, by service.
     pub(crate) pauses: Vec<mpsc::Receiver<PauseOrder>>,
+    /// The clients, by service.
+    pub(crate) clients: Vec<Arc<Clients>>,
     services: Vec<(String, watch::Sender<Arc<ServiceStatus>>)>,
 }
 
@@ -61,12 +63,13 @@ impl Admin {
         let insight: Vec<_> = services.iter().map(|_| Insight::new(2)).collect();
         let shutdown = CancellationToken::new();
         let (mut senders, mut orders, mut watched) = (Vec::new(), Vec::new(), Vec::new());
-        let mut pauses = Vec::new();
+        let (mut pauses, mut clients) = (Vec::new(), Vec::new());
         for ((name, stats), insight) in services.iter().zip(&stats).zip(&insight) {
             let (sender, status) = watch::channel(Arc::new(ServiceStatus::unknown(name)));
             let (taker, taken) = mpsc::channel(1);
             let source = Source::Static(master().into());
             let config = watch::channel(Arc::new(ServiceConfig::new(*name, Vec::new(), source))).1;
+            let known = Arc::new(Clients::new(2));
             let (pauser, paused) = mpsc::channel(1);
             watched.push(Watched {
                 name: (*name).into(),
@@ -76,9 +79,10 @@ impl Admin {
                 status,
                 orders: taker,
                 pauses: pauser,
-                clients: Arc::new(Clients::new(2)),
+                clients: Arc::clone(&known),
             });
             pauses.push(paused);
+            clients.push(known);
             senders.push((name.to_string(), sender));
             orders.push(taken);
         }
@@ -96,6 +100,7 @@ impl Admin {
             server: Some(server),
             orders,
             pauses,
+            clients,
             services: senders,
         }
     }

@@ -12,7 +12,7 @@ use rustix::process::Signal;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ends;
-use crate::support::{PATIENCE, Raw, command};
+use crate::support::{Front, PATIENCE, Raw, command};
 
 /// Longer than any command may wait where it is not paused.
 const BEYOND_HOLD: Duration = Duration::from_millis(1500);
@@ -71,6 +71,9 @@ async fn in_a_pause_everything_waits_and_a_failover_goes_its_way() {
     let mut transaction = connect().await;
     transaction.send(&command(&["MULTI"])).await;
     transaction.until(b"+OK\r\n").await;
+
+    let heard = said(&order(&["sentinels", "mymaster"])).await;
+    assert!(heard.starts_with("mymaster: 3 of 3 Sentinels in hearing\n") && heard.contains("  now  "), "{heard}");
 
     let paused = said(&order(&["pause", "mymaster"])).await;
     assert!(
@@ -189,7 +192,7 @@ async fn orders_take_the_token_over_tls_and_a_unix_socket() {
     fails(&["reload", "--config", &file], "takes another token").await;
     assert!(said(&["reload", "--admin", &unix, "--token-file", &path("old")]).await.contains("changed: admin_token"));
     fails(&["pause", "test", "--admin", &unix, "--token-file", &path("old")], "takes another token").await;
-    assert!(said(&["pause", "test", "--config", &file, "--for", "10ms"]).await.contains("test is paused"));
+    assert!(said(&["pause", "test", "--config", &file, "--for", "1m"]).await.contains("test is paused"));
 
     let logged = std::fs::read_to_string(&log).unwrap();
     assert_eq!(logged.matches("was refused: token").count(), 1, "said once in a while: {logged}");
@@ -201,4 +204,128 @@ async fn orders_take_the_token_over_tls_and_a_unix_socket() {
         sleep(Duration::from_millis(10)).await;
     }
     assert!(!Path::new(&socket).exists(), "its file is removed");
+}
+
+/// A client in each state, as the lists show them.
+#[tokio::test]
+async fn lists_tell_what_every_client_is_doing() {
+    let front = Front::start(Settings::single(), &["--workers", "2"]).await;
+    let admin = front.admin.to_string();
+    let at = ["--admin", &admin];
+    let order = |words: &[&'static str]| [words, &at].concat();
+    let connect = || Raw::connect(front.proxy);
+    let (mut shared, mut blocked, mut subscribed, mut pinned, mut held, _new) =
+        (connect().await, connect().await, connect().await, connect().await, connect().await, connect().await);
+    for words in [&["SELECT", "3"][..], &["CLIENT", "SETNAME", "web"], &["CLIENT", "SETINFO", "LIB-NAME", "phpredis"]] {
+        assert_eq!(shared.ask(words).await, "+OK\r\n");
+    }
+    assert_eq!(shared.ask(&["GET", "k"]).await, "$-1\r\n");
+    subscribed.send(&command(&["SUBSCRIBE", "news"])).await;
+    subscribed.until(b":1\r\n").await;
+    assert_eq!(pinned.ask(&["WATCH", "k"]).await, "+OK\r\n");
+    blocked.send(&command(&["BLPOP", "list", "0"])).await;
+    let end = Instant::now() + PATIENCE;
+    while said(&order(&["clients", "--state", "blocked", "--json"])).await.matches("\"id\"").count() < 1 {
+        assert!(Instant::now() < end, "never blocked");
+    }
+
+    let listed = async |more: &[&'static str]| {
+        let json = said(&order(&[&["clients", "test", "--json"], more].concat())).await;
+        serde_json::from_str::<serde_json::Value>(&json).unwrap()["clients"].as_array().unwrap().clone()
+    };
+    let states = |clients: &[serde_json::Value]| {
+        clients.iter().map(|c| c["state"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = listed(&[]).await;
+    assert_eq!(states(&all), ["shared", "blocked", "subscribed", "pinned", "new", "new"]);
+    let web = &all[0];
+    assert_eq!((&web["db"], &web["name"], &web["library"]), (&3.into(), &"web".into(), &"phpredis".into()));
+    assert_eq!((&web["user"], &web["command"], &web["service"]), (&"default".into(), &"echo".into(), &"test".into()));
+    assert_eq!(all[1]["own_connection"], true);
+    for (filter, count) in [
+        (["--name", "web"], 1),
+        (["--user", "default"], 6),
+        (["--user", "nobody"], 0),
+        (["--addr", "127.0.0.1:"], 6),
+        (["--addr", "10."], 0),
+        (["--limit", "2"], 2),
+    ] {
+        assert_eq!(listed(&filter).await.len(), count, "{filter:?}");
+    }
+    let table = said(&order(&["clients"])).await;
+    assert!(table.starts_with("SERVICE  ID  ADDRESS") && table.ends_with("\n6 clients\n"), "{table}");
+    assert!(table.lines().any(|l| l.contains("web, phpredis") && l.contains("shared")), "{table}");
+    let (code, _, err) = call(&order(&["clients", "nobody"])).await;
+    assert!(code == 69 && err.contains("there is no service `nobody`, but test"), "{code}: {err}");
+    assert_eq!(call(&order(&["clients", "--state", "asleep"])).await.0, 64);
+
+    // Two are subscribed or watch, one blocks: each has a connection to itself.
+    let pools: serde_json::Value = serde_json::from_str(&said(&order(&["pools", "--json"])).await).unwrap();
+    let sum = |key: &str| {
+        let workers = pools["services"][0]["workers"].as_array().unwrap();
+        workers.iter().map(|worker| worker[key].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!((sum("clients"), sum("pinned") - sum("free"), sum("queued")), (6, 3, 0), "{pools}");
+    assert!(sum("master") >= 1 && pools["services"][0]["commands"]["get"] == 1, "{pools}");
+    let table = said(&order(&["pools"])).await;
+    assert!(table.contains("test: writes to ") && table.contains("\n  all "), "{table}");
+    assert_eq!(said(&order(&["sentinels"])).await, "test: its master is fixed, no Sentinel is asked\n");
+    let (code, _, err) = call(&order(&["pools", "nobody"])).await;
+    assert!(code == 64 && err.contains("has no service `nobody`, but test"), "{code}: {err}");
+
+    said(&order(&["pause", "test"])).await;
+    held.send(&command(&["GET", "k"])).await;
+    let end = Instant::now() + PATIENCE;
+    // The pop was taken back, and waits with it.
+    while listed(&["--state", "held"]).await.len() < 2 {
+        assert!(Instant::now() < end, "never held");
+    }
+    let top = said(&order(&["top", "-n", "2", "--interval", "100ms"])).await;
+    assert_eq!(top.matches("SERVICE").count(), 2, "{top}");
+    assert!(top.lines().any(|l| l.starts_with("test") && l.contains("PAUSED")), "{top}");
+    assert!(!top.contains('\x1b'), "no colour and no cursor where nobody can see it");
+    said(&order(&["resume", "test"])).await;
+    held.until(b"$-1\r\n").await;
+    assert_eq!(shared.ask(&["RPUSH", "list", "x"]).await, ":1\r\n");
+    blocked.until(b"$1\r\nx\r\n").await;
+}
+
+/// In a terminal `top` draws on a screen of its own, and leaves everything as it was.
+#[tokio::test]
+async fn top_leaves_the_terminal_as_it_was() {
+    let front = Front::start(Settings::single(), &[]).await;
+    for key in ["q", "\x03"] {
+        let program = env!("CARGO_BIN_EXE_pointsman");
+        // What the terminal is set to behind it is asked in the same terminal.
+        let line = format!("stty -a >before; {program} top --admin {}; echo ended $?; stty -a >after", front.admin);
+        let mut script = std::process::Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .current_dir(front.cluster.dir())
+            .env("TERM", "xterm")
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .expect("script is installed (Debian package bsdutils)");
+        let (mut keys, mut screen) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+        let watched = tokio::task::spawn_blocking(move || {
+            let (mut seen, mut some, mut pressed) = (Vec::new(), [0; 4096], false);
+            while let Ok(n @ 1..) = std::io::Read::read(&mut screen, &mut some) {
+                seen.extend_from_slice(&some[..n]);
+                // The second drawing: rates have come.
+                if !pressed && String::from_utf8_lossy(&seen).matches("q: leave").count() == 2 {
+                    std::io::Write::write_all(&mut keys, key.as_bytes()).unwrap();
+                    pressed = true;
+                }
+            }
+            String::from_utf8_lossy(&seen).into_owned()
+        });
+        let seen = timeout(PATIENCE * 2, watched).await.expect("it ends").unwrap();
+        script.wait().unwrap();
+        let (enter, leave) = ("\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l");
+        assert!(seen.contains(enter) && seen.contains(&format!("{leave}ended 0")), "{seen:?}");
+        assert!(seen.contains("COMMANDS/S") && seen.contains("flowing"), "{seen:?}");
+        let [before, after] =
+            ["before", "after"].map(|f| std::fs::read_to_string(front.cluster.dir().join(f)).unwrap());
+        assert_eq!(before, after);
+    }
 }
