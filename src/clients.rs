@@ -27,8 +27,10 @@ pub struct Client {
     /// Since when.
     pub since: Moment,
     worker: usize,
-    /// What it calls itself and whom it is authenticated as.
-    named: Mutex<(Vec<u8>, Vec<u8>)>,
+    /// What it calls itself.
+    name: Mutex<Vec<u8>>,
+    /// Whom it is authenticated as.
+    user: Mutex<Vec<u8>>,
     /// Its library and that one's version, as it says.
     library: Mutex<(Vec<u8>, Vec<u8>)>,
     own: Mutex<Own>,
@@ -114,9 +116,19 @@ impl Client {
         self.shared.store(backend, Ordering::Relaxed);
     }
 
+    /// What it calls itself; empty if it has not said.
+    pub fn name(&self) -> Vec<u8> {
+        lock(&self.name).clone()
+    }
+
+    /// It calls itself so from now on; an empty name takes back what it was called.
+    pub fn set_name(&self, name: &[u8]) {
+        *lock(&self.name) = name.to_owned();
+    }
+
     /// Name and user.
     pub fn named(&self) -> (Vec<u8>, Vec<u8>) {
-        lock(&self.named).clone()
+        (self.name(), lock(&self.user).clone())
     }
 
     /// Library and version; each is empty if it has not said.
@@ -133,9 +145,9 @@ impl Client {
         }
     }
 
-    /// Name, user, and whether it is subscribed to something have changed, or may have.
-    pub fn describe(&self, name: &[u8], user: &[u8], subscribed: bool) {
-        *lock(&self.named) = (name.to_owned(), user.to_owned());
+    /// Its user, and whether it is subscribed to something, have changed, or may have.
+    pub fn describe(&self, user: &[u8], subscribed: bool) {
+        *lock(&self.user) = user.to_owned();
         self.subscribed.store(subscribed, Ordering::Relaxed);
     }
 
@@ -246,13 +258,26 @@ pub struct Errands {
     pub killed: Vec<u64>,
     /// Clients to be told that keys are invalid, each with the keys as the server writes them.
     pub told: Vec<(u64, Bytes)>,
+    /// Clients for which more waits to be told than may.
+    pub flooded: Vec<u64>,
     /// Sum of the lengths in `told`.
     bytes: usize,
 }
 
-/// Bytes that may wait for a worker to tell its clients. It does so in its next turn; if it does not get to that, the next
-/// client to be told something is closed instead.
+/// Bytes that may wait for a worker to tell its clients, beside what is told at one go. It does so in its next turn; if it
+/// does not get to that, the next client to be told something is closed instead.
 const MAX_TOLD: usize = 16 << 20;
+
+/// Whether a client can be told something.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Hearing {
+    /// It will be.
+    Told,
+    /// Too much waits for it already: it is closed.
+    Flooded,
+    /// It has left, or hears nothing any more.
+    Deaf,
+}
 
 impl Clients {
     /// Nobody yet.
@@ -283,7 +308,8 @@ impl Clients {
             laddr,
             since: now,
             worker,
-            named: Mutex::default(),
+            name: Mutex::default(),
+            user: Mutex::default(),
             library: Mutex::default(),
             own: Mutex::default(),
             shared: AtomicI64::new(0),
@@ -320,20 +346,25 @@ impl Clients {
         self.send(client, |errands| errands.killed.push(client.id));
     }
 
-    /// Has its worker tell the client that these keys are invalid. Returns whether it can be told.
-    pub fn tell(&self, client: &Client, keys: Bytes) -> bool {
-        let hears = !client.is_deaf();
-        if hears {
+    /// Has its worker tell the client that these keys are invalid.
+    pub fn tell(&self, client: &Client, keys: Bytes) -> Hearing {
+        let mut hearing = Hearing::Told;
+        if client.is_deaf() {
+            hearing = Hearing::Deaf;
+        } else {
             self.send(client, |errands| {
-                if errands.bytes + keys.len() > MAX_TOLD {
-                    errands.killed.push(client.id);
+                if errands.bytes > 0 && errands.bytes + keys.len() > MAX_TOLD {
+                    hearing = Hearing::Flooded;
+                    if errands.flooded.last() != Some(&client.id) {
+                        errands.flooded.push(client.id);
+                    }
                 } else {
                     errands.bytes += keys.len();
                     errands.told.push((client.id, keys));
                 }
             });
         }
-        hears
+        hearing
     }
 
     fn send(&self, client: &Client, errand: impl FnOnce(&mut Errands)) {
@@ -348,7 +379,7 @@ impl Clients {
         let (errands, notify) = &self.errands[worker];
         loop {
             let due = std::mem::take(&mut *lock(errands));
-            if !(due.killed.is_empty() && due.told.is_empty()) {
+            if !(due.killed.is_empty() && due.told.is_empty() && due.flooded.is_empty()) {
                 return due;
             }
             notify.notified().await;
@@ -429,11 +460,16 @@ mod tests {
         clients.kill(&client);
         assert_eq!(clients.errands(1).await.killed, [7]);
         let keys = Bytes::from_static(b"_\r\n");
-        assert!(clients.tell(&client, keys.clone()));
+        let tell = |keys: &Bytes| clients.tell(&client, keys.clone());
+        assert_eq!(tell(&keys), Hearing::Told);
         assert_eq!(clients.errands(1).await.told, [(7, keys.clone())]);
-        assert!(clients.tell(&client, vec![0; MAX_TOLD].into()) && clients.tell(&client, keys.clone()));
-        assert_eq!(clients.errands(1).await.killed, [7], "the worker does not get to it");
+        let most = Bytes::from(vec![0; MAX_TOLD]);
+        assert_eq!([&most, &keys, &most].map(tell), [Hearing::Told, Hearing::Flooded, Hearing::Flooded]);
+        let due = clients.errands(1).await;
+        assert_eq!((due.told.len(), due.flooded), (1, vec![7]), "the worker does not get to it");
+        assert_eq!(tell(&[&most[..], &keys].concat().into()), Hearing::Told);
+        assert!(clients.errands(1).await.flooded.is_empty(), "what the server says at one go");
         drop(presence);
-        assert!(!clients.tell(&client, keys), "it has left");
+        assert_eq!(tell(&keys), Hearing::Deaf, "it has left");
     }
 }

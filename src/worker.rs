@@ -438,6 +438,11 @@ impl Serving {
                     session.downstream.close(CloseReason::Killed);
                 }
             }
+            for id in errands.flooded {
+                if let Some(session) = open.get(&id) {
+                    session.downstream.close(CloseReason::OutputLimit);
+                }
+            }
         }
     }
 

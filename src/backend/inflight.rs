@@ -100,15 +100,20 @@ pub struct Entry<T> {
 }
 
 impl<T> Entry<T> {
-    /// The next `n` unanswered commands, each with its effect. Scans the batch again: for cold paths.
+    /// The next `n` unanswered commands, each as the client said it and with its effect. Scans the batch again: for cold paths.
     pub(super) fn next_commands(&self, n: u32) -> Vec<(Bytes, Effect)> {
         let mut start = 0;
         let spans = lengths(&self.bytes).map(|len| {
             start += len;
             start - len..start
         });
-        let wanted = spans.skip(self.answered as usize).take(n as usize);
-        wanted.map(|span| self.bytes.slice(span)).map(|c| (c.clone(), self.effect_of(&c))).collect()
+        let wanted = spans.skip(self.answered as usize).take(n as usize).map(|span| self.bytes.slice(span));
+        wanted.map(|c| (self.said.clone().unwrap_or_else(|| c.clone()), self.effect_of(&c))).collect()
+    }
+
+    /// How many of the bytes are commands that have been answered.
+    fn answered_bytes(&self) -> usize {
+        lengths(&self.bytes).take(self.answered as usize).sum()
     }
 
     /// Whether its replies may acknowledge what is gone with a master that is replaced: those to writes, and to pops.
@@ -273,10 +278,9 @@ impl<T: PartialEq + Clone> InFlight<T> {
             if entry.audience == Audience::Forgotten || stays.contains(&whose(&entry.to)) {
                 continue;
             }
-            let unanswered: usize = entry.next_commands(u32::MAX).iter().map(|(c, _)| c.len()).sum();
             taken.push(Taken {
                 to: entry.to.clone(),
-                bytes: entry.bytes.slice(entry.bytes.len() - unanswered..),
+                bytes: entry.said.clone().unwrap_or_else(|| entry.bytes.slice(entry.answered_bytes()..)),
                 commands: entry.commands - entry.answered,
                 audience: entry.audience,
                 queued_at: entry.queued_at,
@@ -349,15 +353,13 @@ fn effect(command: &[u8]) -> Effect {
 }
 
 fn fates<T>(entry: &Entry<T>, sent: usize) -> Vec<(Bytes, Fate)> {
-    let unanswered = entry.next_commands(u32::MAX);
-    // Positions are counted from the end: the unanswered commands are the last of the batch.
-    let mut end = entry.bytes.len() - unanswered.iter().map(|(c, _)| c.len()).sum::<usize>();
-    let fate = |(command, effect): (Bytes, Effect)| {
-        end += command.len();
-        let fate = if end > sent { Fate::NeverWritten } else { Fate::Written(effect) };
-        (entry.said.clone().unwrap_or(command), fate)
+    let mut end = entry.answered_bytes();
+    let unanswered = lengths(&entry.bytes[end..]);
+    let fate = |(len, (command, effect)): (usize, (Bytes, Effect))| {
+        end += len;
+        (command, if end > sent { Fate::NeverWritten } else { Fate::Written(effect) })
     };
-    unanswered.into_iter().map(fate).collect()
+    unanswered.zip(entry.next_commands(u32::MAX)).map(fate).collect()
 }
 
 #[cfg(test)]
@@ -448,6 +450,10 @@ mod tests {
         assert_eq!(abandoned[0].1, [(Bytes::from_static(b"said"), Fate::NeverWritten)]);
         q.push(Entry { said: said(), ..entry(1, &[GET]) });
         assert_eq!(q.take_back(|_| false, false).0[0].bytes, "said");
+        q.push(Entry { said: said(), ..entry(1, &[GET]) });
+        assert_eq!(q.entries[0].next_commands(1), [(Bytes::from_static(b"said"), Effect::Read)], "refused, say");
+        q.wrote(GET.len());
+        assert_eq!(q.forget_reads(|to| *to, |_| true)[0].bytes, "said");
     }
 
     #[test]

@@ -39,8 +39,7 @@ impl Parked {
     /// The replies to the next `replies` commands of an entry, which came from `node` now.
     pub(super) fn new(entry: &Entry<impl Sized>, node: SocketAddr, bytes: &[u8], replies: u32) -> Self {
         // All of it may stay for long, and is a part of a read buffer many times its size.
-        // What was put into other words for the server is one command by itself, and comes back as the client said it.
-        let copied = |(command, _): (Bytes, Effect)| Bytes::copy_from_slice(entry.said.as_deref().unwrap_or(&command));
+        let copied = |(command, _): (Bytes, Effect)| Bytes::copy_from_slice(&command);
         let again = (entry.effect != Effect::Write && !entry.partial)
             .then(|| entry.next_commands(replies).into_iter().map(copied).collect());
         let reads = entry.effect == Effect::Read;

@@ -384,6 +384,10 @@ impl Receiver {
         if !self.streamed && may_be_unasked(conn, buf) {
             if let Some(owner) = conn.owner.borrow().as_ref() {
                 bound_withheld(conn, owner, self.partial);
+            } else if self.partial > conn.context.terms().limits.output_bytes {
+                // What is passed on to other clients. Whoever listens here begins anew, and has them told that it did.
+                conn.context.stats.reached(Limit::OutputBytes);
+                conn.close(Lost::Dropped);
             }
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! What servers say of client-side caching (`CLIENT TRACKING`), as pointsman passes it on from one client's connection to
 //! another client. Pure.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 /// What Redis sends when all keys are flushed.
 pub const EVERYTHING_INVALID: &[u8] = b">2\r\n$10\r\ninvalidate\r\n_\r\n";
@@ -33,29 +33,29 @@ pub fn says_redirection_broken(frame: &[u8]) -> bool {
     frame.starts_with(BROKEN)
 }
 
-/// The reply to `CLIENT GETREDIR` or `CLIENT TRACKINGINFO` with the client's id in place of its connection's; `broken`: it
-/// cannot be told any more, though the connection is there.
-pub fn with_redirection(mut reply: BytesMut, id: u64, broken: bool) -> BytesMut {
+/// The reply to `CLIENT GETREDIR` or `CLIENT TRACKINGINFO` with the client's id in place of its connection's. `client_of` a
+/// connection: that, and whether it cannot be told any more, though the connection is there.
+pub fn with_redirection(reply: &[u8], client_of: impl Fn(i64) -> Option<(u64, bool)>) -> Bytes {
     const FIELD: &[u8] = b"$8\r\nredirect\r\n";
     const FLAG: &[u8] = b"$15\r\nbroken_redirect\r\n";
-    let mut field = memchr::memmem::find(&reply, FIELD);
+    let as_it_is = || Bytes::copy_from_slice(reply);
+    let field = memchr::memmem::find(reply, FIELD);
+    let (before, behind) = reply.split_at(field.map_or(0, |at| at + FIELD.len()));
+    let Some(end) = memchr::memchr(b'\r', behind) else { return as_it_is() };
+    // 0 and -1 say that there is none.
+    let named = behind[..end].strip_prefix(b":").and_then(|id| std::str::from_utf8(id).ok()?.parse().ok());
+    let Some((id, broken)) = named.and_then(client_of) else { return as_it_is() };
+    let number = format!(":{id}");
     if broken
         && let Some(at) = field
-        && memchr::memmem::find(&reply[..at], FLAG).is_none()
-        && let Some((from, to, flags)) = count_of_flags(&reply[..at])
+        && memchr::memmem::find(&before[..at], FLAG).is_none()
+        && let Some((from, to, flags)) = count_of_flags(&before[..at])
     {
         let count = (flags + 1).to_string();
-        field = Some(at - (to - from) + count.len() + FLAG.len());
-        reply = [&reply[..from], count.as_bytes(), &reply[to..at], FLAG, &reply[at..]].concat().as_slice().into();
+        let flagged = [&before[..from], count.as_bytes(), &before[to..at], FLAG, &before[at..]];
+        return [&flagged.concat(), number.as_bytes(), &behind[end..]].concat().into();
     }
-    let start = field.map_or(0, |at| at + FIELD.len());
-    let Some(end) = memchr::memchr(b'\r', &reply[start..]).map(|at| start + at) else { return reply };
-    // 0 and -1 say that there is none.
-    let names_one = reply[start] == b':' && reply[start + 1..end].iter().any(|b| (b'1'..=b'9').contains(b));
-    if !names_one || reply[start + 1] == b'-' {
-        return reply;
-    }
-    [&reply[..=start], id.to_string().as_bytes(), &reply[end..]].concat().as_slice().into()
+    [before, number.as_bytes(), &behind[end..]].concat().into()
 }
 
 /// Where the number of flags stands, and what it is.
@@ -71,7 +71,8 @@ mod tests {
     use super::*;
 
     fn told(reply: &str, broken: bool) -> String {
-        String::from_utf8(with_redirection(reply.as_bytes().into(), 7, broken).to_vec()).unwrap()
+        let client_of = |id| (id == 123).then_some((7, broken));
+        String::from_utf8(with_redirection(reply.as_bytes(), client_of).to_vec()).unwrap()
     }
 
     #[test]

@@ -86,8 +86,6 @@ pub enum Step {
 /// What a client asks about clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum About {
-    /// `CLIENT ID`.
-    Id,
     /// `CLIENT LIST`.
     List,
     /// `CLIENT INFO`.
@@ -105,10 +103,6 @@ pub enum Local {
     Quit,
     /// `RESET`.
     Reset,
-    /// `CLIENT SETNAME`.
-    SetName,
-    /// `CLIENT GETNAME`.
-    GetName,
     /// `CLIENT REPLY` ON, OFF or SKIP.
     Reply(Replies),
 }
@@ -141,34 +135,25 @@ fn everywhere(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Opt
             let about = [(b"LIST".as_slice(), About::List), (b"INFO", About::Info), (b"KILL", About::Kill)];
             let about = about.iter().find(|(word, _)| is(sub, word)).map(|(_, about)| *about);
             let about = about.or_else(|| (is(sub, b"UNBLOCK") && argc > 2).then_some(About::Unblock));
-            let about = about.or_else(|| (is(sub, b"ID") && argc == 2).then_some(About::Id));
             if let Some(about) = about {
                 return Some(match about {
                     _ if !state.multi => Route::About(about),
-                    About::Id | About::Info => pinned(Effect::Deferred, Step::Queue),
-                    About::List if argc == 2 => pinned(Effect::Deferred, Step::Queue),
-                    // They name clients by their ids here.
-                    _ => Route::Refuse("cannot be queued in a transaction behind pointsman"),
+                    About::Info | About::Kill => pinned(Effect::Deferred, Step::Queue),
+                    About::List if argc <= 3 || is_by_type(frame, argc) || only_ids(frame) => {
+                        pinned(Effect::Deferred, Step::Queue)
+                    }
+                    About::List => Route::Refuse("cannot list by such filters from within a transaction"),
+                    // Whose connection it would name by then is not known yet.
+                    About::Unblock => Route::Refuse("cannot unblock a client from within a transaction"),
                 });
             }
-            let local = if is(sub, b"REPLY") && argc == 3 {
-                match argument(frame, 2) {
-                    Some(mode) if is(Some(mode), b"ON") => Local::Reply(Replies::On),
-                    Some(mode) if is(Some(mode), b"OFF") => Local::Reply(Replies::Off),
-                    Some(mode) if is(Some(mode), b"SKIP") => Local::Reply(Replies::Skip),
-                    _ => return None,
-                }
-            } else if is(sub, b"SETNAME") && argc == 3 {
-                Local::SetName
-            } else if is(sub, b"GETNAME") && argc == 2 {
-                Local::GetName
-            } else {
+            // In a transaction it is turned on or off when that runs.
+            if state.multi || argc != 3 || !is(sub, b"REPLY") {
                 return None;
-            };
-            if state.multi {
-                return Some(Route::Refuse("cannot be queued in a transaction behind pointsman"));
             }
-            Some(Route::Local(local))
+            let modes = [(b"ON".as_slice(), Replies::On), (b"OFF", Replies::Off), (b"SKIP", Replies::Skip)];
+            let mode = modes.iter().find(|(word, _)| is(argument(frame, 2), word));
+            mode.map(|(_, replies)| Route::Local(Local::Reply(*replies)))
         }
         _ => None,
     }
@@ -200,7 +185,9 @@ fn in_transaction(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) ->
         | Kind::Monitor
         | Kind::Replica
         | Kind::Other => pinned(Effect::Deferred, Step::Keep),
-        Kind::Client if leaves_connection(&client(frame)) => pinned(Effect::Deferred, Step::Queue),
+        Kind::Client if leaves_connection(frame) || !state.kept && tracks_for_itself(frame) => {
+            pinned(Effect::Deferred, Step::Queue)
+        }
         Kind::Client => pinned(Effect::Deferred, Step::Keep),
         _ => pinned(Effect::Deferred, Step::Queue),
     }
@@ -282,7 +269,7 @@ fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
 /// `CLIENT`, outside of a transaction, with what goes the same way everywhere dealt with.
 fn client(frame: &[u8]) -> Route {
     let sub = argument(frame, 1);
-    // Words that stand here but are handled elsewhere have come with a wrong number of arguments, and change nothing.
+    // They change nothing, or what is the client's. What is handled elsewhere has come with a wrong number of arguments.
     const HARMLESS: [&[u8]; 9] =
         [b"UNBLOCK", b"GETREDIR", b"TRACKINGINFO", b"SETINFO", b"HELP", b"REPLY", b"SETNAME", b"GETNAME", b"ID"];
     if HARMLESS.iter().any(|c| is(sub, c)) || sub.is_none() {
@@ -299,9 +286,26 @@ fn client(frame: &[u8]) -> Route {
     }
 }
 
-/// Whether a command that goes this way leaves its connection as it was.
-fn leaves_connection(route: &Route) -> bool {
-    matches!(route, Route::Shared(_) | Route::Pinned(Pinned { step: Step::Once, .. }))
+/// Whether a transaction with this `CLIENT` command leaves its connection as it was. `CACHING` is about that alone.
+fn leaves_connection(frame: &[u8]) -> bool {
+    matches!(client(frame), Route::Shared(_) | Route::Pinned(Pinned { step: Step::Once | Step::Caching, .. }))
+}
+
+/// Whether a `CLIENT` command is about invalidations, and not about another client's. Such a transaction can be queued
+/// elsewhere.
+fn tracks_for_itself(frame: &[u8]) -> bool {
+    is(argument(frame, 1), b"TRACKING") && !args(frame).any(|word| is(Some(word), b"REDIRECT"))
+}
+
+/// Whether a `CLIENT LIST` names a type and nothing else.
+fn is_by_type(frame: &[u8], argc: u32) -> bool {
+    argc == 4 && is(argument(frame, 2), b"TYPE")
+}
+
+/// Whether a `CLIENT LIST` names ids and nothing else.
+fn only_ids(frame: &[u8]) -> bool {
+    let is_number = |word: &[u8]| std::str::from_utf8(word).is_ok_and(|text| text.parse::<u64>().is_ok());
+    is(argument(frame, 2), b"ID") && args(frame).skip(3).all(is_number)
 }
 
 /// Pops that lose an undelivered element exactly as for a client that reconnects and pops again. Those that move it

@@ -1,7 +1,5 @@
 //! What one client has changed about its connection, so far as it decides routes.
 
-use bytes::Bytes;
-
 use super::Step;
 use crate::backend::Key;
 
@@ -22,8 +20,6 @@ pub enum Replies {
 pub struct State {
     /// Database, RESP version and user: the key of the pool the session uses.
     pub key: Key,
-    /// `CLIENT SETNAME`.
-    pub name: Option<Bytes>,
     /// `CLIENT REPLY`.
     pub replies: Replies,
     /// Between `MULTI` and `EXEC` or `DISCARD`.
@@ -45,7 +41,6 @@ impl State {
     pub fn new(key: Key) -> Self {
         Self {
             key,
-            name: None,
             replies: Replies::On,
             multi: false,
             watching: false,

@@ -37,8 +37,9 @@ fn a_fresh_session_shares_and_pins_by_the_table() {
         ("SCRIPT KILL", Route::Judge),
         ("QUIT", Route::Local(Local::Quit)),
         ("RESET", Route::Local(Local::Reset)),
-        ("CLIENT ID", Route::About(About::Id)),
-        ("client setname x", Route::Local(Local::SetName)),
+        ("CLIENT ID", Route::Shared(Effect::Read)),
+        ("client setname x", Route::Shared(Effect::Read)),
+        ("CLIENT GETNAME", Route::Shared(Effect::Read)),
         ("CLIENT REPLY skip", Route::Local(Local::Reply(Replies::Skip))),
         ("CLIENT REPLY maybe", Route::Shared(Effect::Read)),
         ("CLIENT INFO", Route::About(About::Info)),
@@ -47,6 +48,41 @@ fn a_fresh_session_shares_and_pins_by_the_table() {
         ("CLIENT UNBLOCK", Route::Shared(Effect::Read)),
         ("MULTI x", Route::Shared(Effect::Read)),
         ("SCRIPT LOAD x", Route::Shared(Effect::Write)),
+        ("SCRIPT EXISTS x", Route::Shared(Effect::Write)),
+        ("FUNCTION LIST", Route::Shared(Effect::Write)),
+        ("FUNCTION KILL", Route::Judge),
+        ("FUNCTION STATS", Route::Judge),
+        ("EVALSHA x 0", Route::Shared(Effect::Write)),
+        ("EVAL_RO x 0", Route::Shared(Effect::Read)),
+        ("FCALL f 0", Route::Shared(Effect::Write)),
+        ("FCALL_RO f 0", Route::Shared(Effect::Read)),
+        ("SCAN 0", Route::Shared(Effect::Read)),
+        ("HSCAN h 0", Route::Shared(Effect::Read)),
+        ("PING", Route::Shared(Effect::Read)),
+        ("ECHO x", Route::Shared(Effect::Read)),
+        ("INFO", Route::Shared(Effect::Read)),
+        ("ROLE", Route::Shared(Effect::Read)),
+        ("KEYS *", Route::Shared(Effect::Read)),
+        ("PFCOUNT k", Route::Shared(Effect::Write)),
+        ("PUBSUB CHANNELS", Route::Shared(Effect::Read)),
+        ("SPUBLISH c m", Route::Shared(Effect::Write)),
+        ("DISCARD", Route::Shared(Effect::Write)),
+        ("UNWATCH", Route::Shared(Effect::Write)),
+        ("FLUSHALL", Route::Shared(Effect::Write)),
+        ("MIGRATE h 1 k 0 10", Route::Shared(Effect::Write)),
+        ("CONFIG SET a b", Route::Shared(Effect::Write)),
+        ("ACL WHOAMI", Route::Shared(Effect::Write)),
+        ("CLUSTER INFO", Route::Shared(Effect::Write)),
+        ("READONLY", Route::Shared(Effect::Write)),
+        ("XREADGROUP GROUP g c STREAMS s >", Route::Shared(Effect::Write)),
+        ("CLIENT LIST", Route::About(About::List)),
+        ("CLIENT SETINFO LIB-NAME x", Route::Shared(Effect::Read)),
+        ("CLIENT GETREDIR", Route::Shared(Effect::Read)),
+        ("CLIENT TRACKINGINFO", Route::Shared(Effect::Read)),
+        ("CLIENT REPLY on", Route::Local(Local::Reply(Replies::On))),
+        ("RESET x", Route::Shared(Effect::Read)),
+        ("HELLO", Route::Judge),
+        ("HELLO 3 AUTH u p SETNAME n", Route::Judge),
     ] {
         assert_eq!(decide(command, &s), expected, "{command}");
     }
@@ -71,6 +107,23 @@ fn a_fresh_session_shares_and_pins_by_the_table() {
         ("REPLCONF listening-port 1", Step::Keep),
         ("SYNC", Step::Sync),
         ("NOSUCHCOMMAND x", Step::Keep),
+        ("BRPOP k 0", Step::Block(true)),
+        ("BZPOPMIN z 0", Step::Block(true)),
+        ("BRPOPLPUSH a b 0", Step::Block(false)),
+        ("BLMPOP 0 1 k LEFT", Step::Block(false)),
+        ("BZMPOP 0 1 z MIN", Step::Block(false)),
+        ("WAITAOF 0 0 0", Step::Wait),
+        ("PSUBSCRIBE p*", Step::Subscribe),
+        ("SSUBSCRIBE s", Step::Subscribe),
+        ("UNSUBSCRIBE", Step::Subscribe),
+        ("CLIENT NO-EVICT ON", Step::Keep),
+        ("CLIENT NO-TOUCH ON", Step::Keep),
+        ("CLIENT IMPORT-SOURCE ON", Step::Keep),
+        ("CLIENT UNPAUSE", Step::Once),
+        ("REPLICAOF h 1", Step::Once),
+        ("FAILOVER", Step::Once),
+        ("MODULE LIST", Step::Once),
+        ("PSYNC ? -1", Step::Sync),
     ] {
         assert_eq!(step(command, &s), Some(expected), "{command}");
     }
@@ -93,20 +146,37 @@ fn nothing_in_a_transaction_reaches_a_shared_connection() {
     assert_eq!(step("MULTI", &s), Some(Step::Queue), "the backend refuses it in its own words");
     assert_eq!(step("EXEC", &s), Some(Step::Exec));
     assert_eq!(step("DISCARD", &s), Some(Step::Discard));
-    for followed in ["HELLO 3", "SELECT 5", "AUTH x", "CLIENT ID", "CLIENT INFO", "CLIENT LIST"] {
+    for followed in [
+        "HELLO 3",
+        "SELECT 5",
+        "AUTH x",
+        "CLIENT ID",
+        "CLIENT INFO",
+        "CLIENT LIST",
+        "CLIENT LIST ID 5 6",
+        "CLIENT LIST TYPE pubsub",
+        "CLIENT KILL ID 5",
+        "CLIENT SETNAME x",
+        "CLIENT GETNAME",
+        "CLIENT REPLY OFF",
+        "CLIENT REPLY maybe",
+        "CLIENT TRACKING ON BCAST",
+        "CLIENT CACHING YES",
+    ] {
         assert_eq!(step(followed, &s), Some(Step::Queue), "{followed}");
     }
     let kept = State { kept: true, ..s.clone() };
     assert_eq!((step("HELLO 3", &kept), step("SELECT 5", &kept)), (Some(Step::Hello), Some(Step::Keep)));
     assert_eq!(step("EXEC x", &s), Some(Step::Exec), "refused, and at an end");
     assert_eq!(step("DISCARD x", &s), Some(Step::Queue), "it stays open");
-    for smuggled in ["SUBSCRIBE c", "MONITOR", "CLIENT TRACKING ON", "WHATISIT"] {
+    assert_eq!(step("CLIENT TRACKING ON", &kept), Some(Step::Keep));
+    for smuggled in ["SUBSCRIBE c", "MONITOR", "CLIENT TRACKING ON REDIRECT 5", "CLIENT NO-TOUCH ON", "WHATISIT"] {
         assert_eq!(step(smuggled, &s), Some(Step::Keep), "{smuggled}");
     }
     for harmless in ["CLIENT PAUSE 100 WRITE", "CLIENT UNPAUSE", "CLIENT SETINFO LIB-NAME x", "CLIENT HELP"] {
         assert_eq!(step(harmless, &s), Some(Step::Queue), "{harmless}");
     }
-    for refused in ["CLIENT REPLY OFF", "CLIENT KILL ID 5", "CLIENT LIST ID 5"] {
+    for refused in ["CLIENT UNBLOCK 5", "CLIENT LIST ID 5 TYPE normal", "CLIENT LIST USER bob"] {
         assert!(matches!(decide(refused, &s), Route::Refuse(_)), "{refused}");
     }
 }

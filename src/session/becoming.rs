@@ -5,12 +5,13 @@ use std::rc::Rc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::executed::{Executed, kind};
+use super::executed::{Executed, Outcome};
+use super::telling::kind;
 use super::words::without_name;
 use super::{Command, Session, Step};
 use crate::backend::{Answer, Effect, Entry, Heed, Translate};
 use crate::metrics::CloseReason;
-use crate::resp::Kind;
+use crate::resp::{Kind, args};
 use crate::router::selected;
 
 /// An `AUTH` or `HELLO` that a backend has accepted and the session's own connection has not answered.
@@ -66,19 +67,33 @@ impl Session {
 
     /// `EXEC` was answered: the session is what its connection now is.
     pub(super) fn finish_executing(&mut self, executed: &Executed) {
-        let Some(accepted) = executed.accepted() else {
+        let Some(Outcome { accepted, replies, left }) = executed.outcome() else { return };
+        self.state.replies = replies;
+        self.quitting |= left;
+        // What such a connection is like only the server knows.
+        let kept = self.state.kept;
+        let Some(accepted) = accepted else {
+            self.end_queued_relays(false);
             (self.state.kept, self.state.rephrased) = (true, true);
             return;
         };
+        // Of several the last says where invalidations go now.
+        if let Some(last) = accepted.iter().rev().find(|command| is_tracking(command)) {
+            self.redirect_as_executed(last);
+        }
         for command in accepted {
             match kind(&command) {
-                Kind::Select => match selected(&command) {
+                Kind::Select if !kept => match selected(&command) {
                     Some(database) => self.state.key.database = database,
                     None => self.state.kept = true,
                 },
-                Kind::Auth | Kind::Hello => self.adopt(&command),
+                Kind::Auth | Kind::Hello if !kept => self.adopt(&command),
+                Kind::Client if !kept && is_tracking(&command) => self.track_as_executed(command),
                 _ => {}
             }
+        }
+        if kept {
+            return;
         }
         self.route = None;
         self.presence.client.select(self.state.key.database);
@@ -89,4 +104,16 @@ impl Session {
             }
         }
     }
+
+    /// The transaction has run this `CLIENT TRACKING`.
+    fn track_as_executed(&mut self, command: Bytes) {
+        self.tracking.ask(command);
+        self.state.kept |= !self.tracking.conclude(true);
+        // Turned off or not: that the connection was told of keys is looked at when it is given back.
+        self.state.tracking = true;
+    }
+}
+
+fn is_tracking(command: &[u8]) -> bool {
+    kind(command) == Kind::Client && args(command).nth(1).is_some_and(|sub| sub.eq_ignore_ascii_case(b"TRACKING"))
 }

@@ -88,6 +88,20 @@ fn options<'w, 'a>(words: &'w [&'a [u8]]) -> impl Iterator<Item = (&'a [u8], &'w
     })
 }
 
+/// Whether a `CLIENT LIST` is one that every server takes, with one filter that is known here.
+pub(super) fn lists_by(words: &[&[u8]]) -> bool {
+    const TYPES: [&[u8]; 5] = [b"NORMAL", b"PUBSUB", b"MASTER", b"REPLICA", b"SLAVE"];
+    match words {
+        [_, _, option, kind] if option.eq_ignore_ascii_case(b"TYPE") => {
+            TYPES.iter().any(|known| kind.eq_ignore_ascii_case(known))
+        }
+        [_, _, option, ids @ ..] => {
+            option.eq_ignore_ascii_case(b"ID") && !ids.is_empty() && ids.iter().all(|id| number(id).is_some())
+        }
+        _ => false,
+    }
+}
+
 fn is_of_type(client: &Client, wanted: &[u8]) -> bool {
     let its: &[u8] = if client.is_subscribed() { b"PUBSUB" } else { b"NORMAL" };
     wanted.eq_ignore_ascii_case(its)
@@ -138,7 +152,7 @@ mod tests {
         let tcp = |addr: &str| ClientAddr::Tcp(addr.parse().unwrap());
         let join = |id| clients.join(id, 0, [tcp(&format!("10.0.0.{id}:5")), tcp("10.1.0.1:1")], None).unwrap();
         let presences: Vec<Presence> = (1..=3).map(join).collect();
-        presences[1].client.describe(b"", b"bob", true);
+        presences[1].client.describe(b"bob", true);
         (clients, presences)
     }
 

@@ -20,12 +20,12 @@ use crate::topology::Pass;
 pub(super) enum Translate {
     /// Nothing: it is the client's.
     No,
-    /// An id becomes this client's.
-    Id,
     /// A list of connections becomes one of these clients.
     List(Vec<Arc<Client>>),
-    /// It was asked whether such clients might be closed: these.
-    Kill { victims: Vec<Arc<Client>>, old_form: bool },
+    /// It was asked whether such clients might be closed.
+    Kill,
+    /// It says whether the command at the front may be carried out here.
+    MayTurnReplies,
     /// Nothing; meanwhile the connection that it is about stays its client's.
     Unblock { _held: Option<Held> },
     /// It says what the command at the front is, of this name, at the master of this generation.
@@ -47,17 +47,13 @@ impl Session {
         let all = || encode_command(&["CLIENT", "LIST"]);
         let (commands, translate) = match about {
             About::Info => (vec![frame.clone(), all()], Translate::List(vec![Arc::clone(&self.presence.client)])),
-            About::Id => (vec![frame.clone()], Translate::Id),
             About::List => {
                 let listed = Filter::of(&words, false).chosen(clients, self.presence.client.id);
                 // Without a filter the one answer says all.
                 let commands = if words.len() == 2 { vec![frame.clone()] } else { vec![frame.clone(), all()] };
                 (commands, Translate::List(listed))
             }
-            About::Kill => {
-                let victims = Filter::of(&words, true).chosen(clients, self.presence.client.id);
-                (vec![harmless_kill(&words)], Translate::Kill { victims, old_form: words.len() == 3 })
-            }
+            About::Kill => (vec![harmless_kill(&words)], Translate::Kill),
             About::Unblock => {
                 let held = number(words[2]).and_then(|id| clients.get(id)).map(|c| c.hold());
                 let id = match held.as_ref().map_or(0, |held| held.backend(node)) {
@@ -80,33 +76,28 @@ impl Session {
         let reply = &verdict.reply;
         let line = match translate {
             Translate::Learn { name, generation } => return self.taught(&name, generation, Some(verdict)),
-            Translate::No | Translate::Unblock { .. } => reply.clone(),
+            Translate::MayTurnReplies if reply.first() == Some(&b'+') => {
+                self.may_turn_replies = true;
+                return Step::Done;
+            }
+            Translate::No | Translate::Unblock { .. } | Translate::MayTurnReplies => reply.clone(),
             Translate::List(clients) if reply.first() != Some(&b'-') => {
                 let is_info = args(&self.buf).nth(1).is_some_and(|a| a.eq_ignore_ascii_case(b"INFO"));
                 let asking = Asking {
                     id: self.presence.client.id,
-                    command: if is_info { "client|info" } else { "client|list" },
+                    command: Some(if is_info { "client|info" } else { "client|list" }),
                     database: Some(self.state.key.database),
                     asked_on: verdict.asked_on,
                 };
                 text(&list(reply, &clients, &asking), self.state.key.resp3)
             }
-            Translate::Kill { victims, old_form } if permitted(reply, old_form) => {
-                for victim in &victims {
-                    if victim.id == self.presence.client.id {
-                        self.quitting = true;
-                    } else {
-                        self.presence.clients.kill(victim);
-                    }
-                }
-                match (old_form, victims.is_empty()) {
-                    (true, true) => reply.clone(),
-                    (true, false) => Bytes::from_static(b"+OK\r\n"),
-                    (false, _) => format!(":{}\r\n", victims.len()).into(),
-                }
+            Translate::List(_) => reply.clone(),
+            Translate::Kill => {
+                let teller = self.teller();
+                let line = teller.told(&self.buf[..command.len], reply);
+                self.quitting |= teller.has_left();
+                line
             }
-            Translate::Id if reply.first() == Some(&b':') => format!(":{}\r\n", self.presence.client.id).into(),
-            Translate::Id | Translate::List(_) | Translate::Kill { .. } => reply.clone(),
         };
         self.say(command, line)
     }
@@ -115,15 +106,12 @@ impl Session {
 /// The client that asked for a list.
 pub(super) struct Asking {
     pub(super) id: u64,
-    pub(super) command: &'static str,
+    /// Its command, if that is not the one that the server shows.
+    pub(super) command: Option<&'static str>,
     /// Its database, if the connection on which it asked is in another.
     pub(super) database: Option<u32>,
     /// The server's id of that connection; 0 if that is not known.
     pub(super) asked_on: i64,
-}
-
-fn permitted(reply: &[u8], old_form: bool) -> bool {
-    reply.first() == Some(&b':') || old_form && reply.starts_with(b"-ERR No such client")
 }
 
 /// The server's list of connections as one of clients: each in the words of the server about the connection that it
@@ -158,11 +146,12 @@ pub(super) fn list(reply: &[u8], clients: &[Arc<Client>], asking: &Asking) -> St
                     "name" => String::from_utf8_lossy(&name).into_owned(),
                     "age" => now.since(client.since).as_secs().to_string(),
                     "idle" => now.since(active).as_secs().to_string(),
-                    "user" => String::from_utf8_lossy(&user(client)).into_owned(),
+                    // What the server says of its user is so at this moment, also within a transaction that changes it.
+                    "user" if !asks => String::from_utf8_lossy(&user(client)).into_owned(),
                     "lib-name" => String::from_utf8_lossy(&library).into_owned(),
                     "lib-ver" => String::from_utf8_lossy(&version).into_owned(),
                     "redir" if value.starts_with(|c| ('1'..='9').contains(&c)) => client.redirects_to().to_string(),
-                    "cmd" if asks => asking.command.to_owned(),
+                    "cmd" if asks => asking.command.unwrap_or(value).to_owned(),
                     "db" if asks => asking.database.map_or_else(|| value.to_owned(), |db| db.to_string()),
                     "cmd" if !pinned => last_command.to_owned(),
                     "flags" if !pinned => "N".to_owned(),
@@ -197,13 +186,17 @@ mod tests {
         let presences: Vec<crate::clients::Presence> = (1..=2).map(join).collect();
         presences[0].client.pin(([127, 0, 0, 1], 1).into(), 31);
         presences[0].client.redirect_to(2);
-        presences[0].client.describe(b"me", b"", false);
+        presences[0].client.set_name(b"me");
         let reply = b"$99\r\nid=30 addr=p:1 laddr=r:1 name= age=9 idle=0 flags=N db=0 cmd=get redir=-1 user=bob resp=2\n\
                       id=31 addr=p:2 laddr=r:1 name= age=9 idle=0 flags=b db=9 cmd=blpop redir=33 user=bob resp=2\n\r\n";
         assert_eq!(
-            list(reply, &clients.all(), &Asking { id: 2, command: "client|list", database: Some(4), asked_on: 30 }),
+            list(
+                reply,
+                &clients.all(),
+                &Asking { id: 2, command: Some("client|list"), database: Some(4), asked_on: 30 }
+            ),
             "id=1 addr=10.0.0.1:5 laddr=10.1.0.1:1 name=me age=0 idle=0 flags=b db=9 cmd=blpop redir=2 user=default resp=2\n\
-             id=2 addr=10.0.0.2:5 laddr=10.1.0.1:1 name= age=0 idle=0 flags=N db=4 cmd=client|list redir=-1 user=default resp=2\n"
+             id=2 addr=10.0.0.2:5 laddr=10.1.0.1:1 name= age=0 idle=0 flags=N db=4 cmd=client|list redir=-1 user=bob resp=2\n"
         );
     }
 }

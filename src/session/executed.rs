@@ -2,18 +2,13 @@
 //! terms of the client.
 
 use std::cell::RefCell;
-use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
-use super::clients::{Asking, list, text};
-use super::library::{Said, is_printable};
-use super::local::with_id;
-use super::redirection::Redirection;
-use super::words::without_name;
+use super::telling::{Teller, kind, reply_mode};
 use crate::backend::Translate;
-use crate::clients::{Client, Clients, Presence};
-use crate::resp::{Kind, ReplyScanner, args, lookup};
+use crate::resp::{Kind, ReplyScanner, args};
+use crate::router::Replies;
 
 /// A transaction whose `EXEC` was sent.
 #[derive(Debug)]
@@ -22,28 +17,26 @@ pub(super) struct Executed {
     queued: usize,
     /// Those that matter, each with its place among them.
     heeded: Vec<(usize, Bytes)>,
-    client: Arc<Client>,
-    clients: Arc<Clients>,
-    redirection: Option<Redirection>,
-    /// Those of them that were accepted, once `EXEC` was answered.
-    accepted: RefCell<Option<Vec<Bytes>>>,
+    teller: Teller,
+    /// Whether the client hears what the `EXEC` answers.
+    replies: Replies,
+    outcome: RefCell<Option<Outcome>>,
+}
+
+/// What `EXEC` has led to.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// The commands that the server has accepted of those that are heeded; none if that cannot be told.
+    pub(super) accepted: Option<Vec<Bytes>>,
+    /// Whether the client hears what follows.
+    pub(super) replies: Replies,
+    /// The client has closed itself.
+    pub(super) left: bool,
 }
 
 /// Whether a queued command asks about its connection, or changes what its session is.
 pub(super) fn is_heeded(frame: &[u8]) -> bool {
     matches!(kind(frame), Kind::Select | Kind::Auth | Kind::Hello | Kind::Client)
-}
-
-/// What becomes of the connection when the command is queued: all but its name, which stays with the client.
-pub(super) fn for_connection(frame: &Bytes) -> Bytes {
-    let words: Vec<&[u8]> = args(frame).collect();
-    let names = words.windows(2).filter(|pair| pair[0].eq_ignore_ascii_case(b"SETNAME")).map(|pair| pair[1]);
-    // What is no name the server refuses, and with it the rest.
-    if kind(frame) == Kind::Hello && names.into_iter().all(is_printable) { without_name(frame) } else { frame.clone() }
-}
-
-pub(super) fn kind(frame: &[u8]) -> Kind {
-    lookup(args(frame).next().unwrap_or_default()).info().kind
 }
 
 /// Where the elements of an array stand; none if it is something else.
@@ -60,127 +53,159 @@ fn elements(reply: &[u8]) -> Option<Vec<(usize, usize)>> {
         .collect()
 }
 
+/// What a client hears, who may turn replies off and on in between (Redis `clientReplyCommand`, `resetClient`).
+struct Hearing {
+    off: bool,
+    /// `EXEC` itself is the one to be skipped.
+    skipped: bool,
+    skips_next: bool,
+    /// The connection is closed behind what was heard.
+    ended: bool,
+    heard: BytesMut,
+}
+
+impl Hearing {
+    fn new(replies: Replies) -> Self {
+        let (off, skipped) = (replies == Replies::Off, replies == Replies::Skip);
+        Self { off, skipped, skips_next: false, ended: false, heard: BytesMut::new() }
+    }
+
+    fn hear(&mut self, bytes: &[u8]) {
+        if !self.off && !self.skipped && !self.ended {
+            self.heard.extend_from_slice(bytes);
+        }
+    }
+
+    fn turn(&mut self, replies: Replies) {
+        match replies {
+            Replies::On => (self.off, self.skipped) = (false, false),
+            Replies::Off => self.off = true,
+            // While nothing is answered there is nothing to skip.
+            Replies::Skip => self.skips_next |= !self.off,
+        }
+    }
+
+    fn afterwards(&self) -> Replies {
+        match (self.off, self.skips_next) {
+            (true, _) => Replies::Off,
+            (false, true) => Replies::Skip,
+            (false, false) => Replies::On,
+        }
+    }
+}
+
 impl Translate for Executed {
     fn translate(&self, reply: BytesMut) -> BytesMut {
-        let Some(elements) = elements(&reply) else {
-            // Nothing has run.
-            *self.accepted.borrow_mut() = Some(Vec::new());
-            return reply;
-        };
-        if elements.len() != self.queued {
-            return reply;
-        }
-        let (mut told, mut at, mut accepted) = (BytesMut::with_capacity(reply.len()), 0, Vec::new());
-        for (place, command) in &self.heeded {
-            let (from, to) = elements[*place];
-            if reply[from] == b'-' {
-                continue;
+        let mut hearing = Hearing::new(self.replies);
+        let accepted = match elements(&reply) {
+            Some(elements) if elements.len() == self.queued => Some(self.tell(&reply, &elements, &mut hearing)),
+            elements => {
+                hearing.hear(&reply);
+                // What is no array says that nothing has run.
+                elements.is_none().then(Vec::new)
             }
-            told.extend_from_slice(&reply[at..from]);
-            told.extend_from_slice(&self.told(command, &reply[from..to]));
-            at = to;
-            accepted.push(command.clone());
-        }
-        *self.accepted.borrow_mut() = Some(accepted);
-        told.extend_from_slice(&reply[at..]);
-        told
+        };
+        let (replies, left) = (hearing.afterwards(), self.teller.has_left());
+        *self.outcome.borrow_mut() = Some(Outcome { accepted, replies, left });
+        hearing.heard
     }
 }
 
 impl Executed {
     /// Of the `heeded` ones among so many queued commands.
-    pub(super) fn new(
-        queued: usize,
-        heeded: Vec<(usize, Bytes)>,
-        presence: &Presence,
-        redirection: Option<Redirection>,
-    ) -> Self {
-        let (client, clients) = (Arc::clone(&presence.client), Arc::clone(&presence.clients));
-        Self { queued, heeded, client, clients, redirection, accepted: RefCell::default() }
+    pub(super) fn new(queued: usize, heeded: Vec<(usize, Bytes)>, teller: Teller, replies: Replies) -> Self {
+        Self { queued, heeded, teller, replies, outcome: RefCell::default() }
     }
 
-    /// The commands that the server has accepted of those that are heeded; none if that cannot be told.
-    pub(super) fn accepted(&self) -> Option<Vec<Bytes>> {
-        self.accepted.take()
+    /// What has come of it, once `EXEC` was answered.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        self.outcome.take()
     }
 
-    fn told(&self, command: &[u8], element: &[u8]) -> Bytes {
-        let words: Vec<&[u8]> = args(command).take(2).collect();
-        let sub = |word: &[u8]| words.get(1).is_some_and(|w| w.eq_ignore_ascii_case(word));
-        let as_it_is = || Bytes::copy_from_slice(element);
-        match kind(command) {
-            Kind::Hello => with_id(&as_it_is(), self.client.id),
-            Kind::Client if sub(b"ID") => format!(":{}\r\n", self.client.id).into(),
-            Kind::Client if sub(b"INFO") || sub(b"LIST") => {
-                let info = sub(b"INFO");
-                let listed = if info { vec![Arc::clone(&self.client)] } else { self.clients.all() };
-                let asking = Asking {
-                    id: self.client.id,
-                    command: if info { "client|info" } else { "client|list" },
-                    database: None,
-                    asked_on: self.client.backend(),
-                };
-                text(&list(element, &listed, &asking), element[0] == b'=')
+    /// Tells the elements of the reply one after the other; returns what was accepted.
+    fn tell(&self, reply: &[u8], elements: &[(usize, usize)], hearing: &mut Hearing) -> Vec<Bytes> {
+        let mut accepted = Vec::new();
+        let mut heeded = self.heeded.iter().peekable();
+        hearing.hear(&reply[..elements.first().map_or(reply.len(), |(from, _)| *from)]);
+        for (place, (from, to)) in elements.iter().enumerate() {
+            let element = &reply[*from..*to];
+            let Some((_, command)) = heeded.next_if(|(at, _)| *at == place) else {
+                hearing.hear(element);
+                continue;
+            };
+            let has_run = element[0] != b'-';
+            let mode = reply_mode(&args(command).collect::<Vec<_>>()).filter(|_| has_run);
+            if let Some(mode) = mode {
+                hearing.turn(mode);
             }
-            Kind::Client if sub(b"SETINFO") => {
-                Said::of(command, &self.client).map_or_else(as_it_is, |said| said.translate(element.into()).freeze())
+            if matches!(mode, None | Some(Replies::On)) {
+                hearing.hear(&self.teller.told(command, element));
             }
-            Kind::Client => match self.redirection {
-                Some(redirection) => redirection.translate(element.into()).freeze(),
-                None => as_it_is(),
-            },
-            _ => as_it_is(),
+            if has_run {
+                accepted.push(command.clone());
+            }
+            hearing.ended = self.teller.has_left();
         }
+        accepted
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::addr::ClientAddr;
-    use crate::resp::encode_command;
+    use crate::clients::Presence;
+    use crate::session::telling::tests::{command, presence};
 
-    fn command(words: &str) -> Bytes {
-        encode_command(&words.split(' ').collect::<Vec<_>>())
-    }
-
-    fn executed(queued: usize, heeded: &[(usize, &str)]) -> Executed {
-        let clients = Arc::new(Clients::new(1));
-        let here = || ClientAddr::Tcp(([127, 0, 0, 1], 1).into());
-        let presence = clients.join(7, 0, [here(), here()], None).unwrap();
+    fn executed(presence: &Presence, replies: Replies, queued: usize, heeded: &[(usize, &str)]) -> Executed {
         let heeded = heeded.iter().map(|(place, words)| (*place, command(words))).collect();
-        Executed::new(queued, heeded, &presence, None)
+        Executed::new(queued, heeded, Teller::new(&presence.client, &presence.clients, Vec::new()), replies)
     }
 
     #[test]
     fn what_ran_changes_the_session_and_speaks_of_the_client() {
-        let e = executed(4, &[(0, "SELECT 5"), (2, "CLIENT ID"), (3, "SELECT 99")]);
+        let presence = presence();
+        let e = executed(&presence, Replies::On, 4, &[(0, "SELECT 5"), (2, "CLIENT ID"), (3, "SELECT 99")]);
         let reply = b"*4\r\n+OK\r\n*2\r\n:1\r\n:2\r\n:55\r\n-ERR DB index is out of range\r\n";
         let told = e.translate(reply.as_slice().into());
         assert_eq!(told, "*4\r\n+OK\r\n*2\r\n:1\r\n:2\r\n:7\r\n-ERR DB index is out of range\r\n");
-        assert_eq!(e.accepted().unwrap(), [command("SELECT 5"), command("CLIENT ID")]);
+        assert_eq!(e.outcome().unwrap().accepted.unwrap(), [command("SELECT 5"), command("CLIENT ID")]);
     }
 
     #[test]
     fn what_did_not_run_changes_nothing() {
+        let presence = presence();
         for reply in ["-EXECABORT x\r\n", "*-1\r\n", "_\r\n"] {
-            let e = executed(1, &[(0, "SELECT 5")]);
-            assert_eq!(e.translate(reply.as_bytes().into()), reply);
-            assert!(e.accepted().unwrap().is_empty(), "{reply}");
+            for (replies, heard) in [(Replies::On, reply), (Replies::Off, ""), (Replies::Skip, "")] {
+                let e = executed(&presence, replies, 2, &[(0, "SELECT 5"), (1, "CLIENT REPLY SKIP")]);
+                assert_eq!(e.translate(reply.as_bytes().into()), heard);
+                let outcome = e.outcome().unwrap();
+                let after = if replies == Replies::Off { Replies::Off } else { Replies::On };
+                assert_eq!((outcome.accepted.unwrap().len(), outcome.replies), (0, after), "{reply}");
+            }
         }
-        let e = executed(1, &[(0, "SELECT 5")]);
+        let e = executed(&presence, Replies::On, 1, &[(0, "SELECT 5")]);
         e.translate(b"*2\r\n+OK\r\n+OK\r\n".as_slice().into());
-        assert!(e.accepted().is_none(), "more than was queued");
+        assert!(e.outcome().unwrap().accepted.is_none(), "more than was queued");
     }
 
     #[test]
-    fn a_name_that_is_one_stays_with_the_client() {
-        for (said, expected) in [
-            ("HELLO 3 SETNAME me", "HELLO 3"),
-            ("HELLO 3 SETNAME \u{7f}", "HELLO 3 SETNAME \u{7f}"),
-            ("AUTH SETNAME me", "AUTH SETNAME me"),
+    fn replies_are_turned_off_and_on_in_their_place() {
+        let presence = presence();
+        use Replies::{Off, On, Skip};
+        for (before, commands, heard, after) in [
+            (On, ["CLIENT REPLY OFF", "GET a", "CLIENT ID"], "*3\r\n", Off),
+            (On, ["GET a", "CLIENT REPLY SKIP", "GET a"], "*3\r\n:0\r\n:2\r\n", Skip),
+            (Off, ["GET a", "CLIENT REPLY ON", "GET a"], ":1\r\n:2\r\n", On),
+            (Skip, ["GET a", "CLIENT REPLY ON", "CLIENT REPLY SKIP"], ":1\r\n", Skip),
+            (Off, ["CLIENT REPLY SKIP", "GET a", "CLIENT REPLY OFF"], "", Off),
+            (On, ["CLIENT REPLY SKIP", "CLIENT REPLY OFF", "CLIENT REPLY ON"], "*3\r\n:2\r\n", Skip),
+            (On, ["CLIENT KILL ID 7 SKIPME no", "GET a", "CLIENT REPLY ON"], "*3\r\n:1\r\n", On),
         ] {
-            assert_eq!(for_connection(&command(said)), command(expected), "{said}");
+            let heeded: Vec<_> = commands.into_iter().enumerate().filter(|(_, c)| is_heeded(&command(c))).collect();
+            let e = executed(&presence, before, 3, &heeded);
+            assert_eq!(e.translate(b"*3\r\n:0\r\n:1\r\n:2\r\n".as_slice().into()), heard, "{commands:?}");
+            let outcome = e.outcome().unwrap();
+            assert_eq!((outcome.replies, outcome.left), (after, commands[0].contains("KILL")), "{commands:?}");
         }
     }
 }

@@ -5,18 +5,17 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::clients::Translate;
-use super::library::is_printable;
 use super::tracking::Tracking;
 use super::{Command, Session, Step, Wait};
 use crate::backend::{DialError, Effect, Key, Use, Verdict};
 use crate::config::{Credentials, Secret};
 use crate::metrics::CloseReason;
 use crate::pool::Checkout;
-use crate::resp::{Kind, args};
+use crate::resp::{Kind, args, encode_command};
 use crate::router::{Local, Replies, State};
 use crate::topology::Pass;
 
@@ -51,12 +50,7 @@ impl Session {
                 self.reset();
                 Bytes::from_static(b"+RESET\r\n")
             }
-            Local::SetName => self.set_name(command),
-            Local::GetName => match &self.state.name {
-                Some(name) => bulk(name),
-                None if self.state.key.resp3 => Bytes::from_static(b"_\r\n"),
-                None => Bytes::from_static(b"$-1\r\n"),
-            },
+            Local::Reply(_) if !self.may_turn_replies => return self.ask_for_replies(command),
             Local::Reply(replies) => {
                 // While nothing is answered there is nothing to skip.
                 if (self.state.replies, replies) != (Replies::Off, Replies::Skip) {
@@ -85,22 +79,25 @@ impl Session {
         self.executed = None;
         self.tracking = Tracking::default();
         self.relays.clear();
+        self.presence.client.set_name(b"");
         self.presence.client.redirect_to(0);
         self.presence.client.set_deaf(false);
         self.renewal = None;
         self.down.has_subscriptions_again();
         self.route = None;
+        self.may_turn_replies = false;
         self.describe();
     }
 
-    fn set_name(&mut self, command: Command) -> Bytes {
-        let name = args(&self.buf[..command.len]).nth(2).unwrap_or_default();
-        if !is_printable(name) {
-            return Bytes::from_static(b"-ERR Client names cannot contain spaces, newlines or special characters.\r\n");
-        }
-        self.state.name = if name.is_empty() { None } else { Some(Bytes::copy_from_slice(name)) };
-        self.describe();
-        Bytes::from_static(b"+OK\r\n")
+    /// Replies are turned off and on by pointsman, but whether the client may do so the server says, once for each user:
+    /// it always answers.
+    fn ask_for_replies(&mut self, command: Command) -> Step {
+        let node = match self.pass(Effect::Read) {
+            Pass::To(node) => node,
+            pass => return self.hold(command, pass),
+        };
+        self.ask(command, node, vec![encode_command(&["CLIENT", "REPLY", "ON"])], Translate::MayTurnReplies);
+        Step::Done
     }
 
     /// Moves the session to another database, once a backend has accepted it.
@@ -184,9 +181,9 @@ impl Session {
         match result {
             Ok(Verdict { reply, .. }) if matches!(command.id.info().kind, Kind::Auth | Kind::Hello) => {
                 let accepted = reply.first() != Some(&b'-');
-                let mut reply = Some(with_id(&reply, self.presence.client.id));
+                let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
+                let mut reply = Some(self.teller().told(&frame, &reply));
                 if accepted {
-                    let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
                     self.adopt(&frame);
                     reply = reply.and_then(|reply| self.become_alike(command, reply));
                 }
@@ -208,7 +205,7 @@ impl Session {
         }
     }
 
-    /// A backend has accepted this `AUTH` or `HELLO`: the session is what it asked to be.
+    /// A backend has accepted this `AUTH` or `HELLO`: the session is what it asked to be, but for the name.
     pub(super) fn adopt(&mut self, frame: &[u8]) {
         let words: Vec<&[u8]> = args(frame).collect();
         let credentials = |user: Option<&[u8]>, password: &[u8]| {
@@ -231,42 +228,13 @@ impl Session {
                         self.state.key.user = credentials(Some(user), password);
                         more
                     }
-                    [name, more @ ..] if option.eq_ignore_ascii_case(b"SETNAME") => {
-                        self.state.name = (!name.is_empty()).then(|| Bytes::copy_from_slice(name));
-                        more
-                    }
+                    [_, more @ ..] if option.eq_ignore_ascii_case(b"SETNAME") => more,
                     _ => tail,
                 };
             }
         }
         self.route = None;
+        self.may_turn_replies = false;
         self.describe();
-    }
-}
-
-fn bulk(bytes: &[u8]) -> Bytes {
-    let mut reply = BytesMut::from(format!("${}\r\n", bytes.len()).as_bytes());
-    reply.extend_from_slice(bytes);
-    reply.extend_from_slice(b"\r\n");
-    reply.freeze()
-}
-
-/// The reply to `HELLO` with the client's own id in place of the backend connection's.
-pub(super) fn with_id(reply: &Bytes, id: u64) -> Bytes {
-    const FIELD: &[u8] = b"$2\r\nid\r\n:";
-    let Some(start) = memchr::memmem::find(reply, FIELD).map(|at| at + FIELD.len()) else { return reply.clone() };
-    let Some(end) = memchr::memchr(b'\r', &reply[start..]).map(|at| start + at) else { return reply.clone() };
-    [&reply[..start], id.to_string().as_bytes(), &reply[end..]].concat().into()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hello_carries_the_clients_own_id() {
-        let reply = Bytes::from_static(b"%2\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:17\r\n$4\r\nmode\r\n+x\r\n");
-        assert_eq!(with_id(&reply, 1234), "%2\r\n$5\r\nproto\r\n:3\r\n$2\r\nid\r\n:1234\r\n$4\r\nmode\r\n+x\r\n");
-        assert_eq!(with_id(&Bytes::from_static(b"+OK\r\n"), 9), "+OK\r\n");
     }
 }

@@ -20,6 +20,7 @@ mod scans;
 mod shared;
 mod spent;
 mod stream;
+mod telling;
 mod tracking;
 mod transaction;
 mod wait;
@@ -156,6 +157,8 @@ pub struct Session {
     /// What went with a lost connection and has to be renewed.
     renewal: Option<Box<Renewal>>,
     judgement: Option<Box<Judgement>>,
+    /// The server lets its user turn replies off and on.
+    may_turn_replies: bool,
     /// The server could not say what the command at the front is.
     in_doubt: bool,
     /// A large command that leaves while it comes in.
@@ -214,7 +217,7 @@ impl Session {
             read_size: READ_MIN,
             burst: 0,
             scanner: RequestScanner::new(terms.limits.bulk_bytes),
-            state: State { name, ..State::new(Key { database: 0, resp3: false, user }) },
+            state: State::new(Key { database: 0, resp3: false, user }),
             presence,
             route: None,
             outstanding: 0,
@@ -232,6 +235,7 @@ impl Session {
             relays: Vec::new(),
             renewal: None,
             judgement: None,
+            may_turn_replies: false,
             in_doubt: false,
             streaming: None,
             tunnel: false,
@@ -251,8 +255,8 @@ impl Session {
             terms,
             pool,
         };
-        if session.state.name.is_some() {
-            session.describe();
+        if let Some(name) = name {
+            session.presence.client.set_name(&name);
         }
         session
     }
@@ -457,8 +461,7 @@ impl Session {
     /// Tells the other clients who this one is.
     fn describe(&self) {
         let user = self.state.key.user.as_ref().and_then(|c| c.user.as_deref()).unwrap_or(b"default");
-        let name = self.state.name.as_deref().unwrap_or_default();
-        self.presence.client.describe(name, user, self.state.subscribed);
+        self.presence.client.describe(user, self.state.subscribed);
         self.presence.client.select(self.state.key.database);
     }
 

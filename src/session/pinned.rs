@@ -5,7 +5,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::executed::{Executed, for_connection, is_heeded};
+use super::executed::{Executed, is_heeded};
+use super::telling::for_server;
 use super::words::{pause, with_time_left};
 use super::{Command, Session, Step, Wait};
 use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry, Heed, Key, Lost};
@@ -75,8 +76,8 @@ impl Session {
             return Ok(None);
         }
         let frame = Bytes::copy_from_slice(&self.buf[..command.len]);
-        if kind == Kind::Hello {
-            return Ok(Some(for_connection(&frame)).filter(|_| !self.state.kept));
+        if let Some(instead) = for_server(&frame) {
+            return Ok(Some(instead));
         }
         self.redirected(&frame, node).map(Some).map_err(|checkout| self.no_checkout(command, checkout))
     }
@@ -196,7 +197,9 @@ impl Session {
         if command.id.info().kind == Kind::Client {
             self.pausing = pause(&bytes).or(self.pausing);
         }
-        let audience = self.next_audience();
+        let executed = (way.step == router::Step::Exec).then(|| self.executed()).flatten();
+        // Its reply says itself what the client hears of it.
+        let audience = if executed.is_some() { Audience::Client } else { self.next_audience() };
         let mut effect = way.effect;
         let mut retry = false;
         if effect == Effect::Write && way.step != router::Step::Wait {
@@ -234,9 +237,7 @@ impl Session {
             }
             router::Step::Queue => self.transaction.log(bytes.clone(), heeded),
             router::Step::Exec | router::Step::Discard => {
-                let (queued, heeded) = self.transaction.queued();
-                if way.step == router::Step::Exec && !heeded.is_empty() && !self.state.kept {
-                    let executed = Rc::new(Executed::new(queued, heeded, &self.presence, self.redirection()));
+                if let Some(executed) = executed {
                     self.executed = Some(Rc::clone(&executed));
                     heed = Heed::Translate(executed);
                 }
@@ -254,7 +255,7 @@ impl Session {
             router::Step::Track => self.tracking.ask(said),
             router::Step::Keep | router::Step::Hello => {
                 if self.state.multi {
-                    self.transaction.log(bytes.clone(), None);
+                    self.transaction.log(bytes.clone(), heeded);
                 }
                 self.judging = !self.state.kept && !self.state.multi;
             }
@@ -273,6 +274,13 @@ impl Session {
         }
         self.ends_state = !matches!(way.step, router::Step::Once | router::Step::Block(_) | router::Step::Wait);
         conn.queue(Entry { retry, heed, said: comes_back, waited, ..self.entry(bytes, effect, way.answer, audience) });
+    }
+
+    /// What is to be heeded in the reply to the `EXEC` that is sent now.
+    fn executed(&self) -> Option<Rc<Executed>> {
+        let (queued, heeded) = self.transaction.queued();
+        let is_any = !heeded.is_empty();
+        is_any.then(|| Rc::new(Executed::new(queued, heeded, self.teller(), self.state.replies)))
     }
 
     /// `EXEC` of a transaction that must not run: because a command was not queued, or what was watched is unknown.
@@ -341,6 +349,7 @@ impl Session {
             self.blocked_since = None;
             if !self.state.multi {
                 self.transaction.clear();
+                self.end_queued_relays(true);
             }
         }
         let tracked = self.state.tracking;

@@ -8,28 +8,29 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 use super::client_filter::{NOBODY, number};
 use super::{Session, Step, Wait};
-use crate::backend::{Connection, Downstream, Key, Listener, Lost, Translate};
-use crate::clients::{Client, Clients};
+use crate::backend::{Connection, Context, Downstream, Key, Listener, Lost};
+use crate::clients::{Client, Clients, Hearing};
 use crate::metrics::{CloseReason, Limit};
 use crate::pool::Checkout;
-use crate::resp::{
-    EVERYTHING_INVALID, args, encode_command, invalidated, invalidation, redirection_broken, with_redirection,
-};
+use crate::resp::{EVERYTHING_INVALID, args, encode_command, invalidated, invalidation, redirection_broken};
 
 /// A connection that invalidations come on which are another client's.
 #[derive(Debug)]
 pub(super) struct Relay {
     conn: Rc<Connection>,
     passing: Rc<Passing>,
+    /// It was asked for in a transaction that has not ended.
+    queued: bool,
 }
 
 /// How they are passed on.
 #[derive(Debug)]
 struct Passing {
+    context: Rc<Context>,
     clients: Arc<Clients>,
     target: Arc<Client>,
     /// The session whose invalidations they are.
@@ -45,10 +46,14 @@ impl Listener for Passing {
     fn hear(&self, frame: Bytes) {
         let Some(keys) = invalidated(&frame) else { return };
         // Copied: it may wait for the end of a reply, and is a part of a read buffer many times its size.
-        if !self.clients.tell(&self.target, Bytes::copy_from_slice(keys)) {
-            self.failed.set(self.failed.get() + 1);
-            self.broken.set(true);
-            self.from.wake.raise();
+        match self.clients.tell(&self.target, Bytes::copy_from_slice(keys)) {
+            Hearing::Told => {}
+            Hearing::Flooded => self.context.stats.reached(Limit::OutputBytes),
+            Hearing::Deaf => {
+                self.failed.set(self.failed.get() + 1);
+                self.broken.set(true);
+                self.from.wake.raise();
+            }
         }
     }
 
@@ -58,19 +63,15 @@ impl Listener for Passing {
     }
 }
 
-/// Who stands behind the connection that the server redirects to. Translates the replies to `CLIENT GETREDIR` and
-/// `CLIENT TRACKINGINFO`.
+/// Who stands behind a connection that the server redirects to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Redirection {
-    id: u64,
+    /// The server's id of that connection.
+    pub(super) backend: i64,
+    /// The client that is told.
+    pub(super) id: u64,
     /// It cannot be told any more.
-    broken: bool,
-}
-
-impl Translate for Redirection {
-    fn translate(&self, reply: BytesMut) -> BytesMut {
-        with_redirection(reply, self.id, self.broken)
-    }
+    pub(super) broken: bool,
 }
 
 impl Drop for Relay {
@@ -82,6 +83,7 @@ impl Drop for Relay {
 impl Relay {
     fn new(conn: Rc<Connection>, session: &Session, target: Arc<Client>) -> Self {
         let passing = Rc::new(Passing {
+            context: Rc::clone(&session.pool.context),
             clients: Arc::clone(&session.presence.clients),
             target,
             from: Rc::clone(&session.down),
@@ -90,7 +92,7 @@ impl Relay {
             lost: Cell::new(false),
         });
         conn.listen(Rc::clone(&passing) as Rc<dyn Listener>);
-        Self { conn, passing }
+        Self { conn, passing, queued: session.state.multi }
     }
 }
 
@@ -126,6 +128,8 @@ impl Session {
             (false, true) => drop(self.relays.pop()),
             (false, false) => {}
         }
+        // Had anew in the middle of a transaction it is none of that.
+        self.relays.iter_mut().for_each(|relay| relay.queued &= !accepted);
         self.presence.client.redirect_to(self.redirects_to().unwrap_or(0));
     }
 
@@ -133,10 +137,33 @@ impl Session {
         self.relays.last().map(|relay| relay.passing.target.id)
     }
 
-    /// What has become of the client's redirection, if there is one.
-    pub(super) fn redirection(&self) -> Option<Redirection> {
-        let named = |Relay { passing, .. }: &Relay| Redirection { id: passing.target.id, broken: passing.broken.get() };
-        self.relays.last().map(named)
+    /// A transaction has run this `CLIENT TRACKING`.
+    pub(super) fn redirect_as_executed(&mut self, command: &Bytes) {
+        let named = redirection(command).map(|(_, id)| id);
+        self.relays.retain(|relay| Some(relay.passing.target.id) == named);
+        self.relays.iter_mut().for_each(|relay| relay.queued = false);
+        self.presence.client.redirect_to(self.redirects_to().unwrap_or(0));
+    }
+
+    /// A transaction has ended. What it was to redirect through, and was not run, is of no use; if it is not known what
+    /// has run (not `told`), all of it stays.
+    pub(super) fn end_queued_relays(&mut self, told: bool) {
+        if told {
+            self.relays.retain(|relay| !relay.queued);
+        } else {
+            self.relays.iter_mut().for_each(|relay| relay.queued = false);
+        }
+    }
+
+    /// What has become of the client's redirections: of the one that there is, and of those of before or from within a
+    /// transaction.
+    pub(super) fn redirections(&self) -> Vec<Redirection> {
+        let named = |Relay { conn, passing, .. }: &Relay| Redirection {
+            backend: conn.hello.id,
+            id: passing.target.id,
+            broken: passing.broken.get(),
+        };
+        self.relays.iter().map(named).collect()
     }
 
     /// Its connection is lost: which keys its client, or the one that is told for it, holds on to wrongly is not known.

@@ -5,9 +5,9 @@ use std::rc::Rc;
 
 use tokio::time::Instant;
 
-use super::library::Said;
+use super::telling::for_server;
 use super::{Command, MAX_OWED, Session, Step, Wait};
-use crate::backend::{Answer, Connection, DialError, Effect, Entry, Heed, Translate, Use};
+use crate::backend::{Answer, Connection, DialError, Effect, Entry, Heed, Use};
 use crate::metrics::{CloseReason, LatencyClass};
 use crate::pool::Checkout;
 use crate::resp::{Kind, Scan, lookup};
@@ -76,13 +76,15 @@ impl Session {
         }
         let heed = self.heed(first, &self.buf[..len]);
         self.show(&self.buf[..len], commands);
-        let bytes = self.buf.split_to(len).freeze();
+        let mut bytes = self.buf.split_to(len).freeze();
+        let instead = if kind == Kind::Client { for_server(&bytes) } else { None };
+        let said = instead.map(|instead| std::mem::replace(&mut bytes, instead));
         self.outstanding += len;
         let (audience, waited) = (self.next_audience(), self.take_waited());
         conn.queue(Entry {
             to: Rc::clone(&self.down),
             bytes,
-            said: None,
+            said,
             commands,
             answered: 0,
             effect: batch_effect,
@@ -132,11 +134,8 @@ impl Session {
     pub(super) fn heed(&self, first: Command, batch: &[u8]) -> Heed {
         match first.id.info().kind {
             Kind::Scan => Heed::Cursor(self.scanned(first)),
-            Kind::Client => {
-                let said = Said::of(batch, &self.presence.client).map(|said| Rc::new(said) as Rc<dyn Translate>);
-                let redirection = || self.redirection().map(|redirection| Rc::new(redirection) as Rc<dyn Translate>);
-                said.or_else(redirection).map_or(Heed::Nothing, Heed::Translate)
-            }
+            // In a transaction it is only queued.
+            Kind::Client | Kind::Hello if !self.state.multi => self.heed_told(batch),
             Kind::Script | Kind::ScriptControl if self.pool.context.has_news_of_scripts(batch) => Heed::Scripts,
             _ => Heed::Nothing,
         }

@@ -87,6 +87,8 @@ async fn carried(kill: bool) {
     let mut queueing = rig.client().await;
     queueing.send(&[command(&["SELECT", "3"]), command(&["MULTI"]), command(&["SET", "tx", "1"])].concat()).await;
     queueing.until(b"+QUEUED\r\n").await;
+    queueing.send(&[&["CLIENT", "SETNAME", "carried"][..], &["CLIENT", "REPLY", "SKIP"]].map(command).concat()).await;
+    queueing.until(b"+QUEUED\r\n+QUEUED\r\n").await;
     let mut watching = rig.client().await;
     watching.send(&[command(&["WATCH", "w"]), command(&["GET", "w"])].concat()).await;
     watching.until(b"$-1\r\n").await;
@@ -105,8 +107,9 @@ async fn carried(kill: bool) {
     sharded.until(b"$10\r\nssubscribe\r\n$5\r\nshard\r\n:1\r\n").await;
     // Two that are told invalidations, one of them in the middle of a transaction.
     let mut tracking = rig.client().await;
-    tracking.send(&[command(&["HELLO", "3"]), command(&["CLIENT", "TRACKING", "ON"])].concat()).await;
-    tracking.until(b"+OK\r\n").await;
+    let on = [&["HELLO", "3"][..], &["MULTI"], &["CLIENT", "TRACKING", "ON"], &["EXEC"]];
+    tracking.send(&on.map(command).concat()).await;
+    tracking.until(b"*1\r\n+OK\r\n").await;
     assert_eq!(tracking.ask(&["GET", "cached"]).await, "_\r\n");
     let mut prefixed = rig.client().await;
     let on = ["CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", "a:", "PREFIX", "b:", "NOLOOP"];
@@ -133,6 +136,9 @@ async fn carried(kill: bool) {
     let members = cursor(&scanning.ask(&["SSCAN", "set", "0", "COUNT", "1"]).await);
     let mut pooled = rig.client().await;
     assert!(pooled.ask(&["SCAN", "0", "COUNT", "1000"]).await.starts_with("*2\r\n$1\r\n0\r\n"));
+    let mut scripted = rig.client().await;
+    let loaded = scripted.ask(&["SCRIPT", "LOAD", "return 'loaded'"]).await;
+    let sha = loaded.lines().nth(1).unwrap().to_owned();
     // What replicas have of its write, another master's cannot tell.
     let mut waiting = rig.client().await;
     assert_eq!(waiting.ask(&["SET", "waited", "1"]).await, "+OK\r\n");
@@ -171,8 +177,11 @@ async fn carried(kill: bool) {
     assert_eq!(third.ask(&["CLIENT", "GETNAME"]).await, "$5\r\nthird\r\n");
     assert_eq!(third.ask(&["GET", "nothing"]).await, "_\r\n", "still RESP3");
 
-    queueing.send(&[command(&["INCR", "tx"]), command(&["EXEC"])].concat()).await;
-    assert_eq!(text(&queueing.until(b":2\r\n").await), "+QUEUED\r\n*2\r\n+OK\r\n:2\r\n", "{log}");
+    let end = [&["INCR", "tx"][..], &["CLIENT", "GETNAME"], &["EXEC"], &["GET", "unheard"], &["CLIENT", "GETNAME"]];
+    queueing.send(&end.map(command).concat()).await;
+    let heard = text(&queueing.until(b"carried\r\n$7\r\ncarried\r\n").await);
+    let expected = "+QUEUED\r\n+QUEUED\r\n*5\r\n+OK\r\n+OK\r\n:2\r\n$7\r\ncarried\r\n$7\r\ncarried\r\n";
+    assert_eq!(heard, expected, "{log}");
     watching.send(&[command(&["MULTI"]), command(&["SET", "w", "1"]), command(&["EXEC"])].concat()).await;
     assert_eq!(text(&watching.until(b"*-1\r\n").await), "+OK\r\n+QUEUED\r\n*-1\r\n", "{log}");
     assert_eq!(other.ask(&["EXISTS", "w"]).await, ":0\r\n");
@@ -201,6 +210,7 @@ async fn carried(kill: bool) {
         "that one was not begun again"
     );
 
+    assert_eq!(scripted.ask(&["EVALSHA", &sha, "0"]).await, "$6\r\nloaded\r\n", "replicas do not have it");
     let line = blocked.line().await.unwrap();
     assert!(line.starts_with("-WAITUNKNOWN pointsman: "), "{line}");
     let unknown = waiting.ask(&["WAIT", "0", "10"]).await;

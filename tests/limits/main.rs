@@ -4,6 +4,8 @@
 
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/threads.rs"]
+mod threads;
 
 mod abuse;
 mod leaving;
@@ -12,6 +14,7 @@ mod memory;
 mod named;
 mod neighbours;
 mod noise;
+mod redirected;
 
 use std::time::Duration;
 

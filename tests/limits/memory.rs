@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::MEASURING;
 use crate::support::{Front, PATIENCE, Raw, command, text};
 
-const MIB: u64 = 1 << 20;
+pub(crate) const MIB: u64 = 1 << 20;
 /// What pointsman may use beyond the sum of the limits.
 const SLACK: u64 = 32 * MIB;
 
@@ -21,7 +21,7 @@ const LARGE: usize = 96 << 20;
 const LARGEST: usize = 512 << 20;
 
 impl Front {
-    fn assert_peak(&self, limits: u64) {
+    pub(crate) fn assert_peak(&self, limits: u64) {
         let peak = self.peak();
         eprintln!("peak {} MiB, limits of {} MiB", peak / MIB, limits / MIB);
         assert!(peak < limits + SLACK, "{peak} bytes were resident, and the limits are {limits} bytes");

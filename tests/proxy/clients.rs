@@ -96,7 +96,7 @@ async fn a_pause_that_is_refused_changes_nothing() {
     // In another database, and so on other connections than the one who writes.
     let mut elsewhere = Raw::connect(front.proxy).await;
     assert_eq!(elsewhere.ask(&["SELECT", "1"]).await, "+OK\r\n");
-    elsewhere.send(&transaction(&[&["CLIENT", "KILL", "ID", "5"]])).await;
+    elsewhere.send(&transaction(&[&["CLIENT", "UNBLOCK", "5"]])).await;
     elsewhere.until(b"-EXECABORT").await;
     elsewhere.until(b"\r\n").await;
     assert_eq!(elsewhere.ask(&["WATCH", "w"]).await, "+OK\r\n");
@@ -134,6 +134,123 @@ async fn a_pause_from_within_a_transaction_is_one_and_a_shorter_one_does_not_end
     for client in [&mut one, &mut two] {
         assert_eq!(client.line().await.unwrap(), "+OK\r\n");
     }
+}
+
+/// What a connection says of itself is compared with a client's of the server itself.
+fn of_itself(list: &str) -> Vec<String> {
+    const SAME: [&str; 9] = ["name", "db", "sub", "multi", "flags", "cmd", "user", "redir", "resp"];
+    let fields = list.split([' ', '\n', '\r']).filter_map(|field| field.split_once('='));
+    fields.filter(|(key, _)| SAME.contains(key)).map(|(key, value)| format!("{key}={value}")).collect()
+}
+
+#[tokio::test]
+async fn a_transaction_asks_about_clients_as_they_are_when_it_runs() {
+    let front = Front::start(Settings::single(), &["--workers", "2"]).await;
+    let mut other = Raw::connect(front.proxy).await;
+    other.ask(&["ACL", "SETUSER", "bob", "on", ">pw", "~*", "+@all"]).await;
+    let of_other = id(&mut other).await;
+    let block = [
+        &["MULTI"][..],
+        &["AUTH", "bob", "pw"],
+        &["CLIENT", "SETNAME", "me"],
+        &["SELECT", "3"],
+        &["CLIENT", "INFO"],
+        &["EXEC"],
+    ];
+    let mut said = Vec::new();
+    for addr in [front.redis, front.proxy] {
+        let mut client = Raw::connect(addr).await;
+        client.send(&block.map(command).concat()).await;
+        said.push(of_itself(&text(&client.until(b"\n\r\n").await)));
+    }
+    assert_eq!(said[0], said[1], "{}", front.log());
+    assert!(said[1].contains(&"user=bob".to_owned()) && said[1].contains(&"name=me".to_owned()), "{said:?}");
+
+    // Others are found, listed and killed by the ids that they have here.
+    let mut asker = Raw::connect(front.proxy).await;
+    let own = id(&mut asker).await;
+    let block = [
+        &["MULTI"][..],
+        &["CLIENT", "ID"],
+        &["CLIENT", "LIST", "ID", &of_other, "999999"],
+        &["CLIENT", "LIST", "TYPE", "pubsub"],
+        &["CLIENT", "KILL", "ID", "999999"],
+        &["CLIENT", "KILL", "nobody:1"],
+        &["CLIENT", "KILL", "ID", &of_other],
+        &["EXEC"],
+    ];
+    asker.send(&block.map(command).concat()).await;
+    let said = text(&asker.until(b"-ERR No such client\r\n:1\r\n").await);
+    assert!(said.contains(&format!("*6\r\n:{own}\r\n$")) && said.contains(&format!("\r\nid={of_other} ")), "{said}");
+    assert_eq!(said.matches("id=").count(), 1, "{said}");
+    assert!(said.ends_with("\n\r\n$0\r\n\r\n:0\r\n-ERR No such client\r\n:1\r\n"), "{said}");
+    assert!(other.line().await.is_none(), "killed");
+    asker.send(&[&["MULTI"][..], &["CLIENT", "UNBLOCK", &own], &["EXEC"]].map(command).concat()).await;
+    let refused = text(&asker.until(b"-EXECABORT").await);
+    assert!(refused.starts_with("+OK\r\n-NOPERM pointsman: CLIENT is refused: it cannot unblock"), "{refused}");
+    asker.until(b"\r\n").await;
+    assert_eq!(asker.ask(&["PING"]).await, "+PONG\r\n");
+
+    // One who closes itself hears nothing of what comes behind that.
+    let mut heard = Vec::new();
+    for addr in [front.redis, front.proxy] {
+        let mut client = Raw::connect(addr).await;
+        let own = id(&mut client).await;
+        let kill = ["CLIENT", "KILL", "ID", &own, "SKIPME", "no"];
+        let block = [&["MULTI"][..], &["SET", "k", "v"], &kill, &["INCR", "ran"], &["EXEC"], &["INCR", "ran"]];
+        client.send(&block.map(command).concat()).await;
+        heard.push(text(&client.rest().await));
+    }
+    assert_eq!(heard[0], heard[1]);
+    assert_eq!(asker.ask(&["GET", "ran"]).await, "$1\r\n2\r\n", "once for each");
+}
+
+/// What a transaction turns on is followed like what is turned on outside of one.
+#[tokio::test]
+async fn invalidations_asked_for_in_a_transaction_come_until_they_are_turned_off() {
+    let front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let (mut asker, mut target) = (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    let mut writer = Raw::connect(front.redis).await;
+    let until_pinned = async |wanted: f64, why: &str| {
+        let end = Instant::now() + PATIENCE;
+        while front.metric("pointsman_backend_connections", "role=\"pinned\"").await != wanted {
+            assert!(Instant::now() < end, "{why}");
+        }
+    };
+    asker.ask(&["HELLO", "3"]).await;
+    let on = [&["MULTI"][..], &["CLIENT", "TRACKING", "ON", "OPTIN"], &["EXEC"]].map(command).concat();
+    asker.send(&on).await;
+    asker.until(b"*1\r\n+OK\r\n").await;
+    let caching = [&["MULTI"][..], &["CLIENT", "CACHING", "YES"], &["GET", "a"], &["EXEC"], &["GET", "b"]];
+    asker.send(&caching.map(command).concat()).await;
+    assert_eq!(text(&asker.until(b"*2\r\n+OK\r\n_\r\n_\r\n").await).matches("QUEUED").count(), 2);
+    writer.ask(&["SET", "b", "1"]).await;
+    writer.ask(&["SET", "a", "1"]).await;
+    assert_eq!(text(&asker.until(b"$1\r\na\r\n").await), ">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\na\r\n");
+    asker.send(&[&["MULTI"][..], &["CLIENT", "TRACKING", "OFF"], &["EXEC"]].map(command).concat()).await;
+    asker.until(b"*1\r\n+OK\r\n").await;
+    assert_eq!(asker.ask(&["GET", "a"]).await, "$1\r\n1\r\n");
+    until_pinned(0.0, "nothing keeps its connection").await;
+
+    target.ask(&["HELLO", "3"]).await;
+    let of_target = id(&mut target).await;
+    let redirect = ["CLIENT", "TRACKING", "ON", "REDIRECT", &of_target];
+    let dropped = [&["MULTI"][..], &redirect, &["DISCARD"]].map(command).concat();
+    let own = id(&mut asker).await;
+    let (elsewhere, off) = (["CLIENT", "TRACKING", "ON", "REDIRECT", &own], ["CLIENT", "TRACKING", "OFF"]);
+    let (whom, who) = (["CLIENT", "GETREDIR"], ["CLIENT", "ID"]);
+    let run = [&["MULTI"][..], &elsewhere, &whom, &off, &redirect, &whom, &who, &["EXEC"]].map(command).concat();
+    for _ in 0..3 {
+        asker.send(&dropped).await;
+        asker.until(b"+QUEUED\r\n+OK\r\n").await;
+    }
+    asker.send(&run).await;
+    let all = format!("*6\r\n+OK\r\n:{own}\r\n+OK\r\n+OK\r\n:{of_target}\r\n:{own}\r\n");
+    asker.until(all.as_bytes()).await;
+    until_pinned(2.0, "its own, and the one that is redirected to").await;
+    asker.ask(&["GET", "c"]).await;
+    writer.ask(&["SET", "c", "1"]).await;
+    assert_eq!(text(&target.until(b"$1\r\nc\r\n").await), ">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nc\r\n");
 }
 
 /// Clients have invalidations sent to another, which may be anything by the time that there are some: idle and without a

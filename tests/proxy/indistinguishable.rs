@@ -30,7 +30,7 @@ const MORE: &[&str] = &[
     "RPUSH l one", "RPUSH l two", "LRANGE l 0 -1", "BLPOP l 0.01", "BLMOVE l b LEFT RIGHT 0.01", "GET k", "INCR k",
     "SET k v", "DEL k", "LLEN b", "PUBLISH a hello", "PUBLISH b hello", "SPUBLISH s hello", "ECHO mark", "PING mark",
     "HELLO 3", "MULTI", "EXEC", "WATCH k", "CLIENT TRACKING ON", "UNSUBSCRIBE",
-    "UNSUBSCRIBE a b", "EVAL return{KEYS[1],redis.call('type',KEYS[1])} 1 k", "ACL WHOAMI", "CLIENT NO-EVICT OFF",
+    "UNSUBSCRIBE a b", "CLIENT REPLY ON", "CLIENT GETNAME", "CLIENT REPLY SKIP", "EXEC", "MULTI", "EVAL return{KEYS[1],redis.call('type',KEYS[1])} 1 k", "ACL WHOAMI", "CLIENT NO-EVICT OFF",
 ];
 
 /// Whether the answer is the same wherever it is given.
@@ -66,11 +66,6 @@ fn is_comparable(command: &str) -> bool {
     MORE.contains(&command) || !NOT.iter().any(|not| command.starts_with(not))
 }
 
-/// What pointsman answers itself, and refuses to queue.
-fn is_local(command: &str) -> bool {
-    ["CLIENT SETNAME", "CLIENT GETNAME", "CLIENT REPLY"].iter().any(|c| command.to_uppercase().starts_with(c))
-}
-
 /// What may give the client a connection of its own that is not followed; `queued`: in a transaction.
 fn may_keep(command: &str, queued: bool) -> bool {
     ["CLIENT NO-EVICT", "MODULE"].iter().any(|c| command.starts_with(c))
@@ -89,7 +84,7 @@ fn session(client: usize, picks: &[(&'static str, bool)]) -> Session {
         // Of a subscriber that changes its RESP version on such a connection pointsman does not know how messages come from
         // then on.
         let unfollowed = kept && text.to_uppercase().starts_with("HELLO");
-        if (open || !followed) && is_local(text) || listening && unfollowed {
+        if !followed && text.to_uppercase().starts_with("CLIENT REPLY") || listening && unfollowed {
             continue;
         }
         silent |= text.starts_with("CLIENT REPLY");

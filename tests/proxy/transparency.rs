@@ -177,6 +177,52 @@ async fn conversations_do_not_differ() {
         ],
     )
     .await;
+    same(
+        "names from within a transaction",
+        vec![
+            Say(all(&["MULTI", "CLIENT GETNAME", "CLIENT SETNAME you", "CLIENT GETNAME", "EXEC", "CLIENT GETNAME"])),
+            Say([all(&["MULTI"]), command(&["CLIENT", "SETNAME", "a b"]), all(&["CLIENT GETNAME", "EXEC"])].concat()),
+            Say(all(&["MULTI", "CLIENT SETNAME x", "DISCARD", "CLIENT GETNAME"])),
+            Say(all(&["MULTI", "CLIENT SETNAME x", "NOSUCH", "EXEC", "CLIENT GETNAME"])),
+            Say(all(&["MULTI", "CLIENT SETNAME x y", "CLIENT GETNAME", "EXEC", "CLIENT GETNAME"])),
+            Say(all(&[
+                "WATCH a",
+                "CLIENT SETNAME z",
+                "SET a 1",
+                "MULTI",
+                "CLIENT SETNAME x",
+                "EXEC",
+                "CLIENT GETNAME",
+            ])),
+            Say(all(&["MULTI", "CLIENT SETNAME x", "RESET", "CLIENT GETNAME"])),
+        ],
+    )
+    .await;
+    same(
+        "replies turned off and on from within a transaction",
+        vec![
+            Say(all(&["MULTI", "SET a 1", "CLIENT REPLY OFF", "GET a", "EXEC", "GET a", "CLIENT REPLY ON", "GET a"])),
+            Say(all(&["MULTI", "CLIENT REPLY SKIP", "GET a", "EXEC", "GET a", "GET a"])),
+            Say(all(&["CLIENT REPLY OFF", "MULTI", "GET a", "CLIENT REPLY ON", "GET a", "EXEC", "GET a"])),
+            Say(all(&[
+                "MULTI",
+                "CLIENT REPLY SKIP",
+                "CLIENT REPLY OFF",
+                "CLIENT REPLY ON",
+                "GET a",
+                "EXEC",
+                "GET b",
+                "GET a",
+            ])),
+            Say(all(&["CLIENT REPLY SKIP", "MULTI", "GET a", "EXEC"])),
+            Say(all(&["CLIENT REPLY OFF", "MULTI", "CLIENT REPLY SKIP", "GET a", "EXEC", "CLIENT REPLY ON", "GET a"])),
+            Say(all(&["MULTI", "CLIENT REPLY SKIP", "NOSUCH", "EXEC", "GET a"])),
+            Say(all(&["CLIENT REPLY OFF", "MULTI", "CLIENT REPLY ON", "NOSUCH", "EXEC", "CLIENT REPLY ON"])),
+            Say(all(&["MULTI", "CLIENT REPLY NO", "CLIENT REPLY SKIP", "DISCARD", "GET a"])),
+            Say(all(&["WATCH a", "SET a 2", "MULTI", "CLIENT REPLY OFF", "EXEC", "GET a"])),
+        ],
+    )
+    .await;
     same("reset", vec![Say(all(&["SELECT 4", "MULTI", "SET a 1", "RESET", "SET a 2", "SELECT 0", "GET a"]))]).await;
     same(
         "scripts",
@@ -300,6 +346,16 @@ async fn passwords_and_acl_users_are_judged_by_the_backend() {
         vec!["GET a", "AUTH wrong", "GET a", "AUTH opensesame", "SET a 1", "GET a", "AUTH wrong", "GET a"],
         vec!["AUTH reader look", "GET a", "SET a 2", "AUTH opensesame", "SET a 3"],
         vec!["SELECT 1", "HELLO 3 AUTH reader wrong", "GET a", "PING", "AUTH reader look", "SELECT 1", "GET a"],
+        vec!["CLIENT SETNAME me", "CLIENT GETNAME", "CLIENT ID", "CLIENT REPLY OFF", "CLIENT REPLY SKIP", "PING"],
+        vec![
+            "AUTH reader look",
+            "CLIENT SETNAME me",
+            "CLIENT REPLY OFF",
+            "AUTH opensesame",
+            "CLIENT GETNAME",
+            "CLIENT SETNAME me",
+            "CLIENT GETNAME",
+        ],
         vec!["MULTI", "SUBSCRIBE x", "BLPOP l 0.1", "WAIT 0 0", "WAITAOF 0 0 0"],
         vec![
             "AUTH single step",

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 
 use pointsman::resp::{Kind, lookup};
+use pointsman::router::Replies;
 
 /// Databases that there are (`databases 16`).
 const DATABASES: u32 = 16;
@@ -31,6 +32,8 @@ pub struct Connection {
     pub other: BTreeSet<&'static str>,
     /// Whether anything was run here that may stop the commands behind it.
     pub blocked: bool,
+    /// Whether its client hears what is answered (`CLIENT REPLY`).
+    pub replies: Replies,
 }
 
 impl Connection {
@@ -47,12 +50,14 @@ impl Connection {
             subscribed: BTreeSet::new(),
             other: BTreeSet::new(),
             blocked: false,
+            replies: Replies::On,
         }
     }
 
     /// Whether nothing is left of what a client has done, but for the name.
     pub fn is_clean(&self) -> bool {
-        let clean = Self { name: self.name.clone(), ..Self::new(self.database, &self.user, self.resp3) };
+        let clean =
+            Self { name: self.name.clone(), replies: self.replies, ..Self::new(self.database, &self.user, self.resp3) };
         *self == clean
     }
 
@@ -106,13 +111,14 @@ impl Connection {
             Kind::Auth => self.auth(&words[1..]),
             Kind::Hello => self.hello(&words[1..]),
             Kind::Reset => {
-                *self = Self::new(0, "default", false);
+                *self = Self { replies: self.replies, ..Self::new(0, "default", false) };
                 "+RESET".into()
             }
             Kind::Multi => {
                 self.queued = Some(Vec::new());
                 "+OK".into()
             }
+            Kind::Exec if self.queued.is_none() => "-no transaction".into(),
             Kind::Exec => self.exec(),
             Kind::Discard if self.queued.is_none() => "-no transaction".into(),
             Kind::Discard => {
@@ -200,26 +206,56 @@ impl Connection {
         self.ran(&vec!["HELLO".into()])
     }
 
+    /// Runs the transaction; what its client hears of that, empty for nothing. An array that is cut short is one whose client has
+    /// turned replies off.
     fn exec(&mut self) -> String {
-        let Some(commands) = self.queued.take() else { return "-no transaction".into() };
+        let (mut off, mut skipped, mut skips_next) =
+            (self.replies == Replies::Off, self.replies == Replies::Skip, false);
+        let mut heard = Vec::new();
+        let queued = self.queued.take().unwrap_or_default();
+        let commands = if std::mem::take(&mut self.spoiled) { Err("-aborted") } else { Ok(queued) };
         self.watching = false;
-        if std::mem::take(&mut self.spoiled) {
-            return "-aborted".into();
-        }
-        let answers: Vec<String> = commands
-            .iter()
-            .map(|words| {
-                let before = (self.blocked, self.other.contains("debugger"));
-                let answer = self.execute(words, lookup(words[0].as_bytes()).info().kind);
-                // Nothing blocks in a transaction, and nobody is debugged.
-                self.blocked = before.0;
-                if !before.1 {
-                    self.other.remove("debugger");
+        let hear = |heard: &mut Vec<String>, off: bool, what: &str| {
+            if !off {
+                heard.push(what.to_owned());
+            }
+        };
+        match commands {
+            Err(why) => hear(&mut heard, off || skipped, why),
+            Ok(commands) => {
+                hear(&mut heard, off || skipped, &format!("*{}", commands.len()));
+                for words in &commands {
+                    let before = (self.blocked, self.other.contains("debugger"));
+                    let mode = reply_mode(words);
+                    match mode {
+                        Some(Replies::On) => (off, skipped) = (false, false),
+                        Some(Replies::Off) => off = true,
+                        Some(Replies::Skip) => skips_next |= !off,
+                        None => {}
+                    }
+                    let answer = match mode {
+                        Some(_) => "+OK".to_owned(),
+                        None => self.execute(words, lookup(words[0].as_bytes()).info().kind),
+                    };
+                    if matches!(mode, None | Some(Replies::On)) {
+                        hear(&mut heard, off || skipped, &answer);
+                    }
+                    // Nothing blocks in a transaction, and nobody is debugged.
+                    self.blocked = before.0;
+                    if !before.1 {
+                        self.other.remove("debugger");
+                    }
                 }
-                answer
-            })
-            .collect();
-        answers.join("; ")
+            }
+        }
+        self.replies = if off {
+            Replies::Off
+        } else if skips_next {
+            Replies::Skip
+        } else {
+            Replies::On
+        };
+        heard.join("; ")
     }
 
     fn subscribe(&mut self, words: &Words, on: bool) -> String {
@@ -278,5 +314,19 @@ fn arity_fits(kind: Kind, words: &Words, sub: &str) -> bool {
             _ => n > 1,
         },
         _ => true,
+    }
+}
+
+/// What a `CLIENT REPLY` asks for.
+pub fn reply_mode(words: &Words) -> Option<Replies> {
+    let [command, sub, mode] = words.as_slice() else { return None };
+    if !command.eq_ignore_ascii_case("client") || !sub.eq_ignore_ascii_case("reply") {
+        return None;
+    }
+    match mode.to_lowercase().as_str() {
+        "on" => Some(Replies::On),
+        "off" => Some(Replies::Off),
+        "skip" => Some(Replies::Skip),
+        _ => None,
     }
 }

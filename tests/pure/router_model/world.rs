@@ -9,7 +9,7 @@ use pointsman::config::{Credentials, Secret};
 use pointsman::resp::{Kind, encode_command, lookup};
 use pointsman::router::{Local, Replies, Route, State, Step, route};
 
-use super::connection::{Connection, Words};
+use super::connection::{Connection, Words, reply_mode};
 
 /// Database, user, RESP version.
 type PoolKey = (u32, String, bool);
@@ -18,8 +18,9 @@ type PoolKey = (u32, String, bool);
 pub struct World {
     /// The connection that the client believes to have.
     one: Connection,
-    one_replies: Replies,
     state: State,
+    /// What the client calls itself; no connection is called so.
+    name: String,
     shared: HashMap<PoolKey, Connection>,
     pin: Option<Connection>,
     /// A command of the transaction was refused.
@@ -34,8 +35,8 @@ impl World {
         let key = Key { database: 0, resp3: false, user: None };
         Self {
             one: Connection::new(0, "default", false),
-            one_replies: Replies::On,
             state: State::new(key),
+            name: String::new(),
             shared: HashMap::new(),
             pin: None,
             spoiled: false,
@@ -52,7 +53,7 @@ impl World {
         let expected = self.expect(words);
         let got = self.answer(words);
         // Whether a connection whose RESP version is not followed is a RESP2 subscriber's, where nothing of this is
-        // answered, pointsman does not know; nor what its name is. What follows is of no use.
+        // answered, pointsman does not know. What follows is of no use.
         let unknown = self.state.rephrased && !self.one.subscribed.is_empty();
         if self.state.kept && self.own_words && (got != expected || unknown) {
             self.ended = true;
@@ -69,14 +70,18 @@ impl World {
             && self.one.queued.is_none()
             && (self.one.subscribed.is_empty() || self.one.resp3)
         {
-            set(&mut self.one_replies, mode);
+            set(&mut self.one.replies, mode);
             return (mode == Replies::On).then(|| "+OK".into());
         }
+        let executes = executes(words, &self.one);
         let answer = self.one.run(words);
-        if answer == "+RESET" && self.one_replies == Replies::Off {
-            self.one_replies = Replies::On;
+        if executes {
+            return (!answer.is_empty()).then_some(answer);
         }
-        audible(&mut self.one_replies, words, answer)
+        if answer == "+RESET" && self.one.replies == Replies::Off {
+            self.one.replies = Replies::On;
+        }
+        audible(&mut self.one.replies, words, answer)
     }
 
     fn answer(&mut self, words: &Words) -> Option<String> {
@@ -88,7 +93,7 @@ impl World {
             Route::Shared(_) => {
                 let key = self.key();
                 let conn = self.shared.entry(key.clone()).or_insert_with(|| Connection::new(key.0, &key.1, key.2));
-                let answer = conn.run(words);
+                let answer = run_as(conn, &mut self.name, words);
                 self.say(words, answer)
             }
             Route::Pinned(way) => {
@@ -100,7 +105,10 @@ impl World {
                 if way.step == Step::Discard {
                     self.spoiled = false;
                 }
-                let answer = pin.run(words);
+                let executes = executes(words, pin);
+                pin.replies = self.state.replies;
+                let answer = run_as(pin, &mut self.name, words);
+                let replies = std::mem::replace(&mut pin.replies, Replies::On);
                 let (refused, kept) = (answer.starts_with('-'), self.state.kept);
                 if let (Step::Select(database), false) = (way.step, refused) {
                     self.state.key.database = database;
@@ -115,15 +123,15 @@ impl World {
                     self.state.subscribed = !pin.subscribed.is_empty();
                     self.state.tracking = pin.other.contains("tracking");
                 }
-                // What ran has made the session what its connection is; the name stays with the client.
+                // What ran has made the session what its connection is.
                 if way.step == Step::Exec && !kept {
-                    let mut now = pin.clone();
-                    pin.name.clear();
-                    if now.name.is_empty() {
-                        now.name = self.name();
-                    }
+                    let now = pin.clone();
                     self.adopt(&now);
                     self.state.key.database = now.database;
+                }
+                if executes {
+                    self.state.replies = replies;
+                    return (!answer.is_empty()).then_some(answer);
                 }
                 self.say(words, answer)
             }
@@ -135,15 +143,13 @@ impl World {
             Route::Judge | Route::About(_) => {
                 let (database, user, resp3) = self.key();
                 let mut judge = Connection::new(database, &user, resp3);
-                judge.name = self.name();
-                let answer = judge.run(words);
+                let answer = run_as(&mut judge, &mut self.name, words);
                 self.adopt(&judge);
-                // Its own connection becomes alike; the name stays with the client.
+                // Its own connection becomes alike.
                 if !answer.starts_with('-')
                     && let Some(pin) = &mut self.pin
                 {
-                    pin.run(words);
-                    pin.name.clear();
+                    run_as(pin, &mut self.name, words);
                 }
                 self.say(words, answer)
             }
@@ -167,8 +173,7 @@ impl World {
                     queued.pop();
                 }
                 let answer = if self.one.queued.is_some() { "+QUEUED" } else { "refused" };
-                let answer = if arity_refused(words) { "-not queued".to_owned() } else { answer.to_owned() };
-                self.say(words, answer)
+                self.say(words, answer.to_owned())
             }
         }
     }
@@ -182,21 +187,10 @@ impl World {
             Local::Reset => {
                 self.pin = None;
                 self.spoiled = false;
+                self.name.clear();
                 let replies = if self.state.replies == Replies::Skip { Replies::Skip } else { Replies::On };
                 self.state = State { replies, ..State::new(Key { database: 0, resp3: false, user: None }) };
                 self.say(words, "+RESET".into())
-            }
-            Local::SetName => {
-                let name = &words[2];
-                if name.contains(' ') {
-                    return self.say(words, "-bad name".into());
-                }
-                self.state.name = (!name.is_empty()).then(|| name.clone().into());
-                self.say(words, "+OK".into())
-            }
-            Local::GetName => {
-                let answer = format!("name {}", self.name());
-                self.say(words, answer)
             }
             Local::Reply(mode) => {
                 set(&mut self.state.replies, mode);
@@ -214,7 +208,6 @@ impl World {
         let credentials = |user: &str| Rc::new(Credentials { user: Some(user.into()), password: Secret::new(user) });
         self.state.key.user = (judge.user != "default").then(|| credentials(&judge.user));
         self.state.key.resp3 = judge.resp3;
-        self.state.name = (!judge.name.is_empty()).then(|| judge.name.clone().into());
     }
 
     fn key(&self) -> PoolKey {
@@ -222,10 +215,6 @@ impl World {
         let user =
             key.user.as_ref().and_then(|c| c.user.clone()).map_or("default".into(), |u| String::from_utf8(u).unwrap());
         (key.database, user, key.resp3)
-    }
-
-    fn name(&self) -> String {
-        self.state.name.as_ref().map(|n| String::from_utf8_lossy(n).into_owned()).unwrap_or_default()
     }
 
     /// What holds after every command.
@@ -252,7 +241,7 @@ impl World {
             };
         }
         let state = &self.state;
-        let seen = (self.key(), self.name(), state.multi, state.watching, state.subscribed, state.tracking);
+        let seen = (self.key(), self.name.clone(), state.multi, state.watching, state.subscribed, state.tracking);
         let true_key = (one.database, one.user.clone(), one.resp3);
         let (subscribed, tracking) = (!one.subscribed.is_empty(), one.other.contains("tracking"));
         let truth = (true_key, one.name.clone(), one.queued.is_some(), one.watching, subscribed, tracking);
@@ -266,19 +255,6 @@ impl World {
     }
 }
 
-fn reply_mode(words: &Words) -> Option<Replies> {
-    let [command, sub, mode] = words.as_slice() else { return None };
-    if !command.eq_ignore_ascii_case("client") || !sub.eq_ignore_ascii_case("reply") {
-        return None;
-    }
-    match mode.to_lowercase().as_str() {
-        "on" => Some(Replies::On),
-        "off" => Some(Replies::Off),
-        "skip" => Some(Replies::Skip),
-        _ => None,
-    }
-}
-
 /// While nothing is answered there is nothing to skip.
 fn set(replies: &mut Replies, mode: Replies) {
     if (*replies, mode) != (Replies::Off, Replies::Skip) {
@@ -286,9 +262,17 @@ fn set(replies: &mut Replies, mode: Replies) {
     }
 }
 
-/// Whether Redis itself would not queue a command that pointsman refuses.
-fn arity_refused(words: &Words) -> bool {
-    matches!(words[1].to_uppercase().as_str(), "KILL") && words.len() < 3
+/// What a connection answers whose name stays with the client.
+fn run_as(conn: &mut Connection, name: &mut String, words: &Words) -> String {
+    conn.name = std::mem::take(name);
+    let answer = conn.run(words);
+    *name = std::mem::take(&mut conn.name);
+    answer
+}
+
+/// Whether this runs a transaction: what its client hears of that, the transaction itself may decide.
+fn executes(words: &Words, conn: &Connection) -> bool {
+    words.len() == 1 && words[0].eq_ignore_ascii_case("exec") && conn.queued.is_some()
 }
 
 /// What becomes of an answer while replies may be turned off. Confirmations of subscriptions always come.
