@@ -588,7 +588,8 @@ async fn ten_thousand_clients_are_listed_page_by_page() {
     let addr = |port: u64| ClientAddr::Tcp(([10, 0, (port >> 8) as u8, port as u8], 5).into());
     let join = |id| admin.clients[1].join(id, (id % 2) as usize, [addr(id), addr(0)], None).unwrap();
     let presences: Vec<_> = (1..=10_000).map(join).collect();
-    presences[6_999].client.describe(b"caf\xc3\xa9", b"app", true);
+    presences[6_999].client.set_name(b"caf\xc3\xa9");
+    presences[6_999].client.describe(b"app", true);
     let page = async |query: &str| {
         let answer = admin.get(&format!("/clients?{query}")).await;
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")), "{}", answer.body);
