@@ -278,8 +278,10 @@ impl Session {
 
     /// What is to be heeded in the reply to the `EXEC` that is sent now.
     fn executed(&self) -> Option<Rc<Executed>> {
-        let (queued, heeded) = self.transaction.queued();
-        let is_any = !heeded.is_empty();
+        const MORE_THAN_ANSWERED: usize = usize::MAX;
+        // Where they are too many the reply is of another length, and what has run cannot be told.
+        let (queued, heeded) = self.transaction.queued().unwrap_or((MORE_THAN_ANSWERED, Vec::new()));
+        let is_any = !heeded.is_empty() || queued == MORE_THAN_ANSWERED;
         is_any.then(|| Rc::new(Executed::new(queued, heeded, self.teller(), self.state.replies)))
     }
 

@@ -19,6 +19,7 @@ pub(super) struct Transaction {
     queued: usize,
     /// Those of them that ask about the connection or change it, each with its place among them.
     heeded: Vec<(usize, Bytes)>,
+    heeded_bytes: usize,
     /// More was queued than is kept.
     overflowed: bool,
     /// What `EXEC` answers instead of running.
@@ -39,8 +40,14 @@ impl Transaction {
     /// Remembers a command that was sent. `said`: what the client said of which it was made, if that asks about the
     /// connection or changes it.
     pub(super) fn log(&mut self, command: Bytes, said: Option<Bytes>) {
-        // A copy: a part of a read buffer would keep all of that.
-        self.heeded.extend(said.map(|said| (self.queued, Bytes::copy_from_slice(&said))));
+        if let Some(said) = said {
+            self.heeded_bytes += said.len();
+            // A copy: a part of a read buffer would keep all of that.
+            self.heeded.push((self.queued, Bytes::copy_from_slice(&said)));
+        }
+        if self.heeded_bytes > MAX_LOG {
+            self.heeded.clear();
+        }
         self.queued += usize::from(is_queued(&command));
         self.bytes += command.len();
         if self.bytes > MAX_LOG {
@@ -61,9 +68,10 @@ impl Transaction {
         self.log.clear();
     }
 
-    /// How many commands were queued, and those that are heeded.
-    pub(super) fn queued(&self) -> (usize, Vec<(usize, Bytes)>) {
-        (self.queued, self.heeded.clone())
+    /// How many commands were queued, and those that are heeded; none if these are too many to be kept. What they did is
+    /// not known then.
+    pub(super) fn queued(&self) -> Option<(usize, Vec<(usize, Bytes)>)> {
+        (self.heeded_bytes <= MAX_LOG).then(|| (self.queued, self.heeded.clone()))
     }
 
     /// `EXEC` or `DISCARD` has been sent.
@@ -150,15 +158,27 @@ mod tests {
         for command in ["MULTI", "SET", "SELECT 1", "MULTI", "SELECT 2"] {
             log(&mut t, command);
         }
-        let places = |t: &Transaction| t.queued().1.iter().map(|(place, _)| *place).collect::<Vec<_>>();
-        assert_eq!((t.queued().0, places(&t)), (3, vec![1, 2]));
+        let queued = |t: &Transaction| t.queued().unwrap();
+        let places = |t: &Transaction| queued(t).1.iter().map(|(place, _)| *place).collect::<Vec<_>>();
+        assert_eq!((queued(&t).0, places(&t)), (3, vec![1, 2]));
         assert!(t.unlog(3));
-        assert_eq!((t.replay().len(), t.queued().0, places(&t)), (2, 1, vec![]));
+        assert_eq!((t.replay().len(), queued(&t).0, places(&t)), (2, 1, vec![]));
         log(&mut t, "SELECT 1");
-        assert_eq!((t.queued().0, places(&t)), (2, vec![1]));
+        assert_eq!((queued(&t).0, places(&t)), (2, vec![1]));
         t.log_streamed();
         assert!(!t.unlog(0), "too large to be carried over");
-        assert_eq!(t.queued().0, 3);
+        assert_eq!(queued(&t).0, 3);
+    }
+
+    #[test]
+    fn what_is_heeded_is_kept_up_to_a_limit() {
+        let mut t = Transaction::default();
+        let command = encode_command(&["CLIENT", "SETNAME", &"x".repeat(1000)]);
+        for _ in 0..=MAX_LOG / command.len() {
+            assert!(t.queued().is_some());
+            t.log(command.clone(), Some(command.clone()));
+        }
+        assert_eq!((t.queued(), t.heeded.len()), (None, 0));
     }
 
     #[test]
