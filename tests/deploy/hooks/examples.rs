@@ -167,8 +167,20 @@ async fn the_chat_gets_a_line() {
         ),
         (run("chat.py", &[&dir.file("no-url", SECRET)], "loss_known", "").await, 2, "expected one line with a URL"),
         (run("chat.py", &["/nowhere"], "loss_known", "").await, 2, "FileNotFoundError"),
-        (run("chat.py", &[], "loss_known", "").await, 1, "usage: "),
+        (
+            run("chat.py", &[&dir.file("two", &format!("http://chat/{SECRET}\nhttp://chat/2\n"))], "loss_known", "")
+                .await,
+            2,
+            "expected one line with a URL",
+        ),
+        (
+            run("chat.py", &[&dir.file("user", &format!("http://me:{SECRET}@chat/\n"))], "loss_known", "").await,
+            1,
+            "chat",
+        ),
+        (run("chat.py", &[], "loss_known", "").await, 2, "usage: "),
     ] {
+        assert!(!ended.1.contains(SECRET), "{}", ended.1);
         assert!(ended.0 == code && ended.1.contains(said), "{ended:?} is not {code} {said}");
     }
 }
