@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Limited};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper::header::CONTENT_TYPE;
 use hyper::{Request, StatusCode};
@@ -27,7 +27,11 @@ pub(super) async fn read<T: DeserializeOwned>(request: Request<Incoming>) -> Res
     }
     let bad = |why: &str| refusal(StatusCode::BAD_REQUEST, why);
     let body = timeout(ORDER_LIMIT, Limited::new(request.into_body(), ORDER_BYTES).collect()).await;
-    let body = body.map_err(|_| bad("the order did not come"))?.map_err(|e| bad(&e.to_string()))?;
+    let late = |_| refusal(StatusCode::REQUEST_TIMEOUT, "the order did not come in time");
+    let body = body.map_err(late)?.map_err(|error| match error.downcast::<LengthLimitError>() {
+        Ok(_) => refusal(StatusCode::PAYLOAD_TOO_LARGE, &format!("an order has {ORDER_BYTES} bytes at most")),
+        Err(error) => bad(&error.to_string()),
+    })?;
     serde_json::from_slice(&body.to_bytes()).map_err(|e| bad(&e.to_string()))
 }
 

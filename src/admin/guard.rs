@@ -24,7 +24,7 @@ pub(super) struct Caller {
     pub(super) listener: usize,
 }
 
-/// Why a request was turned away; label `reason`.
+/// Why a request, or a connection for one, was turned away; label `reason`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(usize)]
 pub enum Refusal {
@@ -34,10 +34,30 @@ pub enum Refusal {
     Origin,
     /// It came from where it may not come from.
     Address,
+    /// It asked for what there is not, or in a way that there is not.
+    Unknown,
+    /// Its head or its body was too large.
+    Large,
+    /// It did not come in time.
+    Slow,
+    /// Its connection was the oldest of too many.
+    Crowded,
+}
+
+impl Refusal {
+    /// What an answer with this status has refused, other than by the guard.
+    pub(super) fn of(status: StatusCode) -> Option<Self> {
+        match status {
+            StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED => Some(Self::Unknown),
+            StatusCode::PAYLOAD_TOO_LARGE => Some(Self::Large),
+            StatusCode::REQUEST_TIMEOUT => Some(Self::Slow),
+            _ => None,
+        }
+    }
 }
 
 /// Label values of [`Refusal`], in its order.
-pub const REFUSALS: [&str; 3] = ["token", "origin", "address"];
+pub const REFUSALS: [&str; 7] = ["token", "origin", "address", "unknown", "large", "slow", "crowded"];
 
 /// The requests that were turned away.
 #[derive(Debug, Default)]
@@ -52,9 +72,14 @@ impl Refused {
         REFUSALS.into_iter().zip(self.counts.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
+    /// Counts one.
+    pub(super) fn count(&self, why: Refusal) {
+        self.counts[why as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Counts one and says so in the log, if nothing was said of another lately.
     fn note(&self, why: Refusal, what: &str, caller: &Caller) {
-        self.counts[why as usize].fetch_add(1, Ordering::Relaxed);
+        self.count(why);
         if let Some(unsaid) = self.log.due() {
             tracing::warn!(from = %caller.peer, unsaid, "admin: {what} was refused: {}", REFUSALS[why as usize]);
         }

@@ -9,7 +9,7 @@ use hyper::header::{
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 
-use super::guard::{self, Caller};
+use super::guard::{self, Caller, Refusal};
 use super::switchover::{self, Lines};
 use super::{AdminState, clients, health, hotkeys, log_level, page, pause, pools, reload, scrape, slowlog, status};
 use crate::topology::status::WallTime;
@@ -91,8 +91,16 @@ const ORDERS: [(&str, &str); 7] = [
 /// What is read with the caution of an order, since it is about single clients and keys.
 const GUARDED: [&str; 2] = [clients::PATH, slowlog::PATH];
 
-/// Answers one request. The server cuts the body off for HEAD.
+/// Answers one request, and counts what was refused. The server cuts the body off for HEAD.
 pub(super) async fn respond(state: &AdminState, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
+    let response = answer(state, caller, request).await;
+    if let Some(why) = Refusal::of(response.status()) {
+        state.refused.count(why);
+    }
+    response
+}
+
+async fn answer(state: &AdminState, caller: &Caller, request: Request<Incoming>) -> Response<Body> {
     let path = request.uri().path().to_owned();
     let order = ORDERS.iter().any(|(order, _)| *order == path);
     let allowed = if order { "POST" } else { "GET, HEAD" };

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::server::conn::http1;
@@ -17,7 +18,7 @@ use tokio_util::either::Either;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::guard::Caller;
+use super::guard::{Caller, Refusal};
 use super::{AdminState, routes};
 use crate::net::{Accepted, ClientSocket, Listener};
 
@@ -106,6 +107,7 @@ async fn serve_one(
             && let Some(oldest) = open.pop_front()
         {
             debug!(limit = limits.connections, "admin: too many connections, the oldest is closed");
+            state.refused.count(Refusal::Crowded);
             oldest.abort();
         }
         open.push_back(tasks.spawn(connection(accepted, number, state.clone(), limits, shutdown.clone())));
@@ -142,7 +144,10 @@ async fn connection(
     match shaken {
         Ok(Ok(stream)) => serve_http(stream, caller, state, limits, shutdown).await,
         Ok(Err(e)) => debug!(from = %caller.peer, error = %e, "admin: the TLS handshake failed"),
-        Err(_) => debug!(from = %caller.peer, "admin: the TLS handshake took too long"),
+        Err(_) => {
+            state.refused.count(Refusal::Slow);
+            debug!(from = %caller.peer, "admin: the TLS handshake took too long");
+        }
     }
 }
 
@@ -153,7 +158,10 @@ async fn serve_http(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
-    let service = service_fn(move |request| {
+    // Whoever has asked once may be silent for as long as the connection is kept.
+    let has_asked = AtomicBool::new(false);
+    let service = service_fn(|request| {
+        has_asked.store(true, Ordering::Relaxed);
         let (state, caller) = (state.clone(), caller.clone());
         async move { Ok::<_, Infallible>(routes::respond(&state, &caller, request).await) }
     });
@@ -176,6 +184,11 @@ async fn serve_http(
         }
     };
     if let Err(e) = ended {
+        if e.is_parse_too_large() {
+            state.refused.count(Refusal::Large);
+        } else if e.is_timeout() && !has_asked.load(Ordering::Relaxed) {
+            state.refused.count(Refusal::Slow);
+        }
         debug!(error = %e, "admin: connection ended");
     }
 }

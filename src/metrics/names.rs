@@ -63,7 +63,7 @@ metrics! {
         "Unix time at which the configuration in force was read.";
 
     ADMIN_REFUSED = Counter "pointsman_admin_requests_refused_total" ["reason"]
-        "Requests to the admin server that were turned away for who sent them.";
+        "Requests to the admin server, or connections for them, that were turned away.";
 
     CLIENTS = Gauge "pointsman_clients" ["service"]
         "Clients connected now.";

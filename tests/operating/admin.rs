@@ -210,6 +210,25 @@ async fn unknown_paths_and_wrong_methods_are_told_what_would_be_right() {
         assert!(head.header("content-length").is_some_and(|n| n != "0"), "{path}");
         assert_eq!(admin.get(&format!("{path}?verbose")).await.status, 200);
     }
+    assert_eq!(refused(&admin, "unknown").await, 6);
+}
+
+/// How many requests, or connections for them, were turned away for this reason.
+async fn refused(admin: &Admin, reason: &str) -> u64 {
+    let scrape = admin.get("/metrics").await.body;
+    let series = format!("pointsman_admin_requests_refused_total{{reason=\"{reason}\"}} ");
+    scrape.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+}
+
+#[tokio::test]
+async fn an_order_that_is_too_large_or_never_comes_is_refused() {
+    let admin = Admin::start(&["one"]).await;
+    let large = format!("{{\"service\": \"{}\"}}", "x".repeat(5000));
+    let answer = admin.send("POST", "/pause", JSON, &large).await;
+    assert_eq!((answer.status, answer.body.as_str()), (413, "an order has 4096 bytes at most\n"));
+    let answer = admin.send("POST", "/pause", &format!("{JSON}Content-Length: 10\r\n"), "").await;
+    assert_eq!((answer.status, answer.body.as_str()), (408, "the order did not come in time\n"));
+    assert_eq!((refused(&admin, "large").await, refused(&admin, "slow").await), (1, 1));
 }
 
 #[tokio::test]
@@ -230,7 +249,13 @@ async fn a_client_that_dribbles_its_request_is_closed_in_time() {
     assert!(began.elapsed() >= limits.header_timeout, "closed after {:?}", began.elapsed());
     assert!(began.elapsed() < PATIENCE / 4, "closed only after {:?}", began.elapsed());
     dribble.await.unwrap();
-    assert_eq!(admin.get("/livez").await.status, 200);
+    // One who has asked may be silent after it.
+    let mut kept = admin.connect().await;
+    kept.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, kept.read_to_end(&mut answer)).await.expect("closed by the server").unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(refused(&admin, "slow").await, 1);
 }
 
 #[tokio::test]
@@ -244,7 +269,7 @@ async fn an_oversized_request_head_is_refused() {
     let _ = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut answer)).await.expect("closed by the server");
     // The answer may be lost to the reset that follows unread bytes; a 200 may not be.
     assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 431 "), "{}", String::from_utf8_lossy(&answer));
-    assert_eq!(admin.get("/livez").await.status, 200);
+    assert_eq!(refused(&admin, "large").await, 1);
 }
 
 #[tokio::test]
@@ -265,6 +290,7 @@ async fn a_hundred_idle_connections_do_not_keep_a_scrape_out() {
     let mut answer = String::new();
     tokio::time::timeout(PATIENCE, last.read_to_string(&mut answer)).await.expect("answered in time").unwrap();
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    assert!(refused(&admin, "crowded").await >= 84, "of a hundred sixteen have room");
 }
 
 #[tokio::test]
