@@ -7,7 +7,7 @@ use super::scan::{RequestScanner, Scan};
 
 /// The arguments of a complete RESP command, its name first.
 ///
-/// Meant for frames that [`RequestScanner`](super::RequestScanner) has accepted; on any other bytes it ends early.
+/// Meant for frames that [`RequestScanner`] has accepted; on any other bytes it ends early.
 pub fn args(frame: &[u8]) -> Args<'_> {
     match header(frame, b'*') {
         Some((count, rest)) => Args { rest, left: count },
