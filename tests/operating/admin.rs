@@ -367,7 +367,7 @@ async fn a_switchover_is_ordered_by_a_program_on_this_host_alone() {
         (JSON, "{", 400),
         (JSON, r#"{"service": "two", "too": "10.0.0.1:6379"}"#, 400),
         (JSON, r#"{"service": "two", "to": "10.0.0.1"}"#, 400),
-        (JSON, &format!("{{\"service\": \"{}\"}}", "x".repeat(5000)), 400),
+        (JSON, &format!("{{\"service\": \"{}\"}}", "x".repeat(5000)), 413),
         (JSON, r#"{"service": "three"}"#, 404),
     ] {
         let answer = admin.send("POST", "/switchover", headers, body).await;
