@@ -1,6 +1,5 @@
 //! `pointsman clients`, `pools` and `sentinels`: lists of one that runs, for people or as JSON.
 
-use std::io::{self, Write};
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -253,15 +252,5 @@ fn encode(text: &str) -> String {
 
 fn ended(arguments: &AdminArguments, list: impl FnOnce(&Admin) -> Result<String, Failure>) -> ExitCode {
     let admin = admin::address(arguments).map_err(|why| (why, exit::UNAVAILABLE));
-    match admin.and_then(|admin| list(&admin)) {
-        Ok(text) => {
-            // Whoever closed our output does not want to read.
-            let _ = io::stdout().write_all(text.as_bytes());
-            ExitCode::SUCCESS
-        }
-        Err((why, code)) => {
-            eprintln!("pointsman: {why}");
-            ExitCode::from(code)
-        }
-    }
+    exit::after(admin.and_then(|admin| list(&admin)))
 }
