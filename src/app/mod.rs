@@ -235,9 +235,10 @@ impl App {
         let admin_sockets = self.admin_sockets()?;
         let admin_files: Vec<_> = self.admin.iter().filter_map(Listener::file).collect();
         // Behind this nothing may fail: nobody else serves then.
+        let mut told = Vec::new();
         if let Some(before) = self.before.take() {
             tokio::select! {
-                relieved = before.relieve(&self.services) => relieved?,
+                relieved = before.relieve(&self.services) => told = relieved?,
                 signal = self.signals.end() => {
                     tracing::info!(signal, "ending; the pointsman that runs goes on");
                     return Ok(());
@@ -246,7 +247,7 @@ impl App {
             }
         }
         let bound = std::mem::take(&mut self.bound);
-        self.give_out(bound);
+        self.give_out(bound, &told);
         for name in std::mem::take(&mut self.inherited).close() {
             self.manager.iter().for_each(|manager| manager.forget(&name));
         }
@@ -303,8 +304,9 @@ impl App {
             }
             End::Succeeded => {
                 tracing::info!("another pointsman has taken over; draining");
-                // It speaks for the service from now on, and at the address of the admin server too.
+                // It speaks for the service from now on, to hooks and at the address of the admin server too.
                 drop(informing);
+                self.hooks.observe(Vec::new(), &[]);
                 admin_files.iter().for_each(|file| file.leave(true));
                 succession.leave();
                 stop_admin.cancel();
@@ -391,12 +393,13 @@ impl App {
         Ok(())
     }
 
-    /// Gives every listening socket to the services as they run now, and shows them to the admin server.
-    fn give_out(&mut self, bound: Bound) {
+    /// Gives every listening socket to the services as they run now, and shows them to the admin server, and to the hooks:
+    /// `told` are those of which another process has told these until now.
+    fn give_out(&mut self, bound: Bound, told: &[String]) {
         let destinations = self.services.iter().flat_map(Running::destinations).collect();
         self.listeners.aim(destinations, bound, &self.targets, &self.control_stop);
         self.watched.send_replace(self.services.iter().map(Running::watched).collect());
-        self.hooks.observe(self.services.iter().map(Running::status).collect());
+        self.hooks.observe(self.services.iter().map(Running::status).collect(), told);
     }
 
     /// Sets what is logged, or sets it back. Returns the level in force.
@@ -468,7 +471,7 @@ impl App {
         }
         let order = |service: &Running| config.services.iter().position(|s| s.name == service.config().name);
         self.services.sort_by_key(order);
-        self.give_out(bound);
+        self.give_out(bound, &[]);
         // Nobody is sent to these any more.
         for service in ending {
             tokio::spawn(service.end(patience));

@@ -41,10 +41,11 @@ impl Before {
     }
 
     /// Waits until these services can serve where it can, then has it end. With less than it has we would be worse.
+    /// Returns the names of those that it served.
     ///
     /// # Errors
     /// It goes on.
-    pub(super) async fn relieve(self, services: &[Running]) -> Result<(), Error> {
+    pub(super) async fn relieve(self, services: &[Running]) -> Result<Vec<String>, Error> {
         let flowing = || services.iter().filter(|service| self.flowing.contains(&service.config().name));
         let all = async {
             for service in flowing() {
@@ -60,7 +61,7 @@ impl Before {
         }
         self.predecessor.relieve().await.map_err(cannot)?;
         self.admin.close();
-        Ok(())
+        Ok(self.flowing)
     }
 }
 

@@ -9,9 +9,9 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::delivery::Delivery;
 use super::message::{Message, Sender};
-use super::observer::{Notice, Observer};
+use super::observer::{Notice, Observer, Past};
 use super::queue::Queue;
-use super::{LAST_WORDS, Status};
+use super::{LAST_WORDS, Observed, Status};
 use crate::clock::Moment;
 use crate::config::HookConfig;
 use crate::metrics::{HookCounts, HookStats};
@@ -58,19 +58,19 @@ impl Director {
     pub(super) async fn run(
         mut self,
         mut configs: watch::Receiver<Arc<Vec<HookConfig>>>,
-        known: Vec<Status>,
-        mut services: watch::Receiver<Vec<Status>>,
+        known: Vec<Observed>,
+        mut services: watch::Receiver<Vec<Observed>>,
         ending: CancellationToken,
     ) {
         let (seen, mut notices) = mpsc::channel(NOTICES);
         self.configure(&configs.borrow_and_update());
-        self.observe(known, &seen, true);
+        self.observe(known.into_iter().map(|known| Observed { past: Past::Nothing, ..known }).collect(), &seen);
         loop {
             tokio::select! {
                 Ok(()) = configs.changed() => self.configure(&configs.borrow_and_update()),
                 Ok(()) = services.changed() => {
                     let services = services.borrow_and_update().clone();
-                    self.observe(services, &seen, false);
+                    self.observe(services, &seen);
                 }
                 Some(seen) = notices.recv() => self.tell(&seen),
                 () = ending.cancelled() => break,
@@ -128,11 +128,11 @@ impl Director {
     }
 
     /// These services are looked at from now on. One is the same for as long as its status is.
-    fn observe(&mut self, statuses: Vec<Status>, seen: &mpsc::Sender<Seen>, known: bool) {
-        self.services.retain(|service| statuses.iter().any(|status| status.same_channel(&service.status)));
-        for status in statuses {
+    fn observe(&mut self, observed: Vec<Observed>, seen: &mpsc::Sender<Seen>) {
+        self.services.retain(|service| observed.iter().any(|o| o.status.same_channel(&service.status)));
+        for Observed { status, past } in observed {
             if !self.services.iter().any(|service| service.status.same_channel(&status)) {
-                let look = tokio::spawn(look(status.clone(), known, seen.clone()));
+                let look = tokio::spawn(look(status.clone(), past, seen.clone()));
                 self.services.push(Service { status, _observer: AbortOnDropHandle::new(look) });
             }
         }
@@ -157,8 +157,8 @@ impl Director {
 }
 
 /// Sees what happens to a service.
-async fn look(mut status: Status, known: bool, seen: mpsc::Sender<Seen>) {
-    let mut observer = if known { Observer::from_now_on(&status.borrow_and_update()) } else { Observer::default() };
+async fn look(mut status: Status, past: Past, seen: mpsc::Sender<Seen>) {
+    let mut observer = Observer::new(past, &status.borrow_and_update());
     loop {
         let now = Arc::clone(&status.borrow_and_update());
         for notice in observer.look(Moment::now(), &now) {

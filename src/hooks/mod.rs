@@ -30,7 +30,7 @@ use crate::topology::status::ServiceStatus;
 use delivery::attempt;
 use director::Director;
 use message::{Message, Sender};
-use observer::Notice;
+use observer::{Notice, Past};
 
 /// How long what is still to be told may take when pointsman ends.
 const LAST_WORDS: Duration = Duration::from_secs(3);
@@ -38,11 +38,19 @@ const LAST_WORDS: Duration = Duration::from_secs(3);
 /// What control says of a service.
 pub type Status = watch::Receiver<Arc<ServiceStatus>>;
 
+/// A service to look at.
+#[derive(Clone, Debug)]
+struct Observed {
+    status: Status,
+    /// What is told of it at first.
+    past: Past,
+}
+
 /// The hooks, wherever they run.
 #[derive(Debug)]
 pub struct Hooks {
     configs: watch::Sender<Arc<Vec<HookConfig>>>,
-    services: watch::Sender<Vec<Status>>,
+    services: watch::Sender<Vec<Observed>>,
     /// Name servers to ask; none: those of the system.
     resolvers: Vec<SocketAddr>,
     counts: HookCounts,
@@ -90,9 +98,14 @@ impl Hooks {
         Ok(())
     }
 
-    /// What happens to these services is told from now on.
-    pub fn observe(&self, services: Vec<Status>) {
-        self.services.send_replace(services);
+    /// What happens to these services, and to no others, is told from now on. `told`: those of which another process has
+    /// told until now.
+    pub fn observe(&self, services: Vec<Status>, told: &[String]) {
+        let observed = services.into_iter().map(|status| {
+            let past = if told.contains(&status.borrow().service) { Past::Rest } else { Past::All };
+            Observed { status, past }
+        });
+        self.services.send_replace(observed.collect());
     }
 
     /// Waits until what has happened is told, for 3 s at most, and ends.

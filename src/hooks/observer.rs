@@ -40,6 +40,17 @@ impl Notice {
     }
 }
 
+/// What is told of what has happened to a service before it is looked at.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Past {
+    /// Everything: it has only begun.
+    All,
+    /// Who is master, and the end of a failover that has not come to it: another process has told the rest.
+    Rest,
+    /// Nothing: it has been running, and nobody was to be told.
+    Nothing,
+}
+
 /// What has been told of one service.
 #[derive(Debug, Default)]
 pub(super) struct Observer {
@@ -60,12 +71,20 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    /// Of a service that has been running: what has happened to it is not told.
-    pub(super) fn from_now_on(status: &ServiceStatus) -> Self {
+    /// Of a service that is so now.
+    pub(super) fn new(past: Past, status: &ServiceStatus) -> Self {
         let mut observer = Self::default();
+        if past == Past::All {
+            return observer;
+        }
         // A moment long ago: Sentinels that are out of hearing now have been so, as far as anybody knows.
         drop(observer.look(Moment(0), status));
-        observer.changed = None;
+        if past == Past::Rest {
+            observer.found = false;
+        }
+        if past == Past::Nothing || status.settled {
+            observer.changed = None;
+        }
         if !has_quorum(status) {
             observer.quorum_lost = true;
         }
@@ -81,7 +100,7 @@ impl Observer {
         {
             self.found = true;
             // One that a failover brought is told of as such.
-            if status.records.is_empty() {
+            if status.records.iter().all(|record| record.number <= self.begun) {
                 notices.push(Notice::new(HookEvent::MasterFound, format!("{service}: {master} is master")));
             }
         }

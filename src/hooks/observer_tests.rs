@@ -204,9 +204,27 @@ fn the_past_of_a_service_that_has_been_running_is_not_told() {
     let mut past = with(&[record(1, Some((FailoverKind::Crash, A, B))), record(2, None)]);
     past.run_id_changes_total = 3;
     past.sentinels.iter_mut().for_each(|s| s.up = false);
-    let mut observer = Observer::from_now_on(&past);
+    let mut observer = Observer::new(Past::Nothing, &past);
     let decided = ServiceStatus { settled: false, ..with(&[record(2, Some((FailoverKind::Planned, B, A)))]) };
     let decided = ServiceStatus { run_id_changes_total: 3, ..decided };
     let expected = [vec![], vec!["failover_committed", "sentinel_quorum_regained"]];
     assert_eq!(told(&mut observer, &[(0, past), (9000, decided)]), expected);
+}
+
+#[test]
+fn what_a_predecessor_has_told_is_not_told_again() {
+    let changed = record(1, Some((FailoverKind::Crash, A, B)));
+    let unsettled = ServiceStatus { settled: false, ..with(std::slice::from_ref(&changed)) };
+    let settled = with(std::slice::from_ref(&changed));
+    let begun = with(&[changed.clone(), record(2, None)]);
+    // Its end has not come yet; it has; or another one is on.
+    let mut observer = Observer::new(Past::Rest, &unsettled);
+    let expected = [vec!["master_found"], vec!["failover_finished"], vec!["failover_begun"]];
+    assert_eq!(told(&mut observer, &[(0, unsettled), (9000, settled.clone()), (9001, begun.clone())]), expected);
+    let mut observer = Observer::new(Past::Rest, &settled);
+    assert_eq!(told(&mut observer, &[(0, settled.clone()), (9000, settled)]), [vec!["master_found"], vec![]]);
+    let decided = with(&[changed, record(2, Some((FailoverKind::Planned, B, A)))]);
+    let mut observer = Observer::new(Past::Rest, &begun);
+    let expected = [vec!["master_found"], vec!["failover_committed"], vec!["failover_finished"]];
+    assert_eq!(told(&mut observer, &[(0, begun), (10, decided.clone()), (9000, decided)]), expected);
 }

@@ -31,6 +31,8 @@ pub(crate) struct Stage {
     admin: SocketAddr,
     /// Keys of the service that the next one is given beside these.
     master: String,
+    /// What its configuration ends with.
+    rest: String,
     started: usize,
 }
 
@@ -42,7 +44,7 @@ impl Stage {
     pub(crate) async fn new() -> Self {
         let cluster = Cluster::start(Settings::single()).await.unwrap();
         let master = cluster.addr(Member::Node(0)).to_string();
-        Self { cluster, listen: local(), admin: local(), master, started: 0 }
+        Self { cluster, listen: local(), admin: local(), master, rest: String::new(), started: 0 }
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -53,10 +55,10 @@ impl Stage {
     pub(crate) fn configure(&self, more: &[String]) -> String {
         let mut listen = vec![self.listen.to_string(), format!("unix:{}", self.path("client.sock"))];
         listen.extend_from_slice(more);
-        let (admin, takeover, master) = (self.admin, self.path("takeover.sock"), &self.master);
+        let (admin, takeover, master, rest) = (self.admin, self.path("takeover.sock"), &self.master, &self.rest);
         let text = format!(
             "workers = 2\nadmin = \"{admin}\"\ntakeover = \"{takeover}\"\n\
-             [[service]]\nname = \"s\"\nlisten = {listen:?}\nmaster = \"{master}\"\n"
+             [[service]]\nname = \"s\"\nlisten = {listen:?}\nmaster = \"{master}\"\n{rest}"
         );
         let file = self.path("pointsman.toml");
         std::fs::write(&file, text).unwrap();
@@ -271,6 +273,44 @@ async fn a_successor_that_cannot_serve_changes_nothing() {
     let _last = stage.start(&[]);
     stage.until_serving().await;
     stage.is_served().await;
+}
+
+/// Both see what happens while the one drains. The other tells of it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hooks_are_told_by_one_of_two() {
+    let mut stage = Stage::new().await;
+    let told = stage.path("told");
+    stage.rest = format!(
+        "[[hook]]\nname = \"file\"\nexec = [\"/bin/sh\", \"-c\", \"cat >> $0\", \"{told}\"]\ntimeout = \"60s\"\n"
+    );
+    let events = || -> Vec<String> {
+        let lines = std::fs::read_to_string(&told).unwrap_or_default();
+        let event = |line| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["event"].as_str()?.to_owned());
+        lines.lines().filter_map(event).collect()
+    };
+    let mut process = stage.start(&[]);
+    stage.until_serving().await;
+    stage.until("told", async || events() == ["master_found"]).await;
+    let mut staying = Raw::connect(stage.listen).await;
+    staying.send(&command(&["MULTI"])).await;
+    staying.until(b"+OK\r\n").await;
+    let _successor = stage.start(&[]);
+    stage.until_serving().await;
+    stage.until("told", async || events() == ["master_found"; 2]).await;
+
+    stage.cluster.pause(Member::Node(0)).unwrap();
+    for n in [1, 2] {
+        stage.logged(n, "writes held: ").await;
+    }
+    stage.cluster.resume(Member::Node(0)).unwrap();
+    for n in [1, 2] {
+        stage.logged(n, "(interruption)").await;
+    }
+    drop(staying);
+    assert_eq!(until_ended(&mut process).await, Some(0));
+    let all = ["master_found", "master_found", "failover_begun", "failover_aborted"];
+    stage.until("told", async || events().len() >= all.len()).await;
+    assert_eq!(events(), all, "{} {}", stage.log(1), stage.log(2));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
