@@ -156,8 +156,10 @@ mod tests {
 
         let began = Instant::now();
         tokio::time::advance(std::time::Duration::from_secs(60)).await;
-        access.update(Arc::new(Topology { paused: false, ..t }));
+        access.update(Arc::new(Topology { paused: false, ..t.clone() }));
         let end = Instant::now();
+        tokio::time::advance(std::time::Duration::from_secs(1)).await;
+        access.update(Arc::new(Topology { paused: false, ..t }));
         assert_eq!((access.admits(false, Moment(1)), access.counts_from(began)), (Pass::To(node), end));
         tokio::time::advance(std::time::Duration::from_secs(1)).await;
         assert_eq!(access.counts_from(Instant::now()), Instant::now(), "a wait that began behind it counts as ever");

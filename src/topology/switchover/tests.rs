@@ -472,7 +472,7 @@ fn checks() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     /// Any number of faults and troubles: it ends; what was undone is undone, as far as servers let it.
     #[test]

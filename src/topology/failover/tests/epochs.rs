@@ -492,5 +492,6 @@ fn an_unknown_loss_gets_an_upper_bound() {
     assert_eq!(unknown.at_most(120, 100), OffsetLost::AtMost(20));
     assert_eq!(unknown.at_most(100, 100), OffsetLost::Exact(0));
     assert_eq!(unknown.or_more(90, 100), OffsetLost::Unknown);
+    assert_eq!(unknown.or_more(110, 100), OffsetLost::AtLeast(10));
     assert_eq!(OffsetLost::AtMost(5).bounds(), (0, Some(5)));
 }

@@ -9,6 +9,7 @@ mod fence;
 mod outages;
 mod paces;
 mod pauses;
+mod records;
 mod remembered;
 mod start;
 mod status;
