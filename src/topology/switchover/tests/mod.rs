@@ -1,6 +1,8 @@
 //! The procedure against servers that do what they are asked, or do not: whatever fails at whatever place, it ends, and
 //! either everything is as before or the master was changed and nothing was lost by it.
 
+mod corners;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use proptest::prelude::*;
@@ -414,6 +416,7 @@ fn what_cannot_be_finished_is_said() {
 fn somebody_elses_failover_keeps_its_pause() {
     let mut world = World::new(None, false, &[], &[]);
     while world.procedure.state != State::Ordered {
+        assert!(!world.procedure.has_ended(), "{:#?}", world.reports);
         world.pass();
     }
     let (id, ..) = *world.procedure.waiting.iter().find(|(_, _, r)| *r == Request::FailOver).unwrap();
