@@ -8,6 +8,7 @@ use std::rc::Rc;
 use bytes::{Bytes, BytesMut};
 use tokio::time::Instant;
 
+use super::subscriptions::Subscriptions;
 use crate::insight::Waited;
 use crate::metrics::LatencyClass;
 use crate::resp::{RequestScanner, Scan, lengths, lookup};
@@ -49,6 +50,12 @@ pub enum Audience {
 
 /// Puts a reply into other words: what the server says of the connection is to be true of the client.
 pub trait Translate: std::fmt::Debug {
+    /// The next frame of the answer has come, on a connection of the client's own that has these subscriptions. Returns whether
+    /// it is the last.
+    fn hear(&self, _frame: &[u8], _subscriptions: &mut Subscriptions) -> bool {
+        true
+    }
+
     /// What the client is told instead.
     fn translate(&self, reply: BytesMut) -> BytesMut;
 }

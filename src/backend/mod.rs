@@ -27,7 +27,7 @@ pub use judge::{Judge, Verdict};
 pub use large::LargeReplies;
 pub use preparation::{Outstanding, Preparation};
 pub use scripts::Scripts;
-pub use subscriptions::{Kind as SubscriptionKind, Subscriptions};
+pub use subscriptions::{Frame, Kind as SubscriptionKind, Subscriptions};
 
 use std::cell::Cell;
 use std::net::SocketAddr;

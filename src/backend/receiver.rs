@@ -42,6 +42,8 @@ pub(super) struct Receiver {
     turn: Turn,
     /// Sessions whose outboxes have something new.
     touched: Vec<Rc<Downstream>>,
+    /// The beginning of an answer that is made of several frames.
+    begun: BytesMut,
     /// The session that has held up others by being over its output limit, and how long it may go on with that.
     stalling: Option<(Rc<Downstream>, Duration)>,
 }
@@ -263,7 +265,7 @@ impl Receiver {
         parking: Parking,
         now: Instant,
     ) -> Result<(), Malformed> {
-        if conn.used == Use::Pinned {
+        if conn.used == Use::Pinned && self.begun.is_empty() {
             let owner = conn.owner.borrow().clone();
             let expected = |e: &mut Entry<_>| matches!(e.answer, Answer::Confirmations(_));
             let expected = conn.inflight.borrow_mut().front().is_some_and(expected);
@@ -273,6 +275,7 @@ impl Receiver {
                 return self.unasked(conn, owner, frame, kind);
             }
         }
+        let Some(frame) = self.whole_answer(conn, frame) else { return Ok(()) };
         // Another client may unblock this one, or its stream may be gone: then it is the answer. It is none where the
         // node was demoted, or where pointsman asked for the command to come back.
         let withdrawn = conn.withdrawn.take() > 0;
@@ -332,6 +335,19 @@ impl Receiver {
         Ok(())
     }
 
+    /// The answer that ends with this frame; none if more of it is to come.
+    fn whole_answer(&mut self, conn: &Connection, frame: BytesMut) -> Option<BytesMut> {
+        let mut inflight = conn.inflight.borrow_mut();
+        let Some(Entry { heed: Heed::Translate(into), to, .. }) = inflight.front() else { return Some(frame) };
+        let is_whole = into.hear(&frame, &mut conn.subscriptions.borrow_mut());
+        if is_whole && self.begun.is_empty() {
+            return Some(frame);
+        }
+        self.begun.extend_from_slice(&frame);
+        bound_withheld(conn, to, self.begun.len());
+        is_whole.then(|| std::mem::take(&mut self.begun))
+    }
+
     /// A frame that is not the answer to a command by itself.
     fn unasked(
         &mut self,
@@ -346,12 +362,7 @@ impl Receiver {
             && let Some(entry) = inflight.front()
             && let Answer::Confirmations(left) = &mut entry.answer
         {
-            // An UNSUBSCRIBE that names nothing (`u32::MAX`) confirms every channel there is, or none with a null.
-            *left = if *left == u32::MAX {
-                if conn.subscriptions.borrow().is_empty_of(of) { 0 } else { u32::MAX }
-            } else {
-                left.saturating_sub(1)
-            };
+            *left = conn.subscriptions.borrow().left_to_confirm(*left, of);
             // Redis too tells subscriptions to a client that has turned replies off.
             silent = entry.audience == Audience::Ours;
             if *left == 0 {

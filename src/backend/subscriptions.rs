@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 
-use crate::resp::{Value, decode, encode_command};
+use crate::resp::{Value, args, decode, encode_command};
 
 /// What a frame on a connection of a subscriber is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -92,6 +92,33 @@ impl Subscriptions {
             }
         }
         Frame::Confirmation(kind)
+    }
+
+    /// How many confirmations are still to come of a command that was to have `left`, and has had one of this kind: an
+    /// `UNSUBSCRIBE` that names nothing (`u32::MAX`) confirms every channel there is, or none with a null.
+    pub fn left_to_confirm(&self, left: u32, of: Kind) -> u32 {
+        match left {
+            u32::MAX if self.is_empty_of(of) => 0,
+            u32::MAX => u32::MAX,
+            left => left.saturating_sub(1),
+        }
+    }
+
+    /// Whether this, where it may also be the reply to a command that changes no subscription, is a message. In RESP2 a
+    /// list that reads like one from a channel that is subscribed is taken for it.
+    pub fn is_message(&self, value: &[u8]) -> bool {
+        let pushed = value.first() == Some(&b'>');
+        let reads_so = || {
+            let mut words = args(value);
+            let set = match words.next() {
+                Some(b"message") => Kind::Channel,
+                Some(b"pmessage") => Kind::Pattern,
+                Some(b"smessage") => Kind::Shard,
+                _ => return false,
+            };
+            words.next().is_some_and(|name| self.sets[set as usize].contains(name))
+        };
+        pushed || !self.is_empty() && value.first() == Some(&b'*') && reads_so()
     }
 
     /// The commands that bring everything back on a new connection, each with its number of confirmations.

@@ -22,8 +22,6 @@ pub enum Route {
     About(About),
     /// To another database, which a backend has to accept.
     Select(u32),
-    /// Refused, with the reason.
-    Refuse(&'static str),
 }
 
 /// How a command goes on a pinned connection, and what becomes of the pin.
@@ -136,16 +134,7 @@ fn everywhere(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) -> Opt
             let about = about.iter().find(|(word, _)| is(sub, word)).map(|(_, about)| *about);
             let about = about.or_else(|| (is(sub, b"UNBLOCK") && argc > 2).then_some(About::Unblock));
             if let Some(about) = about {
-                return Some(match about {
-                    _ if !state.multi => Route::About(about),
-                    About::Info | About::Kill => pinned(Effect::Deferred, Step::Queue),
-                    About::List if argc <= 3 || is_by_type(frame, argc) || only_ids(frame) => {
-                        pinned(Effect::Deferred, Step::Queue)
-                    }
-                    About::List => Route::Refuse("cannot list by such filters from within a transaction"),
-                    // Whose connection it would name by then is not known yet.
-                    About::Unblock => Route::Refuse("cannot unblock a client from within a transaction"),
-                });
+                return Some(if state.multi { pinned(Effect::Deferred, Step::Queue) } else { Route::About(about) });
             }
             // In a transaction it is turned on or off when that runs.
             if state.multi || argc != 3 || !is(sub, b"REPLY") {
@@ -177,14 +166,9 @@ fn in_transaction(info: &CommandInfo, frame: &[u8], argc: u32, state: &State) ->
         Kind::Select | Kind::Auth | Kind::Hello if !state.kept => pinned(Effect::Deferred, Step::Queue),
         Kind::Hello => pinned(Effect::Deferred, Step::Hello),
         // Queued like any other, but what they do to the connection when the transaction runs is not followed.
-        Kind::Select
-        | Kind::Auth
-        | Kind::Reset
-        | Kind::Subscribe
-        | Kind::Unsubscribe
-        | Kind::Monitor
-        | Kind::Replica
-        | Kind::Other => pinned(Effect::Deferred, Step::Keep),
+        Kind::Select | Kind::Auth | Kind::Reset | Kind::Monitor | Kind::Replica | Kind::Other => {
+            pinned(Effect::Deferred, Step::Keep)
+        }
         Kind::Client if leaves_connection(frame) || !state.kept && tracks_for_itself(frame) => {
             pinned(Effect::Deferred, Step::Queue)
         }
@@ -234,12 +218,8 @@ fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
         Kind::Watch if argc > 1 => pinned(Effect::Deferred, Step::Watch),
         // An error that watches nothing.
         Kind::Watch => Route::Shared(Effect::Read),
-        Kind::Subscribe => {
-            let answer = Answer::Confirmations(argc.saturating_sub(1).max(1));
-            Route::Pinned(Pinned { effect: Effect::Deferred, answer, step: Step::Subscribe })
-        }
-        Kind::Unsubscribe => {
-            let answer = Answer::Confirmations(if argc == 1 { u32::MAX } else { argc - 1 });
+        Kind::Subscribe | Kind::Unsubscribe => {
+            let answer = Answer::Confirmations(confirmations(info.kind, argc));
             Route::Pinned(Pinned { effect: Effect::Deferred, answer, step: Step::Subscribe })
         }
         Kind::Select => match argument(frame, 1).filter(|_| argc == 2).and_then(database) {
@@ -263,6 +243,14 @@ fn unpinned(info: &CommandInfo, frame: &[u8], argc: u32) -> Route {
         Kind::Replica => pinned(Effect::Write, Step::Sync),
         Kind::Other => pinned(Effect::Write, Step::Keep),
         Kind::Quit => unreachable!("decided before"),
+    }
+}
+
+/// How many confirmations answer a command of so many words that changes subscriptions, as [`Answer::Confirmations`] has it.
+pub fn confirmations(kind: Kind, argc: u32) -> u32 {
+    match argc.saturating_sub(1) {
+        0 if kind == Kind::Unsubscribe => u32::MAX,
+        channels => channels.max(1),
     }
 }
 
@@ -295,17 +283,6 @@ fn leaves_connection(frame: &[u8]) -> bool {
 /// elsewhere.
 fn tracks_for_itself(frame: &[u8]) -> bool {
     is(argument(frame, 1), b"TRACKING") && !args(frame).any(|word| is(Some(word), b"REDIRECT"))
-}
-
-/// Whether a `CLIENT LIST` names a type and nothing else.
-fn is_by_type(frame: &[u8], argc: u32) -> bool {
-    argc == 4 && is(argument(frame, 2), b"TYPE")
-}
-
-/// Whether a `CLIENT LIST` names ids and nothing else.
-fn only_ids(frame: &[u8]) -> bool {
-    let is_number = |word: &[u8]| std::str::from_utf8(word).is_ok_and(|text| text.parse::<u64>().is_ok());
-    is(argument(frame, 2), b"ID") && args(frame).skip(3).all(is_number)
 }
 
 /// Pops that lose an undelivered element exactly as for a client that reconnects and pops again. Those that move it

@@ -155,7 +155,11 @@ fn nothing_in_a_transaction_reaches_a_shared_connection() {
         "CLIENT LIST",
         "CLIENT LIST ID 5 6",
         "CLIENT LIST TYPE pubsub",
+        "CLIENT LIST USER bob",
         "CLIENT KILL ID 5",
+        "CLIENT UNBLOCK 5",
+        "SUBSCRIBE c",
+        "PUNSUBSCRIBE",
         "CLIENT SETNAME x",
         "CLIENT GETNAME",
         "CLIENT REPLY OFF",
@@ -170,14 +174,11 @@ fn nothing_in_a_transaction_reaches_a_shared_connection() {
     assert_eq!(step("EXEC x", &s), Some(Step::Exec), "refused, and at an end");
     assert_eq!(step("DISCARD x", &s), Some(Step::Queue), "it stays open");
     assert_eq!(step("CLIENT TRACKING ON", &kept), Some(Step::Keep));
-    for smuggled in ["SUBSCRIBE c", "MONITOR", "CLIENT TRACKING ON REDIRECT 5", "CLIENT NO-TOUCH ON", "WHATISIT"] {
+    for smuggled in ["MONITOR", "CLIENT TRACKING ON REDIRECT 5", "CLIENT NO-TOUCH ON", "WHATISIT"] {
         assert_eq!(step(smuggled, &s), Some(Step::Keep), "{smuggled}");
     }
     for harmless in ["CLIENT PAUSE 100 WRITE", "CLIENT UNPAUSE", "CLIENT SETINFO LIB-NAME x", "CLIENT HELP"] {
         assert_eq!(step(harmless, &s), Some(Step::Queue), "{harmless}");
-    }
-    for refused in ["CLIENT UNBLOCK 5", "CLIENT LIST ID 5 TYPE normal", "CLIENT LIST USER bob"] {
-        assert!(matches!(decide(refused, &s), Route::Refuse(_)), "{refused}");
     }
 }
 

@@ -132,8 +132,10 @@ pub(super) fn number(text: &[u8]) -> Option<u64> {
     parsed(text)
 }
 
-fn parsed<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
-    std::str::from_utf8(text).ok()?.parse().ok()
+/// As Redis reads numbers (`string2ll`): no plus, no leading zeros.
+fn parsed<T: std::str::FromStr + ToString>(text: &[u8]) -> Option<T> {
+    let number: T = std::str::from_utf8(text).ok()?.parse().ok()?;
+    (number.to_string().as_bytes() == text).then_some(number)
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::client_filter::{Filter, NOBODY, harmless_kill, number, user};
+use super::telling::blocked_on;
 use super::{Command, Session, Step};
 use crate::backend::{Effect, Verdict};
 use crate::clients::{Client, Held};
@@ -55,12 +56,11 @@ impl Session {
             }
             About::Kill => (vec![harmless_kill(&words)], Translate::Kill),
             About::Unblock => {
-                let held = number(words[2]).and_then(|id| clients.get(id)).map(|c| c.hold());
-                let id = match held.as_ref().map_or(0, |held| held.backend(node)) {
-                    backend if backend != 0 => backend.to_string().into_bytes(),
+                let (id, held) = match blocked_on(words[2], clients, node) {
+                    Some((backend, held)) => (backend.to_string().into_bytes(), Some(held)),
                     // The server has words for what is no number.
-                    _ if number(words[2]).is_none() => words[2].to_owned(),
-                    _ => NOBODY.into(),
+                    None if number(words[2]).is_none() => (words[2].to_owned(), None),
+                    None => (NOBODY.into(), None),
                 };
                 let mut unblock = words.clone();
                 unblock[2] = &id;

@@ -186,7 +186,6 @@ impl Session {
             Route::Judge => self.judge(command),
             Route::About(about) => self.ask_about(command, about),
             Route::Select(database) => self.select(command, database),
-            Route::Refuse(why) => self.refuse(command, why),
         }
     }
 

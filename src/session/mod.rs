@@ -3,6 +3,7 @@
 //! The session is a machine that advances as far as it can without waiting ([`Session::advance`]) and then says what
 //! it waits for ([`Wait`]); only [`Session::pause`] awaits. So nothing is ever cancelled half-way.
 
+mod answers;
 mod becoming;
 mod client_filter;
 mod clients;
@@ -412,10 +413,12 @@ impl Session {
         if std::mem::take(&mut self.judging) {
             self.finish_judging(answered);
         }
-        if let Some(executed) = self.executed.take()
-            && answered
-        {
-            self.finish_executing(&executed);
+        let mut asked_besides = false;
+        if let Some(executed) = self.executed.take() {
+            asked_besides = executed.asks_besides();
+            if answered {
+                self.finish_executing(&executed);
+            }
         }
         if let Some(becoming) = self.becoming.take()
             && let Some(step) = self.finish_becoming(&becoming)
@@ -425,8 +428,10 @@ impl Session {
         if lost {
             return Some(self.lose_pin(&again));
         }
-        let in_transaction = (self.state.multi || self.transaction.is_ending()) && !self.state.kept;
+        let in_transaction = self.state.multi || self.transaction.is_ending();
         if in_transaction
+            // One that is kept goes on, unless it has in its transaction by now what is not the client's.
+            && (!self.state.kept || asked_besides)
             && !answered
             && let Some((conn, _)) = &self.pin
         {

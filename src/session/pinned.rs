@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::executed::{Executed, is_heeded};
-use super::telling::for_server;
+use super::telling::{Besides, besides, for_server};
 use super::words::{pause, with_time_left};
 use super::{Command, Session, Step, Wait};
 use crate::backend::{Again, Answer, Audience, Connection, Effect, Entry, Heed, Key, Lost};
@@ -197,7 +197,7 @@ impl Session {
         if command.id.info().kind == Kind::Client {
             self.pausing = pause(&bytes).or(self.pausing);
         }
-        let executed = (way.step == router::Step::Exec).then(|| self.executed()).flatten();
+        let executed = (way.step == router::Step::Exec).then(|| self.executed(conn)).flatten();
         // Its reply says itself what the client hears of it.
         let audience = if executed.is_some() { Audience::Client } else { self.next_audience() };
         let mut effect = way.effect;
@@ -276,13 +276,22 @@ impl Session {
         conn.queue(Entry { retry, heed, said: comes_back, waited, ..self.entry(bytes, effect, way.answer, audience) });
     }
 
-    /// What is to be heeded in the reply to the `EXEC` that is sent now.
-    fn executed(&self) -> Option<Rc<Executed>> {
+    /// What is to be heeded in the reply to the `EXEC` that is sent now, behind what the server is asked besides.
+    fn executed(&self, conn: &Connection) -> Option<Rc<Executed>> {
         const MORE_THAN_ANSWERED: usize = usize::MAX;
         // Where they are too many the reply is of another length, and what has run cannot be told.
         let (queued, heeded) = self.transaction.queued().unwrap_or((MORE_THAN_ANSWERED, Vec::new()));
-        let is_any = !heeded.is_empty() || queued == MORE_THAN_ANSWERED;
-        is_any.then(|| Rc::new(Executed::new(queued, heeded, self.teller(), self.state.replies)))
+        // A subscriber may be told what the transaction publishes in the middle of its reply.
+        if heeded.is_empty() && queued != MORE_THAN_ANSWERED && !self.state.subscribed {
+            return None;
+        }
+        let clients = &self.presence.clients;
+        let besides = |(place, said): &(usize, Bytes)| Some((*place, besides(said, clients, conn.node)?));
+        let besides: Vec<_> = heeded.iter().filter_map(besides).collect();
+        for (_, Besides { command, .. }) in &besides {
+            conn.queue(self.entry(command.clone(), Effect::Deferred, Answer::Replies, Audience::Ours));
+        }
+        Some(Rc::new(Executed::new(queued, heeded, besides, self.teller(), self.state.replies)))
     }
 
     /// `EXEC` of a transaction that must not run: because a command was not queued, or what was watched is unknown.

@@ -4,19 +4,20 @@
 //! words, and whether the user may say it), and what it changes or asks is the client's.
 
 use std::cell::Cell;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 
 use super::Session;
-use super::client_filter::{Filter, harmless_kill, lists_by};
+use super::client_filter::{Filter, NOBODY, harmless_kill, lists_by, number};
 use super::clients::{Asking, list, text};
 use super::library::{is_printable, said_of_library};
 use super::redirection::Redirection;
 use super::words::without_name;
 use crate::backend::{Heed, Translate};
-use crate::clients::{Client, Clients};
+use crate::clients::{Client, Clients, Held};
 use crate::resp::{Kind, args, encode_command, lookup, with_redirection};
 use crate::router::Replies;
 
@@ -37,6 +38,12 @@ pub(super) fn for_server(frame: &[u8]) -> Option<Bytes> {
             Some(encode_command(&[client, sub, &b"ON"[..]]))
         }
         (Kind::Client, [_, sub, ..]) if sub.eq_ignore_ascii_case(b"KILL") => Some(harmless_kill(&words)),
+        // Which connection is meant is known only when the transaction runs: see `besides`.
+        (Kind::Client, [client, sub, id, rest @ ..])
+            if sub.eq_ignore_ascii_case(b"UNBLOCK") && number(id).is_some() =>
+        {
+            Some(encode_command(&[&[client, sub, NOBODY.as_bytes()], rest].concat()))
+        }
         // Its filters choose among the clients here.
         (Kind::Client, [client, sub, _, ..]) if sub.eq_ignore_ascii_case(b"LIST") && lists_by(&words) => {
             Some(encode_command(&[client, sub]))
@@ -47,6 +54,40 @@ pub(super) fn for_server(frame: &[u8]) -> Option<Bytes> {
 
 pub(super) fn kind(frame: &[u8]) -> Kind {
     lookup(args(frame).next().unwrap_or_default()).info().kind
+}
+
+/// What the server is asked behind a transaction, right before it runs, to answer one of its commands.
+#[derive(Debug)]
+pub(super) struct Besides {
+    pub(super) command: Bytes,
+    /// Until it is answered, the connection that it names stays its client's.
+    _held: Option<Held>,
+}
+
+/// What is to be asked so for this command, if something is. What has been queued for it says whether its words are right.
+///
+/// Whom Redis unblocks is served when the transaction is at its end, as are those for whom it adds something; so that this
+/// happens behind the rest makes no difference.
+pub(super) fn besides(said: &[u8], clients: &Clients, node: SocketAddr) -> Option<Besides> {
+    let words: Vec<&[u8]> = args(said).collect();
+    match (kind(said), words.as_slice()) {
+        (Kind::Client, [client, sub, id, rest @ ..]) if sub.eq_ignore_ascii_case(b"UNBLOCK") => {
+            let (id, held) = blocked_on(id, clients, node)?;
+            let command = encode_command(&[&[client, sub, id.to_string().as_bytes()], rest].concat());
+            Some(Besides { command, _held: Some(held) })
+        }
+        (Kind::Client, [client, sub, _, ..]) if sub.eq_ignore_ascii_case(b"LIST") && !lists_by(&words) => {
+            Some(Besides { command: encode_command(&[client, sub]), _held: None })
+        }
+        _ => None,
+    }
+}
+
+/// The connection to `node` that the client of this id may be blocked on, and which stays its own meanwhile.
+pub(super) fn blocked_on(id: &[u8], clients: &Clients, node: SocketAddr) -> Option<(i64, Held)> {
+    let held = clients.get(number(id)?)?.hold();
+    let backend = held.backend(node);
+    (backend != 0).then_some((backend, held))
 }
 
 /// What a `CLIENT REPLY` asks for.
@@ -242,6 +283,9 @@ pub(super) mod tests {
             ("CLIENT LIST TYPE pubsub", Some("CLIENT LIST")),
             ("CLIENT LIST TYPE nobody", None),
             ("CLIENT LIST", None),
+            ("CLIENT LIST USER bob", None),
+            ("CLIENT UNBLOCK 5 ERROR", Some("CLIENT UNBLOCK 9223372036854775807 ERROR")),
+            ("CLIENT UNBLOCK +5", None),
         ] {
             assert_eq!(for_server(&command(said)), told.map(command), "{said}");
         }

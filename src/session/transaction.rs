@@ -136,9 +136,10 @@ impl Transaction {
 }
 
 /// Whether a command is queued, unless it is refused and the transaction with it: `MULTI` opens it, and is refused by
-/// itself where it is open.
+/// itself where it is open, as is `WATCH`.
 fn is_queued(command: &[u8]) -> bool {
-    !args(command).next().is_some_and(|name| name.eq_ignore_ascii_case(b"MULTI"))
+    let name = args(command).next().unwrap_or_default();
+    !name.eq_ignore_ascii_case(b"MULTI") && !name.eq_ignore_ascii_case(b"WATCH")
 }
 
 #[cfg(test)]
@@ -155,13 +156,13 @@ mod tests {
     #[test]
     fn what_came_back_is_neither_replayed_nor_counted_twice() {
         let mut t = Transaction::default();
-        for command in ["MULTI", "SET", "SELECT 1", "MULTI", "SELECT 2"] {
+        for command in ["MULTI", "SET", "SELECT 1", "WATCH k", "MULTI", "SELECT 2"] {
             log(&mut t, command);
         }
         let queued = |t: &Transaction| t.queued().unwrap();
         let places = |t: &Transaction| queued(t).1.iter().map(|(place, _)| *place).collect::<Vec<_>>();
         assert_eq!((queued(&t).0, places(&t)), (3, vec![1, 2]));
-        assert!(t.unlog(3));
+        assert!(t.unlog(4));
         assert_eq!((t.replay().len(), queued(&t).0, places(&t)), (2, 1, vec![]));
         log(&mut t, "SELECT 1");
         assert_eq!((queued(&t).0, places(&t)), (2, vec![1]));

@@ -82,13 +82,19 @@ async fn carried(kill: bool) {
     let old = rig.cluster.master().await.unwrap();
 
     let mut subscriber = rig.client().await;
-    subscriber.send(&[command(&["SUBSCRIBE", "news"]), command(&["PSUBSCRIBE", "n*"])].concat()).await;
-    subscriber.until(b"$2\r\nn*\r\n:2\r\n").await;
+    let subscribe = [&["MULTI"][..], &["PSUBSCRIBE", "x*", "n*"], &["EXEC"], &["SUBSCRIBE", "news"]];
+    subscriber.send(&subscribe.map(command).concat()).await;
+    subscriber.until(b"$4\r\nnews\r\n:3\r\n").await;
     let mut queueing = rig.client().await;
     queueing.send(&[command(&["SELECT", "3"]), command(&["MULTI"]), command(&["SET", "tx", "1"])].concat()).await;
     queueing.until(b"+QUEUED\r\n").await;
     queueing.send(&[&["CLIENT", "SETNAME", "carried"][..], &["CLIENT", "REPLY", "SKIP"]].map(command).concat()).await;
     queueing.until(b"+QUEUED\r\n+QUEUED\r\n").await;
+    let mut unblocked = rig.client().await;
+    let of_unblocked = unblocked.ask(&["CLIENT", "ID"]).await.trim_start_matches(':').trim_end().to_owned();
+    unblocked.send(&command(&["BLPOP", "nothing", "0"])).await;
+    queueing.send(&command(&["CLIENT", "UNBLOCK", &of_unblocked])).await;
+    queueing.until(b"+QUEUED\r\n").await;
     let mut watching = rig.client().await;
     watching.send(&[command(&["WATCH", "w"]), command(&["GET", "w"])].concat()).await;
     watching.until(b"$-1\r\n").await;
@@ -157,7 +163,7 @@ async fn carried(kill: bool) {
     monitoring.until(b"+OK\r\n").await;
     assert_eq!(pooled.ask(&["ECHO", "seen by who looks on"]).await, "$20\r\nseen by who looks on\r\n");
     monitoring.until(b"\"seen by who looks on\"\r\n").await;
-    rig.wait_blocked(3).await;
+    rig.wait_blocked(4).await;
 
     if kill {
         rig.cluster.kill(Member::Node(old)).unwrap();
@@ -177,11 +183,13 @@ async fn carried(kill: bool) {
     assert_eq!(third.ask(&["CLIENT", "GETNAME"]).await, "$5\r\nthird\r\n");
     assert_eq!(third.ask(&["GET", "nothing"]).await, "_\r\n", "still RESP3");
 
+    rig.wait_blocked(if kill { 2 } else { 3 }).await;
     let end = [&["INCR", "tx"][..], &["CLIENT", "GETNAME"], &["EXEC"], &["GET", "unheard"], &["CLIENT", "GETNAME"]];
     queueing.send(&end.map(command).concat()).await;
     let heard = text(&queueing.until(b"carried\r\n$7\r\ncarried\r\n").await);
-    let expected = "+QUEUED\r\n+QUEUED\r\n*5\r\n+OK\r\n+OK\r\n:2\r\n$7\r\ncarried\r\n$7\r\ncarried\r\n";
+    let expected = "+QUEUED\r\n+QUEUED\r\n*6\r\n+OK\r\n+OK\r\n:1\r\n:2\r\n$7\r\ncarried\r\n$7\r\ncarried\r\n";
     assert_eq!(heard, expected, "{log}");
+    assert_eq!(unblocked.line().await.unwrap(), "*-1\r\n", "{log}");
     watching.send(&[command(&["MULTI"]), command(&["SET", "w", "1"]), command(&["EXEC"])].concat()).await;
     assert_eq!(text(&watching.until(b"*-1\r\n").await), "+OK\r\n+QUEUED\r\n*-1\r\n", "{log}");
     assert_eq!(other.ask(&["EXISTS", "w"]).await, ":0\r\n");

@@ -76,7 +76,7 @@ async fn who_may_not_kill_kills_nobody() {
 
 #[tokio::test]
 async fn a_pause_that_is_refused_changes_nothing() {
-    let front = Front::configured("refuse = []").await;
+    let front = Front::configured("refuse = [\"FAILOVER\"]").await;
     let (mut weak, mut other) = (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
     other.ask(&["ACL", "SETUSER", "weak", "on", ">pw", "~*", "+@all", "-client|pause"]).await;
     assert_eq!(weak.ask(&["AUTH", "weak", "pw"]).await, "+OK\r\n");
@@ -96,7 +96,7 @@ async fn a_pause_that_is_refused_changes_nothing() {
     // In another database, and so on other connections than the one who writes.
     let mut elsewhere = Raw::connect(front.proxy).await;
     assert_eq!(elsewhere.ask(&["SELECT", "1"]).await, "+OK\r\n");
-    elsewhere.send(&transaction(&[&["CLIENT", "UNBLOCK", "5"]])).await;
+    elsewhere.send(&transaction(&[&["FAILOVER"]])).await;
     elsewhere.until(b"-EXECABORT").await;
     elsewhere.until(b"\r\n").await;
     assert_eq!(elsewhere.ask(&["WATCH", "w"]).await, "+OK\r\n");
@@ -185,11 +185,24 @@ async fn a_transaction_asks_about_clients_as_they_are_when_it_runs() {
     assert_eq!(said.matches("id=").count(), 1, "{said}");
     assert!(said.ends_with("\n\r\n$0\r\n\r\n:0\r\n-ERR No such client\r\n:1\r\n"), "{said}");
     assert!(other.line().await.is_none(), "killed");
-    asker.send(&[&["MULTI"][..], &["CLIENT", "UNBLOCK", &own], &["EXEC"]].map(command).concat()).await;
-    let refused = text(&asker.until(b"-EXECABORT").await);
-    assert!(refused.starts_with("+OK\r\n-NOPERM pointsman: CLIENT is refused: it cannot unblock"), "{refused}");
-    asker.until(b"\r\n").await;
-    assert_eq!(asker.ask(&["PING"]).await, "+PONG\r\n");
+
+    // Whom it unblocks it may name before that one is blocked, and on which connection.
+    let (mut blocked, mut third) = (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    let of_blocked = id(&mut blocked).await;
+    let unblock = ["CLIENT", "UNBLOCK", &of_blocked];
+    let wrong = [["CLIENT", "UNBLOCK", "x"], ["CLIENT", "UNBLOCK", "+5"], ["CLIENT", "UNBLOCK", "07"]];
+    let begin = [&["MULTI"][..], &unblock, &wrong[0], &wrong[1], &wrong[2], &["CLIENT", "UNBLOCK", "9", "?"], &unblock];
+    asker.send(&begin.map(command).concat()).await;
+    asker.until(&b"+QUEUED\r\n".repeat(6)).await;
+    blocked.send(&command(&["BLPOP", "list", "0"])).await;
+    listed(&mut third, &of_blocked, "flags=b ").await;
+    asker.send(&[&["RPUSH", "list", "x"][..], &["CLIENT", "ID"], &["EXEC"]].map(command).concat()).await;
+    let no_number = "-ERR value is not an integer or out of range\r\n".repeat(3);
+    let no_reason = "-ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR\r\n";
+    let expected = format!("+QUEUED\r\n+QUEUED\r\n*8\r\n:1\r\n{no_number}{no_reason}:0\r\n:1\r\n:{own}\r\n");
+    assert_eq!(text(&asker.until(format!(":{own}\r\n").as_bytes()).await), expected, "{}", front.log());
+    assert_eq!(blocked.line().await.unwrap(), "*-1\r\n", "before it is given what was added");
+    assert_eq!(asker.ask(&["LLEN", "list"]).await, ":1\r\n");
 
     // One who closes itself hears nothing of what comes behind that.
     let mut heard = Vec::new();
@@ -203,6 +216,39 @@ async fn a_transaction_asks_about_clients_as_they_are_when_it_runs() {
     }
     assert_eq!(heard[0], heard[1]);
     assert_eq!(asker.ask(&["GET", "ran"]).await, "$1\r\n2\r\n", "once for each");
+}
+
+/// `EXEC` answers more than it announces where a transaction subscribes to several channels, or publishes to itself.
+#[tokio::test]
+async fn a_transaction_subscribes_and_the_client_hears_what_it_would_directly() {
+    const BLOCKS: [&[&str]; 7] = [
+        &["MULTI", "SUBSCRIBE a", "EXEC"],
+        &["MULTI", "GET k", "SUBSCRIBE a b", "UNSUBSCRIBE b", "ECHO x", "EXEC"],
+        &["MULTI", "PSUBSCRIBE a* z*", "SUBSCRIBE a", "PUBLISH a own", "CLIENT GETNAME", "SELECT 3", "EXEC"],
+        &["MULTI", "UNSUBSCRIBE", "PUNSUBSCRIBE x y", "SUBSCRIBE a", "UNSUBSCRIBE", "SUBSCRIBE a", "GET k", "EXEC"],
+        &["MULTI", "CLIENT REPLY OFF", "SUBSCRIBE b a", "GET k", "EXEC"],
+        &["CLIENT REPLY SKIP", "MULTI", "SUBSCRIBE a", "SSUBSCRIBE s t", "GET k", "EXEC"],
+        &["MULTI", "SUBSCRIBE a b", "NOSUCH", "EXEC", "SUBSCRIBE x y", "UNSUBSCRIBE x z", "SUBSCRIBE a"],
+    ];
+    let front = Front::start(Settings::single(), &["--workers", "2"]).await;
+    let mut publisher = Raw::connect(front.redis).await;
+    let said = |words: &str| command(&words.split(' ').collect::<Vec<_>>());
+    for (version, block) in ["2", "3"].into_iter().flat_map(|version| BLOCKS.map(|block| (version, block))) {
+        let mut heard = Vec::new();
+        for addr in [front.redis, front.proxy] {
+            let mut client = Raw::connect(addr).await;
+            client.send(&command(&["HELLO", version])).await;
+            client.until(b"modules\r\n*0\r\n").await;
+            client.send(&block.iter().flat_map(|words| said(words)).collect::<Vec<_>>()).await;
+            // Every block leaves it subscribed to that.
+            while publisher.ask(&["PUBLISH", "a", "others"]).await == ":0\r\n" {}
+            let behind = ["PING", "GET k", "MULTI", "PUBLISH a own", "GET k", "EXEC", "PING", "RESET", "GET k", "QUIT"];
+            client.send(&behind.into_iter().flat_map(said).collect::<Vec<_>>()).await;
+            heard.push(text(&client.rest().await));
+        }
+        assert_eq!(heard[0], heard[1], "RESP{version} {block:?}\n{}", front.log());
+        assert!(heard[0].contains("others"), "{}", heard[0]);
+    }
 }
 
 /// What a transaction turns on is followed like what is turned on outside of one.

@@ -69,7 +69,7 @@ fn is_comparable(command: &str) -> bool {
 /// What may give the client a connection of its own that is not followed; `queued`: in a transaction.
 fn may_keep(command: &str, queued: bool) -> bool {
     ["CLIENT NO-EVICT", "MODULE"].iter().any(|c| command.starts_with(c))
-        || queued && ["SUBSCRIBE", "CLIENT", "NOSUCH", "RESET"].iter().any(|c| command.to_uppercase().contains(c))
+        || queued && ["CLIENT", "NOSUCH", "RESET"].iter().any(|c| command.to_uppercase().contains(c))
 }
 
 /// One client's commands as bytes, in the pieces in which they are sent.
@@ -79,7 +79,7 @@ type Session = Vec<Vec<u8>>;
 fn session(client: usize, picks: &[(&'static str, bool)]) -> Session {
     let own = |word: &str| if NAMES.contains(&word) { format!("{client}{word}") } else { word.to_owned() };
     let mut pieces: Session = Vec::new();
-    let (mut open, mut silent, mut kept, mut listening, mut followed) = (false, false, false, false, true);
+    let (mut open, mut kept, mut listening, mut followed) = (false, false, false, true);
     for (text, together) in picks {
         // Of a subscriber that changes its RESP version on such a connection pointsman does not know how messages come from
         // then on.
@@ -87,16 +87,8 @@ fn session(client: usize, picks: &[(&'static str, bool)]) -> Session {
         if !followed && text.to_uppercase().starts_with("CLIENT REPLY") || listening && unfollowed {
             continue;
         }
-        silent |= text.starts_with("CLIENT REPLY");
-        // What `EXEC` confirms comes, replies turned off or not, and cannot be told from what does not.
-        // Nor can the replies be counted where Redis announces one and gives two, for two channels.
-        if open && text.contains("SUBSCRIBE") && (silent || text.split(' ').count() > 2) {
-            continue;
-        }
         listening |= text.contains("SUBSCRIBE");
         kept |= may_keep(text, open);
-        // What is queued is not looked into.
-        followed &= !(open && text.contains("SUBSCRIBE"));
         followed &= !unfollowed;
         match text.to_uppercase().as_str() {
             "MULTI" => open = true,

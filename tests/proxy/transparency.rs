@@ -132,6 +132,7 @@ async fn conversations_do_not_differ() {
             Say(all(&["MULTI", "INCR a", "NOSUCH", "EXEC"])),
             Say(all(&["MULTI", "MULTI", "WATCH a", "INCR a", "DISCARD", "GET a"])),
             Say(all(&["MULTI", "SELECT 5", "SET z 1", "EXEC", "GET z"])),
+            Say(all(&["MULTI", "WATCH a", "CLIENT GETNAME", "SELECT 5", "EXEC", "GET z"])),
             say("GET z"),
             say("SELECT 0"),
             say("GET z"),

@@ -24,7 +24,6 @@ pub struct World {
     shared: HashMap<PoolKey, Connection>,
     pin: Option<Connection>,
     /// A command of the transaction was refused.
-    spoiled: bool,
     /// The last answer was pointsman's.
     own_words: bool,
     ended: bool,
@@ -39,7 +38,6 @@ impl World {
             name: String::new(),
             shared: HashMap::new(),
             pin: None,
-            spoiled: false,
             own_words: false,
             ended: false,
         }
@@ -99,12 +97,6 @@ impl World {
             Route::Pinned(way) => {
                 let (database, user, resp3) = self.key();
                 let pin = self.pin.get_or_insert_with(|| Connection::new(database, &user, resp3));
-                if way.step == Step::Exec && std::mem::take(&mut self.spoiled) {
-                    pin.spoiled |= pin.queued.is_some();
-                }
-                if way.step == Step::Discard {
-                    self.spoiled = false;
-                }
                 let executes = executes(words, pin);
                 pin.replies = self.state.replies;
                 let answer = run_as(pin, &mut self.name, words);
@@ -163,18 +155,6 @@ impl World {
                 self.say(words, answer)
             }
             Route::Local(local) => self.local(words, local),
-            Route::Refuse(_) => {
-                // Said by pointsman and in words of its own; a transaction is spoiled by it.
-                self.spoiled |= self.state.multi;
-                self.one.spoiled |= self.one.queued.is_some();
-                if let Some(queued) = &mut self.one.queued
-                    && queued.last() == Some(words)
-                {
-                    queued.pop();
-                }
-                let answer = if self.one.queued.is_some() { "+QUEUED" } else { "refused" };
-                self.say(words, answer.to_owned())
-            }
         }
     }
 
@@ -186,7 +166,6 @@ impl World {
             }
             Local::Reset => {
                 self.pin = None;
-                self.spoiled = false;
                 self.name.clear();
                 let replies = if self.state.replies == Replies::Skip { Replies::Skip } else { Replies::On };
                 self.state = State { replies, ..State::new(Key { database: 0, resp3: false, user: None }) };
