@@ -1,7 +1,9 @@
 //! One server process of a cluster: its start, its connections, what it says of the others.
 
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use std::{fs, io};
 
@@ -136,10 +138,13 @@ impl Server {
     }
 }
 
-/// A loopback TCP port that nobody listens on right now.
+/// A loopback TCP port that nobody listens on right now, and that was not given out before: who asks for several, or at the
+/// same time as others, would be given one twice before anybody listens on it.
 pub fn free_port() -> io::Result<u16> {
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut given = GIVEN.lock().unwrap_or_else(PoisonError::into_inner);
     (0..1000)
         .map(|_| fastrand::u16(PORTS))
-        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+        .find(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok() && given.insert(*port))
         .ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, "no free port on the loopback interface"))
 }
