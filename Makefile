@@ -131,7 +131,7 @@ audit: ## licences, bans, sources, and known vulnerabilities where the database 
 	@command -v cargo-deny >/dev/null 2>&1 || $(CARGO) install --locked cargo-deny
 	$(CARGO) deny --locked check --hide-inclusion-graph licenses bans sources
 	@if $(CARGO) deny --locked fetch db; then \
-		$(CARGO) deny --locked check --disable-fetch advisories; \
+		$(CARGO) deny --locked check --hide-inclusion-graph advisories; \
 	else \
 		echo 'audit: the advisory database cannot be reached; advisories were NOT checked'; \
 	fi
