@@ -15,7 +15,7 @@ use crate::config::{ListenerConfig, ServiceConfig};
 use crate::metrics::{ByWorker, Limit, Rejection};
 use crate::net::{Accepted, ClientSocket, Listener, Rate};
 use crate::resp::OwnError;
-use crate::worker::{Load, Message, NewClient, WorkerService};
+use crate::worker::{Load, NewClient, WorkerService};
 
 /// Pause after the kernel could not accept (no descriptors, no memory): trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -24,7 +24,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Clone, Debug)]
 pub struct Target {
     /// Where new clients go.
-    pub inbox: mpsc::Sender<Message>,
+    pub inbox: mpsc::Sender<NewClient>,
+    /// Where new services go.
+    pub services: mpsc::Sender<WorkerService>,
     /// How many it has.
     pub load: Arc<Load>,
 }
@@ -138,14 +140,10 @@ impl Targets {
         (0..self.workers.len()).min_by_key(|i| load(*i)).unwrap_or(0)
     }
 
-    /// Tells every worker of another service, before any client of it comes. Returns whether all are there.
-    pub async fn serve_also(&self, services: Vec<WorkerService>) -> bool {
-        for (worker, service) in self.workers.iter().zip(services) {
-            if worker.inbox.send(Message::Service(Box::new(service))).await.is_err() {
-                return false;
-            }
-        }
-        true
+    /// Tells every worker of another service, before any client of it comes; whoever does waits for none that is stuck, or no
+    /// signal would be heeded. Returns whether all are there.
+    pub fn serve_also(&self, services: Vec<WorkerService>) -> bool {
+        self.workers.iter().zip(services).all(|(worker, service)| worker.services.try_send(service).is_ok())
     }
 }
 
@@ -191,7 +189,7 @@ pub async fn serve(
                 targets.handed[worker].fetch_add(1, Ordering::Relaxed);
                 let listener = Arc::clone(&destination.listener);
                 let client = NewClient { accepted, listener, service: destination.service, id };
-                if targets.workers[worker].inbox.send(Message::Client(client)).await.is_err() {
+                if targets.workers[worker].inbox.send(client).await.is_err() {
                     failed.cancel();
                     return;
                 }

@@ -85,15 +85,6 @@ pub struct ServiceEnd {
     pub served: TaskTracker,
 }
 
-/// What a worker is told.
-#[derive(Debug)]
-pub enum Message {
-    /// Another service; before its first client.
-    Service(Box<WorkerService>),
-    /// Another client.
-    Client(NewClient),
-}
-
 /// How busy a worker is, for whoever hands out clients.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -128,8 +119,10 @@ pub struct Worker {
     pub load: Arc<Load>,
     /// The time of its last tick, as [`Moment`]; [`Moment::MAX`] once it has ended.
     pub heartbeats: Arc<Vec<AtomicU64>>,
-    /// Services and clients; the worker drains when it is closed, and ends when its last client has left.
-    pub inbox: mpsc::Receiver<Message>,
+    /// Clients; the worker drains when it is closed, and ends when its last client has left.
+    pub inbox: mpsc::Receiver<NewClient>,
+    /// Services, each before its first client.
+    pub services: mpsc::Receiver<WorkerService>,
     /// Where its clients shake hands by TLS.
     pub handshakes: Handshakes,
 }
@@ -162,9 +155,13 @@ impl Worker {
         ));
         loop {
             tokio::select! {
-                message = self.inbox.recv() => match message {
-                    Some(Message::Service(service)) => self.add(*service, &services, &mut essential),
-                    Some(Message::Client(client)) => {
+                Some(service) = self.services.recv() => self.add(service, &services, &mut essential),
+                client = self.inbox.recv() => match client {
+                    Some(client) => {
+                        // Its service is there already, though perhaps not taken.
+                        while let Ok(service) = self.services.try_recv() {
+                            self.add(service, &services, &mut essential);
+                        }
                         let service = services.borrow().get(&client.service).cloned();
                         // One that is gone: so is its client, then.
                         if let Some(service) = service {

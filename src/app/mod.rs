@@ -30,7 +30,7 @@ use crate::systemd::ServiceManager;
 use crate::worker::{INBOX, Load, Worker};
 use listeners::{Bound, Listeners};
 use reload::Plan;
-use services::Running;
+use services::{Running, SERVICES};
 use succession::{Before, Succession};
 
 /// Why pointsman could not run, or could not go on.
@@ -176,14 +176,16 @@ impl App {
         let mut targets = Vec::new();
         let handshakes = Handshakes::default();
         for number in 0..config.workers {
-            let (inbox, messages) = mpsc::channel(INBOX);
+            let (inbox, clients) = mpsc::channel(INBOX);
             let load: Arc<Load> = Arc::default();
-            targets.push(Target { inbox, load: Arc::clone(&load) });
+            let (adder, services) = mpsc::channel(SERVICES);
+            targets.push(Target { inbox, services: adder, load: Arc::clone(&load) });
             let worker = Worker {
                 number,
                 load,
                 heartbeats: Arc::clone(&heartbeats),
-                inbox: messages,
+                inbox: clients,
+                services,
                 handshakes: handshakes.clone(),
             };
             workers.push(worker.spawn().map_err(system("cannot start a worker thread"))?);
@@ -192,7 +194,7 @@ impl App {
         let names = Resolver::new(config.resolvers.clone());
         let beats = Arc::clone(&heartbeats);
         let beat = move || beats[beats.len() - 1].store(Moment::now().0, Ordering::Relaxed);
-        let (to_control, controlled) = mpsc::channel(1);
+        let (to_control, controlled) = mpsc::channel(SERVICES);
         let control = sentinel::spawn(controlled, names.clone(), beat, control_stop.clone())
             .map_err(system("cannot start the control thread"))?;
         let (watched, watched_services) = watch::channel(Vec::new());
@@ -229,7 +231,7 @@ impl App {
         // Before there are services: what happens to them is told from the beginning.
         self.hooks.configure(&self.config.hooks).map_err(system("cannot start a thread for hooks"))?;
         for service in self.config.services.clone() {
-            self.start(service).await?;
+            self.start(service)?;
         }
         let mut succession = Succession::prepare(self.config.takeover.as_deref())?;
         let admin_sockets = self.admin_sockets()?;
@@ -274,7 +276,7 @@ impl App {
                 asked = self.signals.next() => match asked {
                     Asked::Reload => {
                         succession.withdraw();
-                        drop(self.reload_told("SIGHUP").await?);
+                        drop(self.reload_told("SIGHUP")?);
                     }
                     Asked::Succession => succession.start(),
                     Asked::End(signal) => break End::Signal(signal),
@@ -283,7 +285,7 @@ impl App {
                 Some(instruction) = self.instructions.recv() => match instruction {
                     Instruction::Reload(done) => {
                         succession.withdraw();
-                        let _ = done.send(self.reload_told("admin").await?);
+                        let _ = done.send(self.reload_told("admin")?);
                     }
                     Instruction::SetLogLevel { level, done } => {
                         let _ = done.send(self.log_at(level));
@@ -386,9 +388,9 @@ impl App {
         offered.collect::<io::Result<_>>().map_err(system("cannot keep the admin server's sockets"))
     }
 
-    async fn start(&mut self, config: ServiceConfig) -> Result<(), Error> {
+    fn start(&mut self, config: ServiceConfig) -> Result<(), Error> {
         self.started += 1;
-        let service = Running::start(self.started, config, &self.targets, &self.to_control, &self.names).await;
+        let service = Running::start(self.started, config, &self.targets, &self.to_control, &self.names);
         self.services.push(service.ok_or(Error::Failed)?);
         Ok(())
     }
@@ -413,11 +415,11 @@ impl App {
     }
 
     /// [`Self::reload`], and the service manager knows when it begins and ends.
-    async fn reload_told(&mut self, by: &str) -> Result<Reloaded, Error> {
+    fn reload_told(&mut self, by: &str) -> Result<Reloaded, Error> {
         if let Some(manager) = &self.manager {
             manager.reloading();
         }
-        let outcome = self.reload(by).await;
+        let outcome = self.reload(by);
         if let Some(manager) = &self.manager {
             manager.ready(&self.admin_state);
         }
@@ -426,7 +428,7 @@ impl App {
 
     /// Reads the configuration again and goes by it as far as that can be; all of it, or nothing if it is wrong. Says what
     /// changed, or why nothing did.
-    async fn reload(&mut self, by: &str) -> Result<Reloaded, Error> {
+    fn reload(&mut self, by: &str) -> Result<Reloaded, Error> {
         let refused = |why: String| {
             self.admin_state.note_reload(false);
             why.lines().for_each(|line| tracing::error!("not reloaded: {line}"));
@@ -467,7 +469,7 @@ impl App {
             }
         }
         for &place in &plan.start {
-            self.start(config.services[place].clone()).await?;
+            self.start(config.services[place].clone())?;
         }
         let order = |service: &Running| config.services.iter().position(|s| s.name == service.config().name);
         self.services.sort_by_key(order);

@@ -22,6 +22,10 @@ use crate::topology::status::{FlowWord, ServiceStatus};
 use crate::topology::{Link, Topology};
 use crate::worker::{ServiceEnd, WorkerService};
 
+/// Services on their way to each worker and to control: more than a file of 1 MiB has. A thread that has not taken so many
+/// is as good as gone.
+pub(super) const SERVICES: usize = 1 << 14;
+
 /// Hints on their way to control; more than these say nothing that it does not know.
 const HINTS: usize = 256;
 
@@ -45,7 +49,7 @@ pub(super) struct Running {
 
 impl Running {
     /// Starts a service on all workers and in control. None if a thread is gone.
-    pub(super) async fn start(
+    pub(super) fn start(
         id: u64,
         config: ServiceConfig,
         workers: &Targets,
@@ -92,8 +96,8 @@ impl Running {
             status,
             stats: Arc::new(move || admin::record_counts(&counted)),
         };
-        control.send(service).await.ok()?;
-        if !workers.serve_also(for_workers).await {
+        control.try_send(service).ok()?;
+        if !workers.serve_also(for_workers) {
             return None;
         }
         let watched = Watched {
