@@ -1,8 +1,10 @@
 //! The terminal while `top` draws in it: on a screen of its own, keys as they are pressed. Left as it was found.
 
 use std::io::{self, Read, Write};
+use std::thread;
 use std::time::Duration;
 
+use nix::sys::signal::{SigSet, Signal};
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
 /// What somebody wants by a key.
@@ -31,6 +33,7 @@ impl Terminal {
     /// `patience`: how long [`Self::key`] waits for one, in steps of a tenth of a second.
     pub(super) fn open(patience: Duration) -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
+        heed_signals(before.clone())?;
         let mut raw = before.clone();
         // Signals by keys too: left in the middle, the terminal would stay as it is.
         raw.local_modes.remove(LocalModes::ICANON | LocalModes::ECHO | LocalModes::ISIG);
@@ -69,10 +72,30 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // There is nobody left to be told if it fails.
-        let _ = say(LEAVE);
-        let _ = tcsetattr(io::stdin(), OptionalActions::Flush, &self.before);
+        leave(&mut io::stdout().lock(), &self.before);
     }
+}
+
+fn leave(stdout: &mut io::StdoutLock<'_>, before: &Termios) {
+    // There is nobody left to be told if it fails.
+    let _ = stdout.write_all(LEAVE.as_bytes()).and_then(|()| stdout.flush());
+    let _ = tcsetattr(io::stdin(), OptionalActions::Flush, before);
+}
+
+/// Ends the process at a signal as at a key, but for the exit code, which is a shell's for that signal. To be called while
+/// there is one thread.
+fn heed_signals(before: Termios) -> io::Result<()> {
+    let ends = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP, Signal::SIGQUIT]);
+    // In every thread that is started from now on, too: so it comes to the one that waits for it.
+    ends.thread_block()?;
+    let wait = move || {
+        let Ok(signal) = ends.wait() else { return };
+        // Held to the end: nothing is drawn behind this.
+        let mut stdout = io::stdout().lock();
+        leave(&mut stdout, &before);
+        std::process::exit(128 + signal as i32)
+    };
+    thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
 }
 
 fn say(text: &str) -> io::Result<()> {

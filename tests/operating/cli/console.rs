@@ -8,7 +8,7 @@ use pointsman::config::Commit;
 use pointsman::demo::cluster::{Cluster, Member, Settings, free_port};
 use pointsman::demo::proxy::{Proxy, ProxySettings, fetch, fetch_status};
 use pointsman::demo::wire::text as reply_text;
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ends;
@@ -297,10 +297,12 @@ async fn lists_tell_what_every_client_is_doing() {
 #[tokio::test]
 async fn top_leaves_the_terminal_as_it_was() {
     let front = Front::start(Settings::single(), &[]).await;
-    for key in ["q", "\x03"] {
+    // Ctrl-C is a key there; a signal comes from elsewhere.
+    for (key, code) in [(Some("q"), 0), (Some("\x03"), 0), (None, 143)] {
         let program = env!("CARGO_BIN_EXE_pointsman");
         // What the terminal is set to behind it is asked in the same terminal.
-        let line = format!("stty -a >before; {program} top --admin {}; echo ended $?; stty -a >after", front.admin);
+        let top = format!("echo $$ >pid; exec {program} top --admin {}", front.admin);
+        let line = format!("stty -a >before; sh -c '{top}'; echo ended $?; stty -a >after");
         let mut script = std::process::Command::new("script")
             .args(["-qec", &line, "/dev/null"])
             .current_dir(front.cluster.dir())
@@ -310,13 +312,18 @@ async fn top_leaves_the_terminal_as_it_was() {
             .spawn()
             .expect("script is installed (Debian package bsdutils)");
         let (mut keys, mut screen) = (script.stdin.take().unwrap(), script.stdout.take().unwrap());
+        let pid = front.cluster.dir().join("pid");
+        let process = move || Pid::from_raw(std::fs::read_to_string(&pid).unwrap().trim().parse().unwrap()).unwrap();
         let watched = tokio::task::spawn_blocking(move || {
             let (mut seen, mut some, mut pressed) = (Vec::new(), [0; 4096], false);
             while let Ok(n @ 1..) = std::io::Read::read(&mut screen, &mut some) {
                 seen.extend_from_slice(&some[..n]);
                 // The second drawing: rates have come.
                 if !pressed && String::from_utf8_lossy(&seen).matches("q: leave").count() == 2 {
-                    std::io::Write::write_all(&mut keys, key.as_bytes()).unwrap();
+                    match key {
+                        Some(key) => std::io::Write::write_all(&mut keys, key.as_bytes()).unwrap(),
+                        None => kill_process(process(), Signal::TERM).unwrap(),
+                    }
                     pressed = true;
                 }
             }
@@ -325,7 +332,7 @@ async fn top_leaves_the_terminal_as_it_was() {
         let seen = timeout(PATIENCE * 2, watched).await.expect("it ends").unwrap();
         script.wait().unwrap();
         let (enter, leave) = ("\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l");
-        assert!(seen.contains(enter) && seen.contains(&format!("{leave}ended 0")), "{seen:?}");
+        assert!(seen.contains(enter) && seen.contains(&format!("{leave}ended {code}")), "{seen:?}");
         assert!(seen.contains("COMMANDS/S") && seen.contains("flowing"), "{seen:?}");
         let [before, after] =
             ["before", "after"].map(|f| std::fs::read_to_string(front.cluster.dir().join(f)).unwrap());
