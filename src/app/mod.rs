@@ -490,8 +490,8 @@ impl App {
             }
         }
         self.config.log.format = before.log.format;
-        (self.config.workers, self.config.takeover, self.config.resolvers) =
-            (before.workers, before.takeover, before.resolvers);
+        (self.config.workers, self.config.takeover, self.config.user, self.config.resolvers) =
+            (before.workers, before.takeover, before.user, before.resolvers);
         if !self.config.admin.is_opened_like(&before.admin) {
             self.config.admin.listen = before.admin.listen;
         }

@@ -5,7 +5,7 @@ use std::mem::discriminant;
 use crate::config::{Config, ServiceConfig};
 
 /// What can only be set at the start.
-const AT_START: [&str; 5] = ["workers", "admin", "takeover", "resolvers", "log.format"];
+const AT_START: [&str; 6] = ["workers", "admin", "takeover", "user", "resolvers", "log.format"];
 
 /// What one configuration changes of another.
 #[derive(Debug, Default, PartialEq)]
@@ -103,7 +103,18 @@ mod tests {
         let log = crate::config::LogConfig::default();
         let (drain_timeout, drain_grace) = (std::time::Duration::from_secs(1), std::time::Duration::ZERO);
         let (resolvers, hooks, admin) = (Vec::new(), Vec::new(), Default::default());
-        Config { workers: 1, admin, log, drain_timeout, drain_grace, resolvers, services, hooks, takeover: None }
+        Config {
+            workers: 1,
+            admin,
+            log,
+            drain_timeout,
+            drain_grace,
+            resolvers,
+            services,
+            hooks,
+            takeover: None,
+            user: None,
+        }
     }
 
     #[test]

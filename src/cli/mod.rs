@@ -7,6 +7,7 @@ mod drill;
 mod exit;
 mod hook;
 mod hotkeys;
+mod identity;
 mod lists;
 mod logging;
 mod online;
@@ -68,15 +69,18 @@ pub fn main() -> ExitCode {
 }
 
 fn run(arguments: &ServiceArguments) -> ExitCode {
-    let Resolved { config, warnings, faults } = match configuration(arguments) {
+    let Resolved { config, warnings, faults } = match assumed(arguments) {
         Ok(resolved) => resolved,
-        Err(problems) => return refuse(&problems),
+        Err(code) => return code,
     };
     let inherited = match inherited(&config) {
         Ok(inherited) => inherited,
         Err(code) => return code,
     };
     let (log, set_log_level) = logging::init(&config.log);
+    if let Some(warning) = identity::warning() {
+        tracing::warn!("{warning}");
+    }
     for warning in warnings {
         tracing::warn!("{warning}");
     }
@@ -94,6 +98,19 @@ fn run(arguments: &ServiceArguments) -> ExitCode {
             ExitCode::from(e.exit_code())
         }
     }
+}
+
+/// The configuration, as the user that it names, whom we are from then on.
+fn assumed(arguments: &ServiceArguments) -> Result<Resolved, ExitCode> {
+    let read = || configuration(arguments).map_err(|problems| refuse(&problems));
+    let resolved = read()?;
+    let Some(account) = &resolved.config.user else { return Ok(resolved) };
+    identity::assume(account).map_err(|why| {
+        eprintln!("pointsman: {why}");
+        ExitCode::from(exit::OS)
+    })?;
+    // Once more: what only root can read would be missed at the next reload.
+    read()
 }
 
 /// The sockets that were opened for us, if all of them are wanted.

@@ -22,6 +22,7 @@ impl Config {
             drain_timeout => ["drain_timeout"],
             drain_grace => ["drain_grace"],
             takeover => ["takeover"],
+            user => ["user"],
             resolvers => ["resolvers"],
             services => [],
             hooks => [],

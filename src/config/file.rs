@@ -103,6 +103,7 @@ impl Reader<'_> {
             },
             drain_timeout: self.take(root, "drain_timeout", duration),
             drain_grace: self.take(root, "drain_grace", duration),
+            user: self.take(root, "user", |v| string(v).map(str::to_owned)),
             resolvers: self.list(root, "resolvers", values::name_server),
             takeover: self.take(root, "takeover", |v| values::socket_path(string(v)?)),
             state_dir: self.take(root, "state_dir", |v| match string(v)? {

@@ -72,6 +72,7 @@ pub const KEYS: &[Key] = &[
     key(Table::Root, "drain_grace", Some("\"0s\"")),
     key(Table::Root, "state_dir", None),
     key(Table::Root, "takeover", None),
+    key(Table::Root, "user", None),
     key(Table::Root, "resolvers", None),
     key(Table::Log, "level", Some("\"info\"")),
     key(Table::Log, "format", Some("\"text\"")),

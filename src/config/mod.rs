@@ -57,12 +57,25 @@ pub struct Config {
     pub drain_grace: Duration,
     /// Unix socket at which a successor is given the listening sockets; none: it is not.
     pub takeover: Option<PathBuf>,
+    /// Whom the process runs as, if root starts it; none: whoever starts it.
+    pub user: Option<Account>,
     /// Name servers to ask; none: those of the system.
     pub resolvers: Vec<SocketAddr>,
     /// The services, at least one, names unique.
     pub services: Vec<ServiceConfig>,
     /// Who is told of failovers, names unique.
     pub hooks: Vec<HookConfig>,
+}
+
+/// A user of this machine that is not root.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Account {
+    /// Its name, by which its groups are found.
+    pub name: String,
+    /// Its number.
+    pub user: u32,
+    /// That of its own group.
+    pub group: u32,
 }
 
 /// The admin HTTP server: where it is, and who may use it.

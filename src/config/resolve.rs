@@ -7,11 +7,14 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use nix::unistd::User;
+
 use super::credentials::{self, Environment};
 use super::error::{Place, Problem, Problems};
 use super::settings::{Given, GivenAdmin, GivenLimits, GivenService, GivenTls, Settings};
 use super::{
-    AdminConfig, ClientAuth, Config, Limits, LogConfig, ServiceConfig, SlowLogConfig, Source, admin, listener, tls,
+    Account, AdminConfig, ClientAuth, Config, Limits, LogConfig, ServiceConfig, SlowLogConfig, Source, admin, listener,
+    tls,
 };
 use crate::addr::ListenAddr;
 use crate::tls::Outgoing;
@@ -58,6 +61,7 @@ impl Settings {
                 format: value_or(self.log_format.as_ref(), log.format),
             },
             takeover: self.takeover.as_ref().map(|t| t.value.clone()),
+            user: self.user.as_ref().and_then(|user| r.account(user)),
             resolvers: self.resolvers.iter().map(|r| r.value).collect(),
             drain_timeout: r.duration("drain_timeout", self.drain_timeout.as_ref(), 0, Duration::from_secs(30)),
             drain_grace: r.duration("drain_grace", self.drain_grace.as_ref(), 0, Duration::ZERO),
@@ -113,6 +117,21 @@ impl Resolver<'_> {
     fn admin(&mut self, given: &GivenAdmin) -> AdminConfig {
         let Self { environment, problems, faults, warnings } = self;
         admin::resolve(given, environment, &mut tls::Said { problems, faults, warnings })
+    }
+
+    fn account(&mut self, given: &Given<String>) -> Option<Account> {
+        let name = &given.value;
+        let why = match User::from_name(name) {
+            Ok(Some(user)) if user.uid.is_root() => "expected somebody without privileges, found root".to_owned(),
+            Ok(Some(user)) => {
+                let (name, user, group) = (name.clone(), user.uid.as_raw(), user.gid.as_raw());
+                return Some(Account { name, user, group });
+            }
+            Ok(None) => format!("this machine knows no such name as `{name}`"),
+            Err(error) => format!("`{name}` cannot be looked up: {error}"),
+        };
+        self.problems.push(Problem::new(&given.place, format!("`user`: {why}")));
+        None
     }
 
     fn service(&mut self, s: &GivenService) -> ServiceConfig {

@@ -43,6 +43,8 @@ pub struct Settings {
     pub state_dir: Option<Given<PathBuf>>,
     /// `takeover`
     pub takeover: Option<Given<PathBuf>>,
+    /// `user`
+    pub user: Option<Given<String>>,
     /// `resolvers`
     pub resolvers: Vec<Given<SocketAddr>>,
     /// `log.level`

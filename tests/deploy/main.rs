@@ -5,6 +5,7 @@
 
 mod containers;
 mod hooks;
+mod identity;
 mod kept;
 mod managed;
 mod servers;

@@ -120,6 +120,7 @@ p.toml:23:11: `backlog`: expected a whole number, found a string"#;
 fn every_contradiction_is_told_at_once_with_its_place() {
     let text = r#"admin = "127.0.0.1:2"
 workers = 0
+user = "root"
 [[service]]
 name = "a"
 listen = ["127.0.0.1:1", "0.0.0.0:2"]
@@ -149,26 +150,27 @@ name = "e"
 listen = [{ address = "127.0.0.1:5", mode = "0600" }, { address = "unix:/t", owner = "nobody at all", group = "-1" }]
 master = "h:2"
 "#;
-    let expected = r#"p.toml:1:9: listener 127.0.0.1:2 overlaps with 0.0.0.0:2 given at p.toml:5:26: expected an address apart from it
+    let expected = r#"p.toml:1:9: listener 127.0.0.1:2 overlaps with 0.0.0.0:2 given at p.toml:6:26: expected an address apart from it
 p.toml:2:11: `workers`: expected at least 1, found 0
-p.toml:6:21: Sentinel h:1 is given twice
-p.toml:7:16: `hold_timeout`: expected at most 3600s, found 7200s
-p.toml:8:15: client_auth "inject" gives clients the identity of the backend user: expected backend_password, backend_password_file or POINTSMAN_BACKEND_PASSWORD
-p.toml:10:8: service name `a` is taken: expected another than at p.toml:4:8
-p.toml:11:11: listener 0.0.0.0:1 overlaps with 127.0.0.1:1 given at p.toml:5:11: expected an address apart from it
-p.toml:11:35: duplicate listener unix:/s: expected an address of its own, this one was given at p.toml:11:24
-p.toml:13:17: a service with a fixed `master` asks no Sentinel: unexpected sentinel user or password
-p.toml:15:8: expected the name of a service, found an empty one or one with blanks
-p.toml:17:14: expected `sentinels` or a fixed `master`, found both
-p.toml:19:16: a user without a password: expected backend_password, backend_password_file or POINTSMAN_BACKEND_PASSWORD
-p.toml:20:1: incomplete service: expected `name`, the master name that the Sentinels know
-p.toml:20:1: incomplete service: expected `listen`, at least one IP:PORT or unix:/path
-p.toml:22:21: `sentinel_password`: expected a password, found an empty string
-p.toml:23:22: `max_clients`: expected at least 1, found 0
-p.toml:24:1: incomplete service: expected `sentinels` (at least one HOST:PORT) or a fixed `master`
-p.toml:29:45: `mode` is of Unix sockets, and 127.0.0.1:5 is none
-p.toml:29:86: `owner`: this machine knows no such name as `nobody at all`
-p.toml:29:111: `group`: this machine knows no such name as `-1`"#;
+p.toml:3:8: `user`: expected somebody without privileges, found root
+p.toml:7:21: Sentinel h:1 is given twice
+p.toml:8:16: `hold_timeout`: expected at most 3600s, found 7200s
+p.toml:9:15: client_auth "inject" gives clients the identity of the backend user: expected backend_password, backend_password_file or POINTSMAN_BACKEND_PASSWORD
+p.toml:11:8: service name `a` is taken: expected another than at p.toml:5:8
+p.toml:12:11: listener 0.0.0.0:1 overlaps with 127.0.0.1:1 given at p.toml:6:11: expected an address apart from it
+p.toml:12:35: duplicate listener unix:/s: expected an address of its own, this one was given at p.toml:12:24
+p.toml:14:17: a service with a fixed `master` asks no Sentinel: unexpected sentinel user or password
+p.toml:16:8: expected the name of a service, found an empty one or one with blanks
+p.toml:18:14: expected `sentinels` or a fixed `master`, found both
+p.toml:20:16: a user without a password: expected backend_password, backend_password_file or POINTSMAN_BACKEND_PASSWORD
+p.toml:21:1: incomplete service: expected `name`, the master name that the Sentinels know
+p.toml:21:1: incomplete service: expected `listen`, at least one IP:PORT or unix:/path
+p.toml:23:21: `sentinel_password`: expected a password, found an empty string
+p.toml:24:22: `max_clients`: expected at least 1, found 0
+p.toml:25:1: incomplete service: expected `sentinels` (at least one HOST:PORT) or a fixed `master`
+p.toml:30:45: `mode` is of Unix sockets, and 127.0.0.1:5 is none
+p.toml:30:86: `owner`: this machine knows no such name as `nobody at all`
+p.toml:30:111: `group`: this machine knows no such name as `-1`"#;
     assert_eq!(complaints("contradictions", text), expected);
 }
 
