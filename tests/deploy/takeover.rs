@@ -313,6 +313,24 @@ async fn hooks_are_told_by_one_of_two() {
     assert_eq!(events(), all, "{} {}", stage.log(1), stage.log(2));
 }
 
+/// What an operator has told one, the next would not know.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_is_paused_keeps_the_place() {
+    let mut stage = Stage::new().await;
+    let mut process = stage.start(&[]);
+    stage.until_serving().await;
+    let file = stage.configure(&[]);
+    crate::runs(&["pause", "s", "--config", &file]).await.unwrap();
+    let mut successor = stage.start(&[]);
+    assert_eq!(until_ended(&mut successor).await, Some(71));
+    assert!(stage.log(2).contains("service `s` is paused: resume it first"), "{}", stage.log(2));
+    crate::runs(&["resume", "s", "--config", &file]).await.unwrap();
+    stage.is_served().await;
+    let _successor = stage.start(&[]);
+    stage.until_serving().await;
+    assert_eq!(until_ended(&mut process).await, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stranger_at_either_end_is_told_and_changes_nothing() {
     let mut stage = Stage::new().await;

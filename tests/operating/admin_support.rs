@@ -124,6 +124,13 @@ impl Admin {
         self.send(method, path, "", "").await
     }
 
+    /// How many requests, or connections for them, were turned away for this reason.
+    pub(crate) async fn refused(&self, reason: &str) -> u64 {
+        let scrape = self.get("/metrics").await.body;
+        let series = format!("pointsman_admin_requests_refused_total{{reason=\"{reason}\"}} ");
+        scrape.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
+    }
+
     /// A request with more header lines, each with its end, and a body.
     pub(crate) async fn send(&self, method: &str, path: &str, headers: &str, body: &str) -> Response {
         send(self.address, method, path, headers, body).await

@@ -10,6 +10,7 @@ mod cli;
 mod configuration;
 mod insight;
 mod monitoring;
+mod orders;
 mod page;
 mod reload;
 #[path = "../support/mod.rs"]
