@@ -278,7 +278,7 @@ impl App {
                         succession.withdraw();
                         drop(self.reload_told("SIGHUP")?);
                     }
-                    Asked::Succession => succession.start(),
+                    Asked::Succession => succession.start().await,
                     Asked::End(signal) => break End::Signal(signal),
                 },
                 // Whoever asked may have left by the time of the answer.

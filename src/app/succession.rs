@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -17,6 +18,9 @@ use crate::net::{BindError, Host, Inherited, Offer, Offered, Predecessor, READIN
 
 /// What tells a process which descriptors and which watchdog are its own: not of use to its child.
 const OF_ONE_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
+
+/// The program that runs, whatever is at its path by now (`proc(5)`).
+const OURSELVES: &str = "/proc/self/exe";
 
 /// A process that is there before us, and goes on until it is relieved.
 #[derive(Debug)]
@@ -146,28 +150,25 @@ impl Succession {
     }
 
     /// Starts one: the program that is at our own path now, with our arguments, environment and directory.
-    pub(super) fn start(&self) {
+    pub(super) async fn start(&self) {
         if self.host.is_none() {
             return tracing::warn!("no successor is started: `takeover` is not configured");
         }
         let mut arguments = env::args_os();
         // Whoever starts a program may call it anything.
         let Some(program) = arguments.next() else { return };
-        let mut command = Command::new(&program);
+        // Not as a child of ours: systemd kills a main process that is another's child at once where it would
+        // have waited for its drain (`main_pid_alien` in `unit_kill_context`, for `KillMode=mixed`).
+        let mut command = Command::new(OURSELVES);
         for name in OF_ONE_PROCESS {
             command.env_remove(name);
         }
-        match command.args(arguments).spawn() {
-            Ok(mut child) => {
-                tracing::info!(process = child.id(), "takeover: a successor was started");
-                // It outlives us, unless it comes to nothing.
-                tokio::task::spawn_blocking(move || {
-                    if let Ok(status) = child.wait() {
-                        tracing::warn!(%status, "takeover: the successor has ended");
-                    }
-                });
-            }
-            Err(error) => tracing::error!(program = %program.display(), %error, "takeover: cannot start a successor"),
+        command.arg("detach").arg(&program).args(arguments);
+        match spawn_blocking(move || command.status()).await {
+            Ok(Ok(status)) if status.success() => tracing::info!("takeover: a successor was started"),
+            Ok(Ok(_)) => tracing::error!(program = %program.display(), "takeover: no successor could be started"),
+            Ok(Err(error)) => tracing::error!(%error, "takeover: no successor could be started"),
+            Err(error) => tracing::error!(%error, "takeover: no successor could be started"),
         }
     }
 }

@@ -19,7 +19,7 @@ mod switchover;
 mod table;
 mod top;
 
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{CommandFactory, Parser};
@@ -28,7 +28,7 @@ use crate::app::{self, Reloading};
 use crate::config::{Config, Environment, Problems, Resolved};
 use crate::net::Inherited;
 use crate::{config, demo};
-use args::{Arguments, Command, ServiceArguments};
+use args::{Arguments, Command, DetachArguments, ServiceArguments};
 
 /// The command line as clap knows it, for manual pages and completions.
 pub fn command() -> clap::Command {
@@ -64,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Pause(arguments) => orders::pause(&arguments),
         Command::Resume(arguments) => orders::resume(&arguments),
         Command::LogLevel(arguments) => orders::log_level(&arguments),
+        Command::Detach(arguments) => detach(&arguments),
         Command::Demo(demo) => demo::run(&demo.into()),
     }
 }
@@ -111,6 +112,18 @@ fn assumed(arguments: &ServiceArguments) -> Result<Resolved, ExitCode> {
     })?;
     // Once more: what only root can read would be missed at the next reload.
     read()
+}
+
+/// As [`app::run`] has its successor started: once we have ended, that one is a child of the service manager.
+fn detach(arguments: &DetachArguments) -> ExitCode {
+    let [program, arguments @ ..] = &arguments.program[..] else { return ExitCode::from(exit::USAGE) };
+    match process::Command::new(program).args(arguments).spawn() {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("pointsman: cannot start {}: {error}", program.display());
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// The sockets that were opened for us, if all of them are wanted.

@@ -51,7 +51,10 @@ impl Systemd {
         let life = life.lines().filter(|line| LIFE.iter().any(|key| line.starts_with(key)));
         let life: String = life.flat_map(|line| [line, "\n"]).collect();
         assert_eq!(life.lines().count(), LIFE.len(), "{life}");
-        let unit = format!("[Service]\n{life}ExecStart={} run --config {config}\n", env!("CARGO_BIN_EXE_pointsman"));
+        let unit = format!(
+            "[Service]\n{life}ExecStart={} run --config {config}\nStandardError=append:{run}/log\n",
+            env!("CARGO_BIN_EXE_pointsman")
+        );
         std::fs::write(format!("{run}/systemd/user/pointsman.service"), unit).unwrap();
         let mut shell = Command::new("unshare")
             .args(["--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c", SHELL, &run])
@@ -128,6 +131,8 @@ async fn under_systemd_no_connect_is_refused_whatever_takes_the_place_of_the_pro
     assert_eq!(systemd.ctl("restart pointsman").as_deref(), Some(""));
     let third = systemd.until_other_than(&second).await;
     assert_ne!(third, first);
+    let log = std::fs::read_to_string(stage.path("run/log")).unwrap();
+    assert_eq!(log.lines().filter(|line| line.ends_with(": drained")).count(), 2, "nobody was killed: {log}");
     crowd.goes_on().await;
     crowd.leave().await;
     assert_eq!(systemd.show("NRestarts"), "0", "it was told to, each time");
