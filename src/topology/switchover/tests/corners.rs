@@ -121,6 +121,27 @@ fn whatever_is_needed_must_be_permitted() {
 }
 
 #[test]
+fn what_passed_is_said_too() {
+    let mut survey = healthy();
+    survey.nodes.values_mut().for_each(|n| n.asked = Moment(10));
+    let asked = checks::questions(&survey, None).into_iter().map(|(server, request)| (server, request, done()));
+    let verdict = checks::judge(&survey, None, &asked.collect::<Vec<_>>(), BEGAN);
+    let said: Vec<&str> = verdict.checks.iter().filter(|(ok, _)| *ok).map(|(_, text)| text.as_str()).collect();
+    let expected = [
+        "127.0.0.1:7001 is master, everybody follows it and every Sentinel has noticed",
+        "all 1 Sentinels are in hearing",
+        "127.0.0.1:7002 follows 127.0.0.1:7001, 0 bytes behind",
+        "127.0.0.1:7003 follows 127.0.0.1:7001, 0 bytes behind",
+        "127.0.0.1:7001 permits CLIENT PAUSE … WRITE",
+        "127.0.0.1:7001 permits REPLICAOF",
+        "Sentinel 0 has a quorum",
+        "Sentinel 0 permits SENTINEL FAILOVER",
+    ];
+    assert_eq!(said, expected);
+    assert_eq!(said.len(), verdict.checks.len());
+}
+
+#[test]
 fn a_priority_is_changed_where_sentinel_may_choose_another() {
     let arranged = |before: &str, shown: u32, other: u32| {
         let plan = to_second(before, |s| {

@@ -2,6 +2,7 @@
 //! either everything is as before or the master was changed and nothing was lost by it.
 
 mod corners;
+mod steps;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -61,6 +62,8 @@ struct World {
     /// By the place of the request among all.
     faults: BTreeMap<usize, Fault>,
     troubles: Vec<(u64, Trouble)>,
+    /// What the old master is told to follow is lost before this.
+    deaf_until: Moment,
     broken: Vec<Trouble>,
     asked: Vec<Request>,
     answers: VecDeque<(Moment, u32, Answer)>,
@@ -87,6 +90,7 @@ impl World {
             ordered: false,
             faults: faults.iter().copied().collect(),
             troubles: troubles.to_vec(),
+            deaf_until: now,
             broken: Vec::new(),
             asked: Vec::new(),
             answers: VecDeque::new(),
@@ -124,7 +128,8 @@ impl World {
     }
 
     fn ask(&mut self, id: u32, server: Server, request: Request) {
-        let fault = self.faults.get(&self.asked.len()).copied();
+        let is_deaf = matches!(request, Request::Follow(_)) && self.now < self.deaf_until;
+        let fault = self.faults.get(&self.asked.len()).copied().or(is_deaf.then_some(Fault::Lost));
         self.asked.push(request);
         if request == Request::FailOver {
             assert!(self.survey.held && self.survey.quiet, "ordered while writes are on their way");
