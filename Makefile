@@ -7,7 +7,7 @@ SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 # What the tests have beside them: networks whose cables can be cut, and threads that are stopped.
 FAULTS := ip perl dnsmasq
 
-.PHONY: help build demo test test-all faults failover-compare soak page limits model mutants fuzz fuzz-build fuzz-smoke lint doc check-config deb deb-try audit bench bench-growth \
+.PHONY: help build demo test test-all faults failover-compare soak page limits model mutants fuzz fuzz-build fuzz-smoke lint doc deb deb-try audit bench bench-growth \
 	conformance conformance-valkey conformance-resp3 conformance-ready clean
 
 help: ## list the targets
@@ -17,9 +17,11 @@ build: ## the release binary, target/release/pointsman
 	@tests/install.sh cc
 	$(CARGO) build --locked --release
 
+# BESIDE='--test architecture' takes what `make test` has built: cargo builds the libraries for a program alone once more,
+# without the features that only tests need, which takes two minutes.
 demo: ## two failovers on real servers, with what the clients noticed of them (under a minute)
 	@tests/install.sh $(SERVERS)
-	$(CARGO) build $(FAST) --bin pointsman
+	$(CARGO) build $(FAST) --bin pointsman $(BESIDE)
 	target/fast/pointsman demo $(ARGS)
 
 # What needs a server waits for it most of the time; the few tests that must not be disturbed wait for each other.
@@ -111,10 +113,6 @@ lint: ## formatting and clippy, warnings denied
 doc: ## the documentation of the code, broken links denied
 	@tests/install.sh cc
 	RUSTDOCFLAGS='-D warnings -A rustdoc::private_intra_doc_links' $(CARGO) doc --locked --no-deps --document-private-items
-
-check-config: ## whether the configuration files shipped are valid
-	$(CARGO) build $(FAST) --bin pointsman
-	for file in config/*.toml; do target/fast/pointsman check --config $$file || exit; done
 
 # As on the machine that makes it: what it needs there it finds in Debian of the same version.
 deb: build ## a Debian package of it, below target/deb
