@@ -371,6 +371,9 @@ fn fates<T>(entry: &Entry<T>, sent: usize) -> Vec<(Bytes, Fate)> {
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
+    use super::super::parked::Parked;
     use super::*;
 
     const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$1\r\na\r\n";
@@ -459,6 +462,8 @@ mod tests {
         assert_eq!(q.take_back(|_| false, false).0[0].bytes, "said");
         q.push(Entry { said: said(), ..entry(1, &[GET]) });
         assert_eq!(q.entries[0].next_commands(1), [(Bytes::from_static(b"said"), Effect::Read)], "refused, say");
+        let parked = Parked::new(&q.entries[0], SocketAddr::from(([127, 0, 0, 1], 1)), b"$-1\r\n", 1);
+        assert_eq!(parked.again.unwrap(), ["said"]);
         q.wrote(GET.len());
         assert_eq!(q.forget_reads(|to| *to, |_| true)[0].bytes, "said");
     }

@@ -103,3 +103,19 @@ impl Drop for Judge {
         self.context.stats.backend_disconnects.add(1);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_does_something_each_time_is_known() {
+        let acts = |words: &[&str]| Judge::acts(&[encode_command(&["AUTH", "secret"]), encode_command(words)]);
+        for words in [&["SCRIPT", "KILL"][..], &["function", "kill"], &["CLIENT", "UNBLOCK", "7", "ERROR"]] {
+            assert!(acts(words), "{words:?}");
+        }
+        for words in [&["SCRIPT", "EXISTS", "KILL"][..], &["FUNCTION", "STATS"], &["FUNCTION"], &["CLIENT", "KILL"]] {
+            assert!(!acts(words), "{words:?}");
+        }
+    }
+}

@@ -7,6 +7,7 @@ use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -49,8 +50,13 @@ impl Manager {
     }
 
     fn configure(&self, listen: &[String], keys: &str) {
+        self.configure_listen(&format!("{listen:?}\n{keys}"));
+    }
+
+    /// What stands behind `listen = `.
+    fn configure_listen(&self, listen: &str) {
         let redis = self.cluster.addr(Member::Node(0));
-        let text = format!("[[service]]\nname = \"main\"\nmaster = \"{redis}\"\nlisten = {listen:?}\n{keys}\n");
+        let text = format!("[[service]]\nname = \"main\"\nmaster = \"{redis}\"\nlisten = {listen}\n");
         fs::write(self.cluster.dir().join("pointsman.toml"), text).unwrap();
     }
 
@@ -140,6 +146,16 @@ impl Drop for Manager {
     }
 }
 
+/// How many may wait at a listening socket.
+fn backlog(address: &str) -> u32 {
+    let output = Command::new("ss").args(["-Hltx"]).output().expect("ss is installed (Debian package iproute2)");
+    let lines = String::from_utf8(output.stdout).unwrap();
+    // Netid, state, waiting, at most, address …
+    let of_it = lines.lines().find(|line| line.split_whitespace().nth(4) == Some(address));
+    let of_it = of_it.unwrap_or_else(|| panic!("nobody listens at {address}: {lines}"));
+    of_it.split_whitespace().nth(3).unwrap().parse().unwrap()
+}
+
 #[tokio::test]
 async fn who_connects_while_a_sidecar_is_started_anew_waits_and_is_served() {
     let mut manager = Manager::new().await;
@@ -163,6 +179,20 @@ async fn who_connects_while_a_sidecar_is_started_anew_waits_and_is_served() {
         timeout(PATIENCE, by_path.read_exact(&mut answer)).await.expect("served").unwrap();
         assert_eq!(manager.store.len(), 2);
     }
+
+    // It goes by what is configured at the next start.
+    let (listen, path) = (manager.listen, manager.path.clone());
+    manager.configure_listen(&format!(
+        "[{{ address = \"{listen}\", backlog = 7 }}, {{ address = \"unix:{}\", backlog = 9, mode = \"0604\" }}]",
+        path.display()
+    ));
+    manager.signal(Signal::TERM);
+    manager.ends().await;
+    let is_kept = fs::metadata(&path).unwrap();
+    manager.start().await;
+    assert_eq!(fs::metadata(&path).unwrap().ino(), is_kept.ino(), "the same socket");
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o604);
+    assert_eq!((backlog(&listen.to_string()), backlog(path.to_str().unwrap())), (7, 9));
 
     // What is not wanted any more is not kept either: neither by a reload ...
     let only = [manager.listen.to_string()];

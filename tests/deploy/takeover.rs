@@ -29,11 +29,14 @@ pub(crate) struct Stage {
     cluster: Cluster,
     pub(crate) listen: SocketAddr,
     admin: SocketAddr,
-    /// Keys of the service that the next one is given beside these.
-    master: String,
-    /// What its configuration ends with.
-    rest: String,
+    /// Keys of the service that the next one is given beside its listeners.
+    keys: String,
     started: usize,
+}
+
+/// A service that is served without Sentinel.
+fn fixed(master: SocketAddr) -> String {
+    format!("name = \"s\"\nmaster = \"{master}\"\n")
 }
 
 fn local() -> SocketAddr {
@@ -43,8 +46,17 @@ fn local() -> SocketAddr {
 impl Stage {
     pub(crate) async fn new() -> Self {
         let cluster = Cluster::start(Settings::single()).await.unwrap();
-        let master = cluster.addr(Member::Node(0)).to_string();
-        Self { cluster, listen: local(), admin: local(), master, rest: String::new(), started: 0 }
+        let keys = fixed(cluster.addr(Member::Node(0)));
+        Self { cluster, listen: local(), admin: local(), keys, started: 0 }
+    }
+
+    /// One with a Sentinel and a replica.
+    async fn watched() -> Self {
+        let settings = Settings { replicas: 1, sentinels: 1, quorum: 1, ..Settings::default() };
+        let cluster = Cluster::start(settings).await.unwrap();
+        let sentinel = cluster.addr(Member::Sentinel(0)).to_string();
+        let keys = format!("name = \"{}\"\nsentinels = [\"{sentinel}\"]\n", cluster.service());
+        Self { cluster, listen: local(), admin: local(), keys, started: 0 }
     }
 
     pub(crate) fn path(&self, name: &str) -> String {
@@ -55,10 +67,10 @@ impl Stage {
     pub(crate) fn configure(&self, more: &[String]) -> String {
         let mut listen = vec![self.listen.to_string(), format!("unix:{}", self.path("client.sock"))];
         listen.extend_from_slice(more);
-        let (admin, takeover, master, rest) = (self.admin, self.path("takeover.sock"), &self.master, &self.rest);
+        let admin = [self.admin.to_string(), format!("unix:{}", self.path("admin.sock"))];
+        let (takeover, keys) = (self.path("takeover.sock"), &self.keys);
         let text = format!(
-            "workers = 2\nadmin = \"{admin}\"\ntakeover = \"{takeover}\"\n\
-             [[service]]\nname = \"s\"\nlisten = {listen:?}\nmaster = \"{master}\"\n{rest}"
+            "workers = 2\nadmin = {admin:?}\ntakeover = \"{takeover}\"\n[[service]]\nlisten = {listen:?}\n{keys}"
         );
         let file = self.path("pointsman.toml");
         std::fs::write(&file, text).unwrap();
@@ -110,6 +122,11 @@ impl Stage {
         let mut answer = [0; 7];
         timeout(PATIENCE, by_path.read_exact(&mut answer)).await.expect("served").unwrap();
         fetch(self.admin, "/readyz").await.unwrap();
+        let mut admin = UnixStream::connect(self.path("admin.sock")).await.unwrap();
+        admin.write_all(b"GET /readyz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        timeout(PATIENCE, admin.read_to_string(&mut answer)).await.expect("served").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
     }
 
     /// Asks for the sockets, as a successor does.
@@ -214,6 +231,8 @@ async fn one_after_the_other_takes_the_addresses_and_no_connect_is_refused() {
         queueing.until(format!("+QUEUED\r\n*1\r\n:{}\r\n", turn + 1).as_bytes()).await;
         assert_eq!(until_ended(&mut process).await, Some(0));
         assert_eq!(Raw::connect(more).await.ask(&["PING"]).await, "+PONG\r\n");
+        // No file went with it that is the other's by now.
+        stage.is_served().await;
         process = successor;
     }
     crowd.leave().await;
@@ -221,7 +240,7 @@ async fn one_after_the_other_takes_the_addresses_and_no_connect_is_refused() {
     assert!(!Path::new(&stage.path("former.sock")).exists());
     process.signal(Signal::TERM).unwrap();
     assert_eq!(until_ended(&mut process).await, Some(0));
-    for socket in ["client.sock", "takeover.sock"] {
+    for socket in ["client.sock", "takeover.sock", "admin.sock"] {
         assert!(!Path::new(&stage.path(socket)).exists(), "{socket} goes with the last one");
     }
 }
@@ -243,7 +262,7 @@ async fn a_successor_that_cannot_serve_changes_nothing() {
     stage.is_served().await;
 
     // It finds no master where the other has one: told to end, and killed, while it waits.
-    let redis = std::mem::replace(&mut stage.master, local().to_string());
+    let keys = std::mem::replace(&mut stage.keys, fixed(local()));
     for (n, signal, code) in [(3, Signal::TERM, Some(0)), (4, Signal::KILL, None)] {
         let mut successor = stage.start(&[]);
         stage.logged(n, "taking over from the pointsman that runs").await;
@@ -263,7 +282,7 @@ async fn a_successor_that_cannot_serve_changes_nothing() {
     }
     assert!(stage.log(3).contains("ending; the pointsman that runs goes on"), "{}", stage.log(3));
     assert_eq!(client.ask(&["PING"]).await, "+PONG\r\n", "who is connected has noticed nothing");
-    stage.master = redis;
+    stage.keys = keys;
 
     let mut successor = stage.start(&[]);
     stage.until_serving().await;
@@ -280,7 +299,7 @@ async fn a_successor_that_cannot_serve_changes_nothing() {
 async fn hooks_are_told_by_one_of_two() {
     let mut stage = Stage::new().await;
     let told = stage.path("told");
-    stage.rest = format!(
+    stage.keys += &format!(
         "[[hook]]\nname = \"file\"\nexec = [\"/bin/sh\", \"-c\", \"cat >> $0\", \"{told}\"]\ntimeout = \"60s\"\n"
     );
     let events = || -> Vec<String> {
@@ -329,6 +348,60 @@ async fn whoever_is_paused_keeps_the_place() {
     let _successor = stage.start(&[]);
     stage.until_serving().await;
     assert_eq!(until_ended(&mut process).await, Some(0));
+}
+
+/// The next word at a socket of [`Stage::ask`].
+fn word(asking: &StdUnixStream) -> String {
+    let mut record = vec![0; 4096];
+    let length = rustix::net::recv(asking, &mut record, rustix::net::RecvFlags::empty()).unwrap().1;
+    String::from_utf8(record[..length].to_vec()).unwrap()
+}
+
+fn say(asking: &StdUnixStream, what: &str) {
+    rustix::net::send(asking, what.as_bytes(), rustix::net::SendFlags::empty()).unwrap();
+}
+
+/// Whoever took the place of one that is paused would not know it, and one that is switching over would be cut short: also
+/// if that begins when everything has been handed over.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_paused_or_switching_over_keeps_its_place() {
+    let mut stage = Stage::watched().await;
+    let mut process = stage.start(&[]);
+    stage.until_serving().await;
+    let admin = stage.admin.to_string();
+    let order = async |words: &[&str]| crate::runs(&[words, &["--admin", &admin]].concat()).await.unwrap();
+    let offered = || {
+        let asking = stage.ask();
+        assert_eq!(word(&asking), "pointsman takeover 1");
+        while word(&asking) != "end" {}
+        asking
+    };
+
+    let is_paused = "no service `mymaster` is paused: resume it first";
+    let asking = offered();
+    order(&["pause", "mymaster"]).await;
+    say(&asking, "ready");
+    assert_eq!(word(&asking), is_paused);
+    assert_eq!(word(&stage.ask()), is_paused);
+    order(&["resume", "mymaster"]).await;
+
+    let asking = offered();
+    // A Sentinel that does not answer is waited for.
+    stage.cluster.pause(Member::Sentinel(0)).unwrap();
+    let wanted = "{\"service\": \"mymaster\"}";
+    let request = format!(
+        "POST /switchover HTTP/1.1\r\nHost: {admin}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{wanted}",
+        wanted.len()
+    );
+    let mut switchover = Raw::connect(stage.admin).await;
+    switchover.send(request.as_bytes()).await;
+    assert!(switchover.until(b"\r\n\r\n").await.starts_with(b"HTTP/1.1 200 "));
+    say(&asking, "ready");
+    assert_eq!(word(&asking), "no a switchover is under way");
+    stage.cluster.resume(Member::Sentinel(0)).unwrap();
+    stage.logged(1, "takeover: we go on: a switchover is under way").await;
+    assert_eq!(process.ended().unwrap(), None);
+    stage.is_served().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -398,17 +471,28 @@ async fn told_to_a_service_starts_its_successor_and_the_manager_hears_who_it_is(
         }
     };
     let variables = [format!("NOTIFY_SOCKET={notify}"), format!("WATCHDOG_USEC={}", 2_000_000)];
-    let mut process = stage.start_with(&variables, &[]);
+    let former = local();
+    let mut process = stage.start_with(&variables, &[former.to_string()]);
+    let kept = |address: SocketAddr| format!("FDNAME=listen-127.0.0.1%3a{}", address.port());
+    for address in [stage.listen, former] {
+        // (In between it has that of the Unix socket kept.)
+        while !until("FDSTORE=1\n").await.ends_with(&kept(address)) {}
+    }
     let first = until("READY=1").await;
     assert!(first.contains("STATUS="), "{first}");
     stage.until_serving().await;
     let crowd = Crowd::of(&stage);
 
+    // One address less: it is not kept any more, by whomever that was had.
+    stage.configure(&[]);
     process.signal(Signal::USR2).unwrap();
-    let said = until("MAINPID=").await;
-    let pid: u32 = said.strip_prefix("MAINPID=").unwrap().parse().unwrap();
-    let successor = Orphan(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap());
-    assert_ne!(pid, process.id());
+    let main = async || {
+        let said = until("MAINPID=").await;
+        Orphan(Pid::from_raw(said.strip_prefix("MAINPID=").unwrap().parse().unwrap()).unwrap())
+    };
+    let successor = main().await;
+    assert_ne!(successor.0.as_raw_nonzero().get(), i32::try_from(process.id()).unwrap());
+    assert_eq!(until("FDSTOREREMOVE=1\n").await, format!("FDSTOREREMOVE=1\n{}", kept(former)));
     until("READY=1").await;
     until("WATCHDOG=1").await;
     assert_eq!(until_ended(&mut process).await, Some(0));
@@ -417,8 +501,20 @@ async fn told_to_a_service_starts_its_successor_and_the_manager_hears_who_it_is(
     crowd.leave().await;
     assert!(stage.log(1).contains("a successor was started"), "{}", stage.log(1));
 
-    rustix::process::kill_process(successor.0, Signal::TERM).unwrap();
+    // From the next one on a balancer looks at it: nothing is kept.
+    stage.keys += "shape = \"central\"\n";
+    stage.configure(&[]);
+    rustix::process::kill_process(successor.0, Signal::USR2).unwrap();
+    let last = main().await;
+    let mut forgotten = Vec::new();
+    for _ in 0..2 {
+        forgotten.push(until("FDSTOREREMOVE=1\n").await);
+    }
+    assert!(forgotten[0].ends_with(&kept(stage.listen)) && forgotten[1].ends_with("client.sock"), "{forgotten:?}");
+    until("READY=1").await;
+
+    rustix::process::kill_process(last.0, Signal::TERM).unwrap();
     timeout(PATIENCE, async { while !hears().await.starts_with("STOPPING") {} }).await.unwrap();
-    // (The file of the Unix socket stays, as systemd would have kept the socket.)
     stage.until("ended", async || TcpStream::connect(stage.listen).await.is_err()).await;
+    stage.until("removed", async || !Path::new(&stage.path("client.sock")).exists()).await;
 }

@@ -104,3 +104,24 @@ async fn who_is_silent_for_too_long_is_closed_and_who_waits_is_not() {
     subscriber.until(b"y\r\n").await;
     monitor.until(b"\"PUBLISH\"").await;
 }
+
+/// Who waits for the end of a pause waits for us.
+#[tokio::test]
+async fn who_is_held_is_not_silent() {
+    let front = Front::configured("client_idle_timeout = \"200ms\"").await;
+    let order = async |what: &'static str| {
+        let mut pointsman = tokio::process::Command::new(env!("CARGO_BIN_EXE_pointsman"));
+        let ended = pointsman.args([what, "test", "--admin", &front.admin.to_string()]).output().await.unwrap();
+        assert!(ended.status.success(), "{what}: {ended:?}");
+    };
+    order("pause").await;
+    let (mut held, mut silent) = (Raw::connect(front.proxy).await, Raw::connect(front.proxy).await);
+    held.send(&command(&["INCR", "n"])).await;
+    // It is looked once a second: the second look finds everybody who did nothing since the first.
+    assert_eq!(silent.rest().await, b"", "closed in a pause as at any time");
+    sleep(Duration::from_secs(1)).await;
+    order("resume").await;
+    held.until(b":1\r\n").await;
+    assert_eq!(held.ask(&["INCR", "n"]).await, ":2\r\n", "nor for what it was before");
+    assert_eq!(front.metric("pointsman_clients_closed_total", "reason=\"idle\"").await, 1.0);
+}

@@ -15,4 +15,6 @@ mod page;
 mod reload;
 #[path = "../support/mod.rs"]
 mod support;
+#[path = "../support/threads.rs"]
+mod threads;
 mod tls;

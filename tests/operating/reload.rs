@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{PATIENCE, Raw, command};
+use crate::threads::stop;
 use pointsman::demo::cluster::{Cluster, Member, free_port};
 use pointsman::demo::ledger::{Ledger, LedgerSettings};
 use pointsman::demo::process::Process;
 use pointsman::demo::proxy::{fetch, fetch_status};
 use pointsman::demo::settings::Settings;
-use rustix::process::Signal;
+use pointsman::worker::INBOX;
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, setrlimit};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
@@ -22,6 +24,7 @@ struct Stage {
     file: PathBuf,
     log: PathBuf,
     admin: SocketAddr,
+    head: &'static str,
 }
 
 fn local() -> SocketAddr {
@@ -35,19 +38,24 @@ fn fixed(name: &str, listen: SocketAddr, master: SocketAddr, keys: &str) -> Stri
 
 impl Stage {
     async fn start(dir: &Cluster, text: &str) -> Self {
+        Self::start_with(dir, HEAD, text).await
+    }
+
+    /// With these keys of the process.
+    async fn start_with(dir: &Cluster, head: &'static str, text: &str) -> Self {
         let (file, log) = (dir.dir().join("pointsman.toml"), dir.dir().join("pointsman.log"));
         let admin = local();
         let output = std::fs::File::create(&log).unwrap();
-        write(&file, admin, text);
+        write(&file, admin, &format!("{head}{text}"));
         let args = ["run".to_owned(), "--config".to_owned(), file.display().to_string()];
         let process = dir.supervisor().spawn(Path::new(env!("CARGO_BIN_EXE_pointsman")), args, Some(output)).unwrap();
-        let stage = Self { process, file, log, admin };
+        let stage = Self { process, file, log, admin, head };
         stage.until(|status| status["services"].as_array().unwrap().iter().all(|s| s["phase"] == "stable")).await;
         stage
     }
 
     fn write(&self, text: &str) {
-        write(&self.file, self.admin, text);
+        write(&self.file, self.admin, &format!("{}{text}", self.head));
     }
 
     /// `pointsman reload`: exit code, stdout, stderr.
@@ -93,8 +101,10 @@ impl Stage {
 }
 
 fn write(file: &Path, admin: SocketAddr, text: &str) {
-    std::fs::write(file, format!("workers = 2\nadmin = \"{admin}\"\ndrain_timeout = \"10s\"\n{text}")).unwrap();
+    std::fs::write(file, format!("admin = \"{admin}\"\n{text}")).unwrap();
 }
+
+const HEAD: &str = "workers = 2\ndrain_timeout = \"10s\"\n";
 
 async fn single() -> (Cluster, SocketAddr) {
     let cluster = Cluster::start(Settings::single()).await.unwrap();
@@ -188,6 +198,17 @@ async fn what_is_wrong_changes_nothing_and_says_why() {
     assert_eq!(stage.metric("pointsman_config_last_reload_successful").await, 0.0);
     assert_eq!(stage.metric("pointsman_config_reloads_total{result=\"failure\"}").await, 2.0);
 
+    // It may be ourselves who is in the way.
+    let wider = SocketAddr::from((Ipv4Addr::UNSPECIFIED, listen.port()));
+    stage.write(&fixed("a", wider, one, ""));
+    let (code, _, err) = stage.reload();
+    let why = format!(
+        "cannot listen on {wider}: it overlaps with {listen}, where we listen until then: this takes a restart"
+    );
+    assert!(code == 78 && err.contains(&why), "{code} {err}");
+    assert_eq!(port(&mut Raw::connect(listen).await).await, one.port());
+    assert_eq!(stage.metric("pointsman_config_reloads_total{result=\"failure\"}").await, 3.0);
+
     // What can only be set at the start is named, every time, and the rest is in force.
     let text = fixed("a", listen, one, "") + "[log]\nlevel = \"pointsman=debug\"\nformat = \"json\"\n";
     stage.write(&text);
@@ -208,6 +229,51 @@ async fn what_is_wrong_changes_nothing_and_says_why() {
         (output.status.code().unwrap(), output.stdout, String::from_utf8(output.stderr).unwrap())
     };
     assert_eq!(code, 69, "{err}");
+}
+
+/// Where more clients wait for a worker than it has room for, nobody else waits for it: neither who reloads, nor who ends it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_stuck_keeps_nobody_from_reloading_and_ending() {
+    const CLIENTS: usize = INBOX + 100;
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }).unwrap();
+    let (first, one) = single().await;
+    let (a, b) = (local(), local());
+    let head = "workers = 1\ndrain_timeout = \"500ms\"\n";
+    let mut stage = Stage::start_with(&first, head, &fixed("a", a, one, "")).await;
+    let stuck = stop(stage.process.id(), "worker-0").await;
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        clients.push(TcpStream::connect(a).await.unwrap());
+    }
+    // One more is in the hands of whoever accepts.
+    let end = Instant::now() + PATIENCE;
+    while waiting(a) != CLIENTS - INBOX - 1 {
+        assert!(Instant::now() < end, "{} wait: {}", waiting(a), stage.log());
+        sleep(PAUSE).await;
+    }
+    stage.write(&(fixed("a", a, one, "") + &fixed("b", b, one, "")));
+    assert_eq!(stage.reloaded(), "service b begins\n");
+    TcpStream::connect(b).await.unwrap();
+    stage.process.signal(Signal::TERM).unwrap();
+    stage.until_logged("drain_timeout has passed; closing what is left").await;
+    // Nobody ends while a debugger has one of his threads.
+    drop(stuck);
+    let end = Instant::now() + PATIENCE;
+    loop {
+        if let Some(status) = stage.process.ended().unwrap() {
+            break assert!(status.success(), "{status}");
+        }
+        assert!(Instant::now() < end, "it does not end: {}", stage.log());
+        sleep(PAUSE).await;
+    }
+}
+
+/// How many the kernel has completed that are not accepted.
+fn waiting(listen: SocketAddr) -> usize {
+    let output = Command::new("ss").args(["-Hlnt", "src", &listen.to_string()]).output();
+    let line = String::from_utf8(output.expect("ss is installed (Debian package iproute2)").stdout).unwrap();
+    line.split_whitespace().nth(1).unwrap_or_else(|| panic!("nobody listens there: {line}")).parse().unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

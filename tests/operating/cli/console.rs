@@ -132,6 +132,33 @@ async fn in_a_pause_everything_waits_and_a_failover_goes_its_way() {
     assert!(code == 64 && err.contains("loud"), "{code}: {err}");
 }
 
+/// Without a server to hear from, a subscriber is closed after `hold_timeout`, since it cannot be told; but a pause is for
+/// working on servers, and has no such end.
+#[tokio::test]
+async fn subscribers_wait_out_a_pause_in_which_their_server_is_away() {
+    let mut front = Front::start(Settings::single(), &["--hold-timeout", "200ms"]).await;
+    let admin = front.admin.to_string();
+    let mut subscriber = Raw::connect(front.proxy).await;
+    subscriber.send(&command(&["SUBSCRIBE", "news"])).await;
+    subscriber.until(b":1\r\n").await;
+    said(&["pause", "test", "--admin", &admin]).await;
+    front.cluster.kill(Member::Node(0)).unwrap();
+    assert!(timeout(BEYOND_HOLD, subscriber.stream.readable()).await.is_err(), "closed in a pause");
+    front.cluster.restart(Member::Node(0)).await.unwrap();
+    let end = Instant::now() + PATIENCE;
+    while reply_text(&front.cluster.ask(Member::Node(0), &["PUBLISH", "news", "flash"]).await.unwrap()) == "0" {
+        assert!(Instant::now() < end, "it does not hear in the pause: {}", front.log());
+        sleep(Duration::from_millis(10)).await;
+    }
+    subscriber.until(b"$5\r\nflash\r\n").await;
+    said(&["resume", "test", "--admin", &admin]).await;
+
+    // Without a pause it is closed.
+    front.until_phase(true).await;
+    front.cluster.kill(Member::Node(0)).unwrap();
+    assert_eq!(subscriber.rest().await, b"");
+}
+
 /// A file with a token, its admin server on TCP with TLS and on a Unix socket.
 #[tokio::test]
 async fn orders_take_the_token_over_tls_and_a_unix_socket() {
