@@ -16,7 +16,7 @@ pub(super) fn assume(account: &Account) -> Result<(), String> {
     if geteuid() == uid {
         return Ok(());
     }
-    if !geteuid().is_root() {
+    if !can_assume() {
         return Err(format!(
             "cannot become `{name}` (`user`): only root can, and this is started by user {}",
             geteuid()
@@ -31,9 +31,14 @@ pub(super) fn assume(account: &Account) -> Result<(), String> {
     become_it().map_err(|error| format!("cannot become `{name}` (`user`): {error}"))
 }
 
+/// Whether [`assume`] can be anything else than an error or nothing.
+pub(super) fn can_assume() -> bool {
+    geteuid().is_root()
+}
+
 /// What there is to say to whoever has started us as root.
 pub(super) fn warning() -> Option<&'static str> {
     let advice =
         "running as root, of which nothing here has any use: set `user`, or have it started as a user of its own";
-    geteuid().is_root().then_some(advice)
+    can_assume().then_some(advice)
 }

@@ -43,12 +43,12 @@ pub fn main() -> ExitCode {
     };
     match arguments.command {
         Command::Run(service) => run(&service),
-        Command::Check(check) => match configuration(&check.service) {
+        Command::Check(check) => match checked(&check.service) {
             Ok(resolved) => match inherited(&resolved.config) {
                 Ok(inherited) => check::run(&check, &resolved, &inherited),
                 Err(code) => code,
             },
-            Err(problems) => refuse(&problems),
+            Err(code) => code,
         },
         Command::Status(arguments) => status::run(&arguments),
         Command::Switchover(arguments) => switchover::run(&arguments),
@@ -99,6 +99,11 @@ fn run(arguments: &ServiceArguments) -> ExitCode {
             ExitCode::from(e.exit_code())
         }
     }
+}
+
+/// The configuration, as whoever looks at it. Root looks as the user that it names, and finds what only root could read.
+fn checked(arguments: &ServiceArguments) -> Result<Resolved, ExitCode> {
+    if identity::can_assume() { assumed(arguments) } else { configuration(arguments).map_err(|p| refuse(&p)) }
 }
 
 /// The configuration, as the user that it names, whom we are from then on.

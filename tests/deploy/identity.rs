@@ -43,8 +43,8 @@ impl Stage {
     }
 
     /// What comes of a start that comes to nothing.
-    async fn refused(&self, before: &[&str], config: &str) -> (Option<i32>, String) {
-        let words = [before, &[PROGRAM, "run", "--config", config]].concat();
+    async fn refused(&self, before: &[&str], what: &str, config: &str) -> (Option<i32>, String) {
+        let words = [before, &[PROGRAM, what, "--config", config]].concat();
         let mut command = tokio::process::Command::new(words[0]);
         let Output { status, stderr, .. } = command.args(&words[1..]).output().await.unwrap();
         (status.code(), String::from_utf8(stderr).unwrap())
@@ -71,13 +71,13 @@ async fn root_becomes_the_user_that_is_configured_and_keeps_nothing() {
     let stage = Stage::new().await;
     let config = stage.configure(&format!("user = \"{NOBODY}\""), "");
     if !geteuid().is_root() {
-        let (code, said) = stage.refused(&[], &config).await;
+        let (code, said) = stage.refused(&[], "run", &config).await;
         assert!(code == Some(71) && said.contains("cannot become `nobody` (`user`): only root can"), "{code:?} {said}");
         return;
     }
     // A container's root, without what it takes.
     let bounded = ["setpriv", "--bounding-set=-setuid,-setgid", "--"];
-    let (code, said) = stage.refused(&bounded, &config).await;
+    let (code, said) = stage.refused(&bounded, "run", &config).await;
     assert!(code == Some(71) && said.contains("cannot become `nobody` (`user`): EPERM"), "{code:?} {said}");
 
     // What it could not read again is missed at the start.
@@ -92,8 +92,10 @@ async fn root_becomes_the_user_that_is_configured_and_keeps_nothing() {
     let head = format!("user = \"{NOBODY}\"\nadmin_token_file = \"token\"");
     let socket = own.join("client.sock");
     let config = stage.configure(&head, &format!(", \"unix:{}\"", socket.display()));
-    let (code, said) = stage.refused(&[], &config).await;
-    assert!(code == Some(78) && said.contains("token: cannot be read: "), "{code:?} {said}");
+    for what in ["run", "check"] {
+        let (code, said) = stage.refused(&[], what, &config).await;
+        assert!(code == Some(78) && said.contains("token: cannot be read: "), "{what}: {code:?} {said}");
+    }
 
     chown(&token, Some(uid), None).unwrap();
     let process = stage.start(&config).await;
