@@ -4,6 +4,7 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use pointsman::config::{Environment, Resolved, load};
 
@@ -15,7 +16,10 @@ pub(crate) struct Dir(pub(crate) PathBuf);
 
 impl Dir {
     pub(crate) fn new(test: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("pointsman-config-{test}-{}", std::process::id()));
+        // Two tests may give it the same name, and run at the same time.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let (process, number) = (std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let path = std::env::temp_dir().join(format!("pointsman-config-{test}-{process}-{number}"));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
     }
