@@ -1,4 +1,5 @@
 //! What one client does to the others, side by side: the same abuse of Redis itself, and of pointsman before another.
+//! `ABUSE=trickle` does only those whose name has that.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -134,7 +135,8 @@ async fn side_by_side(rounds: usize, length: Duration, large: usize, allowed: fn
     fill(front.redis, large).await;
     fill(direct, large).await;
     let mut failed = Vec::new();
-    for Abuse { name, begin } in ABUSES {
+    let only = std::env::var("ABUSE").unwrap_or_default();
+    for Abuse { name, begin } in ABUSES.into_iter().filter(|abuse| abuse.name.contains(&only)) {
         let (mut quiet, mut ours, mut theirs) = (Vec::new(), Vec::new(), Vec::new());
         // By turns, so that what else this machine does meets all three.
         for _ in 0..rounds {
