@@ -297,6 +297,43 @@ mod tests {
         }
     }
 
+    /// The beginning and the end of each month, of four centuries and more.
+    #[test]
+    fn wall_times_follow_the_calendar() {
+        let mut days = 0;
+        for year in 1970..2405 {
+            let leap = (year % 4 == 0 && year % 100 != 0) || year % 400 == 0;
+            let february = if leap { 29 } else { 28 };
+            for (month, length) in (1..).zip([31, february, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31]) {
+                for day in (1..=length).filter(|day| *day <= 2 || *day >= 28) {
+                    let ms = (days + day - 1) * 86_400_000 + 45_296_789;
+                    let text = format!("{year}-{month:02}-{day:02}T12:34:56.789Z");
+                    assert_eq!(WallTime(ms).to_string(), text);
+                    assert_eq!(text.parse(), Ok(WallTime(ms)));
+                }
+                assert!(format!("{year}-{month:02}-{}T00:00:00.000Z", length + 1).parse::<WallTime>().is_err());
+                days += length;
+            }
+        }
+        for wrong in [
+            "2026-11-21 12:34:56.789Z",
+            "2026-11-21T12:34:56.789+",
+            "2026-11-21T24:00:00.000Z",
+            "２026-11-21T12:34:56.7Z",
+        ] {
+            assert!(wrong.parse::<WallTime>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_flows_is_called_so() {
+        use crate::topology::Flow;
+        let words = [(Flow::Flowing, "flowing"), (Flow::Held, "held"), (Flow::Refused, "refused")];
+        for (flow, word) in words {
+            assert_eq!(serde_json::to_value(FlowWord::from(flow)).unwrap(), word);
+        }
+    }
+
     #[test]
     fn a_status_is_json() {
         let json = serde_json::to_value(ServiceStatus::unknown("main")).unwrap();
