@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::load::{Load, Mix};
 use crate::measure::{Sample, Tool, sample};
@@ -14,6 +14,9 @@ use crate::{fill, load_average, progress, write};
 /// Bytes that one measurement moves at most, so that large values take no longer than small ones.
 const BYTES: u64 = 4 << 30;
 
+/// What does not grow.
+const BASE: Load = Load { clients: 50, pipeline: 1, mix: Mix::Get, value: 64, keys: 1000, commands: 200_000 };
+
 /// One curve: what grows, and the load at each point.
 struct Curve {
     name: &'static str,
@@ -21,20 +24,19 @@ struct Curve {
 }
 
 fn curves() -> Vec<Curve> {
-    let base = Load { clients: 50, pipeline: 1, mix: Mix::Get, value: 64, keys: 1000, commands: 200_000 };
     let clients = [1, 10, 100, 1000, 9000].map(|n| {
         // One client alone waits for each reply.
         let commands = if n == 1 { 50_000 } else { 200_000 };
-        (n, Load { clients: n, commands, ..base })
+        (n, Load { clients: n, commands, ..BASE })
     });
     let depths = [1, 2, 4, 8, 16, 32, 64, 128, 256, 512].map(|n| {
         let commands = if n < 8 { 200_000 } else { 1_500_000 };
-        (n, Load { pipeline: n, commands, ..base })
+        (n, Load { pipeline: n, commands, ..BASE })
     });
     let sizes = [16, 64, 256, 1 << 10, 4 << 10, 16 << 10, 64 << 10, 256 << 10, 1 << 20, 8 << 20].map(|size: usize| {
         // Ten clients, so that what is under way at once fits everybody's memory.
         let commands = (BYTES / size as u64).clamp(400, 100_000);
-        (size, Load { clients: 10, value: size, keys: 16, commands, ..base })
+        (size, Load { clients: 10, value: size, keys: 16, commands, ..BASE })
     });
     let set_sizes = sizes.map(|(size, load)| (size, Load { mix: Mix::Set, ..load }));
     vec![
@@ -53,35 +55,57 @@ pub(crate) async fn run(pointsman: &Path, rounds: usize, out: &Path) -> io::Resu
     let mut text = String::new();
     let mut data = Vec::new();
     for curve in curves() {
-        text += &format!(
-            "| {} | commands/s | of direct | p50 ms | p99 ms | direct p99 ms | CPU µs by command | Redis CPU µs | direct Redis CPU µs |\n\
-             |---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
-            curve.name
-        );
+        text += &head(curve.name);
         for (at, load) in curve.points {
-            progress(&format!("{}: {at}", curve.name));
-            fill(&peers.redis, (load.keys, load.value)).await?;
-            let (direct, through) = in_turns(&peers.redis, ours, load, rounds).await?;
-            text += &format!(
-                "| {at} | {:.0} | {:.2} | {:.3} | {:.3} | {:.3} | {:.2} | {:.2} | {:.2} |\n",
-                through.throughput,
-                through.throughput / direct.throughput,
-                through.p50_ms,
-                through.p99_ms,
-                direct.p99_ms,
-                through.cpu_us,
-                through.redis_cpu_us,
-                direct.redis_cpu_us
-            );
-            data.push(json!({ "curve": curve.name, "at": at, "direct": direct, "pointsman": through }));
+            let point = (curve.name, at, load, rounds);
+            data.push(measure(&peers.redis, ours, point, &mut text).await?);
         }
         text += "\n";
     }
+    const SERVICES: &str = "services, 64 clients in all";
+    text += &head(SERVICES);
+    for services in [1, 2, 4, 8, 16, 32] {
+        let ours = peers.serving(pointsman, services).await?;
+        let point = (SERVICES, services, Load { clients: 64, ..BASE }, rounds);
+        data.push(measure(&peers.redis, &ours, point, &mut text).await?);
+    }
+    text += "\n";
     progress("");
     let text = format!("{rounds} rounds, medians, load {} at the end\n\n{text}", load_average());
     print!("{text}");
     write(out, "growth.md", &text)?;
     write(out, "growth.json", &serde_json::to_string_pretty(&data)?)
+}
+
+fn head(curve: &str) -> String {
+    format!(
+        "| {curve} | commands/s | of direct | p50 ms | p99 ms | direct p99 ms | CPU µs by command | Redis CPU µs | direct Redis CPU µs |\n\
+         |---:|---:|---:|---:|---:|---:|---:|---:|---:|\n"
+    )
+}
+
+/// One point of a curve: its line is added to `text`.
+async fn measure(
+    redis: &Server,
+    ours: &Server,
+    (curve, at, load, rounds): (&str, usize, Load, usize),
+    text: &mut String,
+) -> io::Result<Value> {
+    progress(&format!("{curve}: {at}"));
+    fill(redis, (load.keys, load.value)).await?;
+    let (direct, through) = in_turns(redis, ours, load, rounds).await?;
+    *text += &format!(
+        "| {at} | {:.0} | {:.2} | {:.3} | {:.3} | {:.3} | {:.2} | {:.2} | {:.2} |\n",
+        through.throughput,
+        through.throughput / direct.throughput,
+        through.p50_ms,
+        through.p99_ms,
+        direct.p99_ms,
+        through.cpu_us,
+        through.redis_cpu_us,
+        direct.redis_cpu_us
+    );
+    Ok(json!({ "curve": curve, "at": at, "direct": direct, "pointsman": through }))
 }
 
 async fn in_turns(redis: &Server, ours: &Server, load: Load, rounds: usize) -> io::Result<(Sample, Sample)> {

@@ -65,13 +65,14 @@ pub(crate) fn key(number: u32) -> String {
     format!("key:{number:012}")
 }
 
-/// Runs it against one server. Fails at the first error reply: a proxy that refuses a command is not measured by how
+/// Runs it against one server, whose addresses share the clients. Fails at the first error reply: a proxy that refuses a command is not measured by how
 /// fast it does so.
-pub(crate) async fn run(addr: SocketAddr, load: Load) -> io::Result<Outcome> {
+pub(crate) async fn run(addrs: &[SocketAddr], load: Load) -> io::Result<Outcome> {
     let mut streams = Vec::with_capacity(load.clients);
     while streams.len() < load.clients {
         let many = CONNECTING.min(load.clients - streams.len());
-        let connects: Vec<_> = (0..many).map(|_| tokio::spawn(TcpStream::connect(addr))).collect();
+        let of_each = addrs.iter().cycle().skip(streams.len() % addrs.len());
+        let connects: Vec<_> = of_each.take(many).map(|addr| tokio::spawn(TcpStream::connect(*addr))).collect();
         for connect in connects {
             let stream = connect.await??;
             stream.set_nodelay(true)?;

@@ -57,7 +57,7 @@ pub(crate) async fn sample(server: &Server, redis: &Server, tool: &Tool) -> io::
             (*requests, throughput, p50, p99)
         }
         Tool::Own(load) => {
-            let outcome = load::run(server.addr, *load).await?;
+            let outcome = load::run(&server.addrs(), *load).await?;
             let ms = |time: Duration| time.as_secs_f64() * 1e3;
             let throughput = outcome.commands as f64 / outcome.took.as_secs_f64();
             (outcome.commands, throughput, ms(outcome.p50), ms(outcome.p99))

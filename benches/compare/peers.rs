@@ -24,6 +24,8 @@ pub(crate) struct Server {
     pub(crate) version: String,
     /// Where load goes.
     pub(crate) addr: SocketAddr,
+    /// Where more of the same leads to.
+    others: Vec<SocketAddr>,
     process: Process,
 }
 
@@ -31,6 +33,11 @@ impl Server {
     /// Its process id.
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
+    }
+
+    /// All addresses, each as good as any other.
+    pub(crate) fn addrs(&self) -> Vec<SocketAddr> {
+        [self.addr].into_iter().chain(self.others.iter().copied()).collect()
     }
 }
 
@@ -42,8 +49,8 @@ pub(crate) struct Peers {
     pub(crate) proxies: Vec<Server>,
     /// The proxies that were not found: name, and how to get them.
     pub(crate) missing: Vec<(&'static str, &'static str)>,
-    _files: TempDir,
-    _supervisor: Supervisor,
+    files: TempDir,
+    supervisor: Supervisor,
 }
 
 /// A proxy that may be installed.
@@ -199,7 +206,23 @@ impl Peers {
         ]
         .map(str::to_owned);
         proxies.push(launch(&supervisor, &files, "pointsman", pointsman, "--version", &args, port).await?);
-        Ok(Self { redis, proxies, missing, _files: files, _supervisor: supervisor })
+        Ok(Self { redis, proxies, missing, files, supervisor })
+    }
+
+    /// One more pointsman with one worker and so many services, all of them before that Redis.
+    pub(crate) async fn serving(&self, pointsman: &Path, services: usize) -> io::Result<Server> {
+        let ports: Vec<u16> = (0..services).map(|_| free_port()).collect::<io::Result<_>>()?;
+        let service = |(i, port): (usize, &u16)| {
+            format!("[[service]]\nname = \"s{i}\"\nmaster = \"{}\"\nlisten = [\"127.0.0.1:{port}\"]\n", self.redis.addr)
+        };
+        let config: String = ports.iter().enumerate().map(service).collect();
+        let path = self.files.path().join(format!("{services}.toml"));
+        fs::write(&path, format!("workers = 1\n{config}"))?;
+        let args = ["run", "--config", &path.display().to_string()].map(str::to_owned);
+        let (supervisor, files) = (&self.supervisor, &self.files);
+        let mut server = launch(supervisor, files, "pointsman", pointsman, "--version", &args, ports[0]).await?;
+        server.others = ports[1..].iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).collect();
+        Ok(server)
     }
 
     /// Redis, then the proxies.
@@ -245,7 +268,7 @@ async fn launch(
         }
         sleep(Duration::from_millis(50)).await;
     }
-    Ok(Server { name: name.into(), version: version_of(program, version), addr, process })
+    Ok(Server { name: name.into(), version: version_of(program, version), addr, others: Vec::new(), process })
 }
 
 /// The first line in which a program tells its version that has a digit in it.
