@@ -49,12 +49,13 @@ fn curves() -> Vec<Curve> {
 
 /// Measures every point of every curve, directly and through pointsman in turns, and writes `growth.md` and
 /// `growth.json`.
-pub(crate) async fn run(pointsman: &Path, rounds: usize, out: &Path) -> io::Result<()> {
+pub(crate) async fn run(pointsman: &Path, rounds: usize, only: Option<&str>, out: &Path) -> io::Result<()> {
+    let is_wanted = |curve: &str| only.is_none_or(|part| curve.contains(part));
     let peers = Peers::start(pointsman, 1).await?;
     let ours = peers.proxies.last().ok_or_else(|| io::Error::other("pointsman is always there"))?;
     let mut text = String::new();
     let mut data = Vec::new();
-    for curve in curves() {
+    for curve in curves().into_iter().filter(|curve| is_wanted(curve.name)) {
         text += &head(curve.name);
         for (at, load) in curve.points {
             let point = (curve.name, at, load, rounds);
@@ -63,8 +64,11 @@ pub(crate) async fn run(pointsman: &Path, rounds: usize, out: &Path) -> io::Resu
         text += "\n";
     }
     const SERVICES: &str = "services, 64 clients in all";
-    text += &head(SERVICES);
-    for services in [1, 2, 4, 8, 16, 32] {
+    let numbers: &[usize] = if is_wanted(SERVICES) { &[1, 2, 4, 8, 16, 32] } else { &[] };
+    if !numbers.is_empty() {
+        text += &head(SERVICES);
+    }
+    for &services in numbers {
         let ours = peers.serving(pointsman, services).await?;
         let point = (SERVICES, services, Load { clients: 64, ..BASE }, rounds);
         data.push(measure(&peers.redis, &ours, point, &mut text).await?);

@@ -33,7 +33,7 @@ struct Args {
     /// Rounds of each row; the medians are told.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Only rows whose name contains this.
+    /// Only rows, or curves, whose name contains this.
     #[arg(long)]
     row: Option<String>,
     /// pointsman's worker threads.
@@ -60,7 +60,7 @@ async fn main() -> io::Result<()> {
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
     fs::create_dir_all(&args.out)?;
     if args.growth {
-        return growth::run(&args.pointsman, args.rounds, &args.out).await;
+        return growth::run(&args.pointsman, args.rounds, args.row.as_deref(), &args.out).await;
     }
     compare(&args).await
 }
