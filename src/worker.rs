@@ -387,9 +387,9 @@ impl Serving {
     /// Makes a client one of the service's, if it may come in.
     fn enter(&self, worker: usize, newcomer: Newcomer, listener: &ListenerConfig, left: &Left) -> Option<Box<Session>> {
         let per_address = self.pool.context.terms().limits.max_clients_per_address;
-        let ip = newcomer.addr.ip().map_or_else(String::new, |ip| ip.to_string());
+        let ip = |newcomer: &Newcomer| newcomer.addr.ip().map_or_else(String::new, |ip| ip.to_string());
         if !newcomer.is_allowed(listener) {
-            let detail = format!("{ip} is not among the networks that may connect (listen.allow)");
+            let detail = format!("{} is not among the networks that may connect (listen.allow)", ip(&newcomer));
             self.reject(newcomer, listener, Rejection::NotAllowed, OwnError::Denied, &detail);
             left.reason.set(CloseReason::Rejected);
             return None;
@@ -397,7 +397,7 @@ impl Serving {
         let addresses = [newcomer.addr.clone(), newcomer.laddr.clone()];
         let Some(presence) = self.clients.join(left.id, worker, addresses, per_address) else {
             let limit = per_address.unwrap_or_default();
-            let detail = format!("{limit} clients of {ip} are connected (limits.max_clients_per_address)");
+            let detail = format!("{limit} clients of {} are connected (limits.max_clients_per_address)", ip(&newcomer));
             self.reject(newcomer, listener, Rejection::PerAddress, OwnError::TooManyClients, &detail);
             left.reason.set(CloseReason::Rejected);
             return None;

@@ -471,9 +471,7 @@ impl Connection {
             if !inflight.has_unwritten() || self.retiring.get() {
                 return;
             }
-            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-            let n = inflight.gather(&mut slices);
-            match self.writer.try_write_vectored(&slices[..n]) {
+            match write_next(&self.writer, &inflight) {
                 Ok(n) => {
                     self.context.stats.backend_sent_bytes.add(n as u64);
                     inflight.wrote(n);
@@ -554,6 +552,18 @@ impl Connection {
             self.context.hint(self.node, HintKind::Silent);
         }
     }
+}
+
+/// Gives the kernel what is to be written next.
+fn write_next<T>(writer: &WriteHalf, inflight: &InFlight<T>) -> io::Result<usize> {
+    if inflight.unwritten().nth(1).is_none() {
+        let mut one = [IoSlice::new(&[])];
+        let n = inflight.gather(&mut one);
+        return writer.try_write_vectored(&one[..n]);
+    }
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    let n = inflight.gather(&mut slices);
+    writer.try_write_vectored(&slices[..n])
 }
 
 /// What is about to come back to these sessions was sent before all that came back to them already. Returns the latter,

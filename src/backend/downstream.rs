@@ -187,14 +187,18 @@ impl Downstream {
         told
     }
 
-    /// The session has ended.
-    pub fn leave(&self) {
+    /// The session has ended. `closing`: its socket is closed with the session.
+    pub fn leave(&self, closing: bool) {
         self.gone.set(true);
         self.missing.take();
         self.parked.take();
         self.told.take();
-        // Replies still owed keep this alive; the client's socket and what it did not read must not wait for them.
-        self.outbox.close();
+        if closing {
+            self.outbox.part();
+        } else {
+            // Replies still owed keep this alive; the client's socket and what it did not read must not wait for them.
+            self.outbox.close();
+        }
         self.resume_reader();
     }
 

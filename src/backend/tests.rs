@@ -327,7 +327,7 @@ async fn what_was_answered_before_the_end_is_told_though_writing_fails() {
     drive(Rc::clone(&conn), read, BytesMut::new()).await;
     assert_eq!(conn.lost(), Some(Lost::Closed));
     assert_eq!((answered.0.fault(), answered.0.owed()), (None, 0));
-    answered.0.leave();
+    answered.0.leave(false);
     assert_eq!(received(answered.1).await, "+OK\r\n");
     assert_eq!(came_back(&late), [(encode_command(&["SET", "k", "2"]), false)]);
     assert_eq!(context.stats.commands_unknown.value(), 0);
@@ -365,7 +365,7 @@ async fn what_is_kept_back_for_a_client_has_a_limit() {
         let kept = bulk(len).len() + size_of::<SlowCommand>();
         assert_eq!(writer.withheld(), if fault.is_none() { kept } else { 0 });
         assert_eq!(context.stats.limits_reached[Limit::OutputBytes as usize].value(), u64::from(fault.is_some()));
-        reader.leave();
+        reader.leave(false);
         assert_eq!(received(theirs).await, "$1\r\nv\r\n");
     }
 }
@@ -415,7 +415,7 @@ async fn reads_that_were_answered_too_late_are_sent_again_and_writes_are_not() {
         let (k, l) = (encode_command(&["GET", "k"]), encode_command(&["GET", "l"]));
         assert_eq!(again, if delivered { vec![l] } else { vec![k, l] });
         assert_eq!((reader.owed(), reader.withheld(), reader.fault()), (0, 0, None));
-        reader.leave();
+        reader.leave(false);
         assert_eq!(received(theirs).await, if delivered { "$1\r\n0\r\n" } else { "" });
     }
 }
@@ -449,7 +449,7 @@ async fn what_is_collected_behind_a_refusal_has_a_limit() {
         answer(scene, Flow::Flowing, [REFUSAL, &bulk(len), b"+OK\r\n"].concat()).await;
         assert_eq!(session.fault(), fault, "{len} bytes");
         assert_eq!(session.withheld(), 0);
-        session.leave();
+        session.leave(false);
         let told = received(theirs).await;
         assert_eq!(told.len(), if fault.is_none() { REFUSAL.len() + bulk(len).len() + 5 } else { 0 });
     }
@@ -465,8 +465,8 @@ async fn a_large_reply_that_nobody_wants_is_dropped_as_it_comes() {
     scene.queue(&reader, &["GET", "k"], Effect::Read, Audience::Client);
     answer(scene, Flow::Flowing, [bulk(10 << 20), b"$1\r\nv\r\n".to_vec()].concat()).await;
     assert_eq!((silent.owed(), silent.fault(), silent.withheld()), (0, None, 0));
-    reader.leave();
-    silent.leave();
+    reader.leave(false);
+    silent.leave(false);
     assert_eq!(received(theirs).await, "$1\r\nv\r\n");
     assert_eq!(received(nothing).await, "");
 }
@@ -482,7 +482,7 @@ async fn a_large_reply_to_a_client_that_has_left_is_not_read_for_nobody() {
         if waits {
             scene.queue(&reader, &["GET", "k"], Effect::Read, Audience::Client);
         }
-        left.leave();
+        left.leave(false);
         let Scene { conn, read, mut peer, context, .. } = scene;
         conn.flush();
         const LARGE: usize = 64 << 20;
@@ -494,7 +494,7 @@ async fn a_large_reply_to_a_client_that_has_left_is_not_read_for_nobody() {
         let ((), ()) = tokio::join!(say, drive(conn, read, BytesMut::new()));
         let read = context.stats.backend_received_bytes.value() as usize;
         assert_eq!(read >= LARGE, waits, "{read} bytes were read");
-        reader.leave();
+        reader.leave(false);
         assert_eq!(received(theirs).await, if waits { "$1\r\nv\r\n" } else { "" });
     }
 }

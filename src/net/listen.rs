@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{self, SocketAddr};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,8 +14,10 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::client::set_options;
 use crate::addr::{ClientAddr, ListenAddr};
@@ -43,10 +45,10 @@ pub struct Listener {
 
 enum Listening {
     /// TCP, and the address with the port that the kernel chose.
-    Tcp(TcpListener, SocketAddr),
+    Tcp(AsyncFd<net::TcpListener>, SocketAddr),
     /// Unix. The file is removed when this is dropped, if it is still ours, and while we still listen: once nobody did,
     /// another process could take it for stale and put its own in its place, between our look and our removal.
-    Unix(SocketFile, UnixListener),
+    Unix(SocketFile, AsyncFd<unix::net::UnixListener>),
 }
 
 /// A client as accepted.
@@ -142,7 +144,7 @@ impl Drop for SocketFile {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.socket {
-            Listening::Tcp(l, _) => l.fmt(f),
+            Listening::Tcp(l, _) => l.get_ref().fmt(f),
             Listening::Unix(file, _) => file.fmt(f),
         }
     }
@@ -259,8 +261,8 @@ fn explain(addr: &ListenAddr, e: &io::Error) -> String {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
-            Listening::Tcp(l, _) => l.as_fd(),
-            Listening::Unix(_, l) => l.as_fd(),
+            Listening::Tcp(l, _) => l.get_ref().as_fd(),
+            Listening::Unix(_, l) => l.get_ref().as_fd(),
         }
     }
 }
@@ -270,13 +272,13 @@ impl Listener {
     pub(super) fn tcp(socket: net::TcpListener, is_ours: bool) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
-        Ok(Self { socket: Listening::Tcp(TcpListener::from_std(socket)?, address), is_ours })
+        Ok(Self { socket: Listening::Tcp(readable(socket)?, address), is_ours })
     }
 
     /// The same of a Unix socket, whose file is there.
     pub(super) fn unix(file: SocketFile, socket: unix::net::UnixListener, is_ours: bool) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: Listening::Unix(file, UnixListener::from_std(socket)?), is_ours })
+        Ok(Self { socket: Listening::Unix(file, readable(socket)?), is_ours })
     }
 
     /// Whether a pointsman opened it: this one or, if it was handed over, one before. Else it is a socket unit's.
@@ -314,23 +316,39 @@ impl Listener {
     pub async fn accept(&self) -> io::Result<Accepted> {
         match &self.socket {
             Listening::Tcp(listener, addr) => {
-                let (socket, peer) = listener.accept().await?;
+                let (socket, peer) = accept(listener).await?;
+                let socket = net::TcpStream::from(socket);
                 // What is bound to one address is connected to at no other.
                 let laddr = if addr.ip().is_unspecified() { socket.local_addr()? } else { *addr };
+                let peer = peer.and_then(|peer| peer.try_into().ok()).ok_or(io::ErrorKind::ConnectionAborted)?;
                 Ok(Accepted {
-                    socket: ClientSocket::Tcp(socket.into_std()?),
+                    socket: ClientSocket::Tcp(socket),
                     addr: ClientAddr::Tcp(peer),
                     laddr: ClientAddr::Tcp(laddr),
                 })
             }
             Listening::Unix(file, listener) => {
-                let (socket, _) = listener.accept().await?;
+                let (socket, _) = accept(listener).await?;
                 // Redis too gives the path of its own side for both.
                 let addr = ClientAddr::Unix(Arc::clone(&file.name));
-                Ok(Accepted { socket: ClientSocket::Unix(socket.into_std()?), laddr: addr.clone(), addr })
+                Ok(Accepted { socket: ClientSocket::Unix(socket.into()), laddr: addr.clone(), addr })
             }
         }
     }
+}
+
+/// A listening socket that can be waited for.
+fn readable<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
+    // What has taken its place is `unsafe`, for the sake of those who give a descriptor that they do not own.
+    #[allow(deprecated)]
+    AsyncFd::with_interest(socket, Interest::READABLE)
+}
+
+/// The next connection, which no runtime knows yet: tokio's own listeners register it with the accepting thread's, which
+/// would only have to let it go again.
+async fn accept<T: AsRawFd + AsFd>(listener: &AsyncFd<T>) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    listener.async_io(Interest::READABLE, |listener| Ok(acceptfrom_with(listener, flags)?)).await
 }
 
 #[cfg(test)]

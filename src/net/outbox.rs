@@ -143,6 +143,12 @@ impl Outbox {
         self.writer.shutdown();
     }
 
+    /// As [`Outbox::close`], where the socket is closed right away: the reading half goes too, and nobody else has this.
+    pub fn part(&self) {
+        self.break_off();
+        self.writer.part();
+    }
+
     fn break_off(&self) {
         self.broken.set(true);
         self.queue.take();

@@ -49,7 +49,7 @@ pub struct TlsRead {
 
 /// The half that is written.
 #[derive(Debug)]
-pub struct TlsWrite {
+pub(super) struct TlsWrite {
     tcp: OwnedWriteHalf,
     shared: Rc<Shared>,
 }
@@ -196,6 +196,11 @@ impl TlsWrite {
     /// The socket.
     pub(super) fn tcp(&self) -> &OwnedWriteHalf {
         &self.tcp
+    }
+
+    /// Ends nothing: the socket is closed with its other half.
+    pub(super) fn forget(self) {
+        self.tcp.forget();
     }
 
     /// As of a plain socket; at most a record is taken. After `WouldBlock` the same bytes must come first.

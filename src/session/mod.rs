@@ -281,10 +281,13 @@ impl Session {
         };
         // One that did not take its replies would not take these either.
         if reason != CloseReason::OutputLimit {
-            self.last_words().await;
+            self.down.outbox.flush();
+            if self.down.outbox.is_blocked() {
+                // In a box, for each client's future has room for all that is in it.
+                Box::pin(self.last_words()).await;
+            }
         }
         if reason == CloseReason::Drain && self.down.fault().is_none() {
-            // In a box, for each client's future has room for all that is in it.
             Box::pin(self.linger()).await;
         }
         self.count_sent();
@@ -489,7 +492,9 @@ fn common_name(subject: &str) -> Option<Bytes> {
 impl Drop for Session {
     fn drop(&mut self) {
         self.forget_wait();
-        self.down.leave();
+        // Where the client may still send, the end of our direction is said before the socket is closed.
+        let closing = self.eof && Rc::strong_count(&self.down) == 1;
+        self.down.leave(closing);
         if let Some((conn, key)) = self.disown() {
             self.pool.release(conn, &key, false);
         }

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::io::poll_read_buf;
 
@@ -119,13 +119,11 @@ impl Session {
         let mut writable = down.outbox.is_blocked().then(|| Box::pin(down.outbox.writable()));
         let mut timer = wait.until.map(|at| Box::pin(sleep_until(at)));
         let may_read = !self.eof && (wait.input || self.buf.len() < READ_AHEAD);
-        if may_read {
-            self.make_room();
-        }
+        let room = self.room();
         // The client's leaving is seen in what is read, or, where nothing more is read for now, by itself.
         let (mut reading, mut ended) = (None, None);
         if may_read {
-            reading = Some((&mut self.read, &mut self.buf));
+            reading = Some((&mut self.read, &mut self.buf, room));
         } else if !self.left {
             ended = Some(Box::pin(self.read.ended()));
         }
@@ -143,10 +141,15 @@ impl Session {
                 }
                 return Poll::Ready(None);
             }
-            if let Some((read, buf)) = &mut reading
-                && let Poll::Ready(read) = poll_read_buf(Pin::new(&mut **read), cx, *buf)
+            // Room is made once there is something to be read: by then what was sent has been answered as a rule, so that
+            // nobody has a part of the buffer any more, and it is the same one from its beginning.
+            if let Some((read, buf, room)) = &mut reading
+                && read.poll_ready(cx).is_ready()
             {
-                return Poll::Ready(Some(Some(read)));
+                room.make(buf);
+                if let Poll::Ready(read) = poll_read_buf(Pin::new(&mut **read), cx, *buf) {
+                    return Poll::Ready(Some(Some(read)));
+                }
             }
             if let Some(end) = &mut ended
                 && let Poll::Ready(end) = end.as_mut().poll(cx)
@@ -192,7 +195,6 @@ impl Session {
     /// Hands the client what is still to be said, for a short time, and lets go of everything.
     pub(super) async fn last_words(&mut self) {
         const PATIENCE: Duration = Duration::from_secs(1);
-        self.down.outbox.flush();
         let drain = async {
             while self.down.outbox.is_blocked() && !self.down.outbox.is_broken() {
                 if self.down.outbox.writable().await.is_err() {
@@ -206,13 +208,24 @@ impl Session {
     }
 
     /// Room for the next read: the size that reads have lately had, or what is missing of a large command.
-    pub(super) fn make_room(&mut self) {
-        let free = self.buf.capacity() - self.buf.len();
+    fn room(&self) -> Room {
         let missing = self.scanner.pending().map_or(0, |p| p.missing).min(1 << 20);
-        // With less room than half of that, a command might come in two reads. If nobody has a part of the buffer any more, it
-        // is the same one from its beginning.
-        if free < (self.read_size / 2).max(missing) {
-            self.buf.reserve(self.read_size.max(missing));
+        // With less than half of that, a command might come in two reads.
+        Room { least: (self.read_size / 2).max(missing), wanted: self.read_size.max(missing) }
+    }
+}
+
+/// How much room a buffer is to have for a read.
+#[derive(Clone, Copy)]
+struct Room {
+    least: usize,
+    wanted: usize,
+}
+
+impl Room {
+    fn make(self, buf: &mut BytesMut) {
+        if buf.capacity() - buf.len() < self.least {
+            buf.reserve(self.wanted);
         }
     }
 }
