@@ -77,7 +77,14 @@ fn try_listen(address: &ListenAddr) -> io::Result<()> {
         ListenAddr::Tcp(address) => TcpListener::bind(address).map(drop),
         ListenAddr::Unix(path) => {
             let directory = net::directory(path);
-            if directory.metadata()?.is_dir() { Ok(()) } else { Err(ErrorKind::NotADirectory.into()) }
+            match directory.metadata() {
+                Ok(it) if it.is_dir() => Ok(()),
+                Ok(_) => Err(ErrorKind::NotADirectory.into()),
+                Err(e) if e.kind() == ErrorKind::NotFound => {
+                    Err(io::Error::new(e.kind(), format!("there is no directory {}", directory.display())))
+                }
+                Err(e) => Err(e),
+            }
         }
     }
 }

@@ -173,7 +173,8 @@ fn check_tries_the_addresses_but_lets_a_running_pointsman_keep_its_own() {
     assert_eq!((code, err), (0, format!("warning: {addr} is in use at present\n")));
     assert_eq!(out, format!("flags: OK: redis on {addr} by the fixed master h:1; no admin address; 3 workers\n"));
     assert_eq!(check("192.0.2.1:1").0, 71);
-    assert_eq!(check("unix:/nonexistent/s").0, 71);
+    let (code, _, err) = check("unix:/nonexistent/s");
+    assert_eq!((code, &*err), (71, "cannot listen on unix:/nonexistent/s: there is no directory /nonexistent\n"));
 }
 
 #[test]
