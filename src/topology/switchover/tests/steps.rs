@@ -163,7 +163,7 @@ fn a_hold_that_is_not_ours_undoes_it() {
 }
 
 #[test]
-fn a_pause_that_does_not_last_undoes_it_before_the_order_only() {
+fn what_does_not_last_undoes_it_before_the_order_only() {
     let first = place(None, |r| matches!(r, Request::Pause(_)));
     for (fault, reason) in [
         (Fault::Late(450), "other writers were not kept away all the time"),
@@ -181,6 +181,15 @@ fn a_pause_that_does_not_last_undoes_it_before_the_order_only() {
     assert!(matches!(world.asked[ordered + 1], Request::Pause(_)), "{:?}", world.asked);
     assert!(matches!(outcome, Outcome::Done | Outcome::Unfinished), "{outcome:?} {why}");
     assert_eq!(world.follows, Some(node(2)));
+    for step in [arranging as Step, holding, catching_up] {
+        let mut abandoned = World::new(Some(2), false, &[], &[]);
+        reach(&mut abandoned, step);
+        abandoned.handle(Event::Abandoned);
+        let (outcome, why, world) = abandoned.finish();
+        assert_eq!((outcome, why.as_str()), (Outcome::Undone, "nobody waits for it any more"));
+        assert!(!world.asked.contains(&Request::FailOver));
+        world.assert_as_before(&why);
+    }
     let mut abandoned = World::new(None, false, &[], &[]);
     reach(&mut abandoned, |s| (*s == State::Ordered).then_some(Moment(0)));
     abandoned.handle(Event::Abandoned);
