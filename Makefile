@@ -7,7 +7,7 @@ SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 # What the tests have beside them: networks whose cables can be cut, and threads that are stopped.
 FAULTS := ip perl dnsmasq
 
-.PHONY: help build demo test test-all faults failover-compare soak page limits model mutants fuzz fuzz-build fuzz-smoke lint doc deb deb-try audit bench bench-growth \
+.PHONY: help build demo test test-all faults failover-compare instructions soak page limits model mutants fuzz fuzz-build fuzz-smoke lint doc deb deb-try audit bench bench-growth \
 	conformance conformance-valkey conformance-resp3 conformance-ready clean
 
 help: ## list the targets
@@ -35,7 +35,7 @@ test: ## all tests but the few that take minutes
 	RUST_TEST_THREADS=$(THREADS) $(CARGO) test $(FAST) --test '*'
 
 test-all: test ## and those too
-	@tests/install.sh chromium
+	@tests/install.sh chromium valgrind
 	$(CARGO) test $(FAST) --test '*' -- --ignored --nocapture --skip beside_haproxy
 
 # Most of the time they wait, so that more of them than there are cores can run at once.
@@ -53,6 +53,10 @@ failover-compare: ## planned, crash and hang, through pointsman and through HAPr
 page: ## the status page in headless Chromium; PAGE_PICTURES=directory keeps pictures (base64) of it
 	@tests/install.sh $(SERVERS) chromium
 	$(CARGO) test $(FAST) --test operating page:: -- --ignored
+
+instructions: ## how many instructions a command costs, and whether they have become more (seconds)
+	@tests/install.sh $(SERVERS) valgrind
+	$(CARGO) test $(FAST) --test proxy -- --ignored --nocapture instructions
 
 soak: ## a hundred clients through planned failovers and killed masters for ten minutes; SOAK_SEED=n repeats one
 	@tests/install.sh $(SERVERS)

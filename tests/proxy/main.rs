@@ -5,6 +5,7 @@
 mod backends;
 mod clients;
 mod indistinguishable;
+mod instructions;
 mod resp_against_redis;
 mod start;
 #[path = "../support/mod.rs"]
