@@ -235,9 +235,9 @@ impl Connection {
         self.used == Use::Pinned && self.inflight.borrow().oldest_written().is_some_and(|e| e.retry)
     }
 
-    /// Whether the backend has been given a write that it has not answered.
+    /// Whether the backend has been given a write, or the beginning of a large command, that it has not answered.
     pub fn owes_write(&self) -> bool {
-        self.inflight.borrow().owes(|e| e.effect == Effect::Write)
+        self.mid_command.get() && !self.raw.get() || self.inflight.borrow().owes(|e| e.effect == Effect::Write)
     }
 
     /// Whether the backend has been given a read, or something that is none, at `before` or earlier, and has not answered.

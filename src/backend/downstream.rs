@@ -60,6 +60,8 @@ pub struct Downstream {
     withheld: Cell<usize>,
     /// Since when its commands have been refused without one being answered.
     refused_since: Cell<Option<Instant>>,
+    /// What came back has run where it was sent.
+    undone: Cell<bool>,
     /// How often in a row a connection was lost while its command was the one to be answered.
     suspected: Cell<u8>,
     /// Its subscriptions went with their connection and are not back yet.
@@ -101,6 +103,7 @@ impl Downstream {
             salvage: RefCell::default(),
             withheld: Cell::new(0),
             refused_since: Cell::new(None),
+            undone: Cell::new(false),
             suspected: Cell::new(0),
             missing: RefCell::default(),
             cursors: RefCell::default(),
@@ -342,6 +345,7 @@ impl Downstream {
             return GivenUp::NotYet;
         }
         let parked = self.parked.take();
+        self.undone.set(self.undone.get() || parked.iter().any(|p| !p.reads));
         let sizes: usize = parked.iter().map(Parked::size).sum();
         self.withheld.set(self.withheld.get().saturating_sub(sizes));
         parked.iter().for_each(|p| self.note_return(p.queued_at));
@@ -355,6 +359,17 @@ impl Downstream {
         self.settle(replies);
         self.wake.raise();
         GivenUp::Again
+    }
+
+    /// Whether what came back, other than reads, has run since this was last asked: the connection that it ran on is not what
+    /// it is taken for.
+    pub fn take_undone(&self) -> bool {
+        self.undone.take()
+    }
+
+    /// The server had taken a command and kept it until it was told to give it back: no refusal in a row of them.
+    pub fn accepted(&self) {
+        self.refused_since.set(None);
     }
 
     /// Bytes that are kept back: of replies that are parked, or collected behind a refusal; of what waits for the end of one.

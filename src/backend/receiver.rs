@@ -290,6 +290,9 @@ impl Receiver {
         conn.last.set(Last::of(&frame));
         conn.stalled.set(false);
         let to = Rc::clone(&entry.to);
+        if refusal == Some(Refusal::Unblocked) {
+            to.accepted();
+        }
         if frame[0] == b'-' && entry.audience != Audience::Client {
             let forgotten = entry.audience == Audience::Forgotten;
             entry.answered += 1;

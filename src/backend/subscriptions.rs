@@ -118,7 +118,7 @@ impl Subscriptions {
             };
             words.next().is_some_and(|name| self.sets[set as usize].contains(name))
         };
-        pushed || !self.is_empty() && value.first() == Some(&b'*') && reads_so()
+        pushed || self.may_be_array() && value.first() == Some(&b'*') && reads_so()
     }
 
     /// The commands that bring everything back on a new connection, each with its number of confirmations.
@@ -193,6 +193,7 @@ mod tests {
         for word in ["message", "subscribe", "unsubscribe"] {
             let list = format!("*3\r\n${}\r\n{word}\r\n$1\r\na\r\n$1\r\nx\r\n", word.len());
             assert_eq!(s.note(list.as_bytes(), false, true), Frame::Reply, "{word}");
+            assert!(!s.is_message(list.as_bytes()), "{word}");
         }
         assert!(!s.is_empty());
     }

@@ -140,11 +140,12 @@ impl Pool {
         let mut dials = self.dials.borrow_mut();
         if conn.is_usable() {
             self.free.borrow_mut().entry(place.clone()).or_default().push(conn);
-            if let Some(d) = dials.get_mut(&(place, Use::Pinned)) {
-                d.wake_one();
+            if let Some(d) = dials.get_mut(&(place, Use::Pinned)).filter(|d| d.waiting() > 0) {
+                return d.wake_one();
             }
-        } else if let Some(d) = dials.iter_mut().find_map(|((_, u), d)| (*u == Use::Pinned).then_some(d)) {
-            // One fewer counts against the limit: whoever waits may dial.
+        }
+        // One fewer counts against the limit, or can be made to: whoever waits may dial.
+        if let Some(d) = dials.iter_mut().find_map(|((_, u), d)| (*u == Use::Pinned && d.waiting() > 0).then_some(d)) {
             d.wake_one();
         }
     }

@@ -99,6 +99,7 @@ impl Session {
         self.presence.client.select(self.state.key.database);
         if let Some((conn, key)) = &mut self.pin {
             *key = self.state.key.clone();
+            conn.database.set(key.database);
             if !key.resp3 {
                 conn.subscriptions.borrow_mut().expect_arrays();
             }

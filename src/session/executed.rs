@@ -117,6 +117,10 @@ impl Translate for Executed {
         else {
             return true;
         };
+        // What is published from there on comes as arrays, perhaps among the answers (Redis 7.0).
+        if self.heeded.iter().any(|(_, command)| kind(command) == Kind::Hello && args(command).nth(1) == Some(b"2")) {
+            subscriptions.expect_arrays();
+        }
         answers.begin(elements.first().map_or(frame.len(), |(from, _)| *from));
         elements.into_iter().for_each(|(from, to)| answers.take(&frame[from..to], subscriptions));
         answers.is_complete()

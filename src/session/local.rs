@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::clients::Translate;
 use super::tracking::Tracking;
+use super::transaction::Transaction;
 use super::{Command, Session, Step, Wait};
 use crate::backend::{DialError, Effect, Key, Use, Verdict};
 use crate::config::{Credentials, Secret};
@@ -75,7 +76,7 @@ impl Session {
         // The one behind a SKIP is not answered, RESET or not.
         let replies = if self.state.replies == Replies::Skip { Replies::Skip } else { Replies::On };
         self.state = State { replies, ..State::new(Key { database: 0, resp3: false, user }) };
-        self.transaction.clear();
+        self.transaction = Transaction::default();
         self.executed = None;
         self.tracking = Tracking::default();
         self.relays.clear();

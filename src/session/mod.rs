@@ -361,7 +361,8 @@ impl Session {
         }
         let step = self.next_command();
         let waits_for_client = matches!(step, Step::Wait(Wait { input: true, replies: false, until: None }));
-        if waits_for_client && owed == 0 && silent {
+        // It may have spoken while this thread, or the machine, stood still.
+        if waits_for_client && owed == 0 && silent && !self.read.has_unread() {
             return Step::Close(CloseReason::Idle);
         }
         step
@@ -378,6 +379,7 @@ impl Session {
             && Rc::ptr_eq(user, own)
         {
             self.state.key.user = Some(Rc::clone(new));
+            self.route = None;
             self.describe();
         }
         self.renew_scanner();
@@ -396,6 +398,11 @@ impl Session {
 
     /// Nothing is owed: takes back what came back, and gives up the pin if it has served.
     fn settle(&mut self) -> Option<Step> {
+        if self.down.take_undone()
+            && let Some((conn, _)) = &self.pin
+        {
+            conn.close(Lost::Dropped);
+        }
         let lost = self.pin.as_ref().is_some_and(|(conn, _)| conn.lost().is_some());
         let again = self.down.take_again();
         let refused = self.down.refused_since().is_some() && !again.is_empty();

@@ -114,6 +114,8 @@ impl Session {
                     return Step::Wait(Wait::until(since + limits.pin_timeout));
                 }
                 self.pool.context.stats.reached(Limit::PinTimeout);
+                // Or the next connection that is given back would be offered to one who does not want it any more.
+                self.pool.forget(&self.down.wake);
                 let line = OwnError::PinLimit.line(&format!(
                     "all {} pinned backend connections of this worker are in use (limits.pinned)",
                     limits.pinned
@@ -192,7 +194,7 @@ impl Session {
         self.show(&said, 1);
         let waited = self.take_waited();
         let heeded = is_heeded(&said).then(|| said.clone());
-        let comes_back = for_server.is_some().then(|| said.clone());
+        let mut comes_back = for_server.is_some().then(|| said.clone());
         let mut bytes = for_server.unwrap_or_else(|| said.clone());
         if command.id.info().kind == Kind::Client {
             self.pausing = pause(&bytes).or(self.pausing);
@@ -216,7 +218,11 @@ impl Session {
                 let since = *self.blocked_since.get_or_insert(now);
                 if since != now {
                     match with_time_left(&bytes, now.saturating_duration_since(since)) {
-                        Some(rewritten) => bytes = rewritten,
+                        // What comes back is what was said: its time counts from the first time that it was sent.
+                        Some(rewritten) => {
+                            comes_back.get_or_insert_with(|| bytes.clone());
+                            bytes = rewritten;
+                        }
                         None => {
                             // Its time was up while the master changed.
                             self.unpin = true;
@@ -336,6 +342,7 @@ impl Session {
     /// What was queued will not run.
     fn leave_transaction(&mut self) {
         (self.state.multi, self.state.watching) = (false, false);
+        self.transaction.watch_lost = false;
         self.pausing = None;
     }
 

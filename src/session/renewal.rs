@@ -46,11 +46,10 @@ impl Session {
         } else {
             let mut commands: Vec<(Bytes, Answer)> =
                 self.tracking.renewal().iter().map(|command| (command.clone(), Answer::Replies)).collect();
-            if self.state.subscribed {
-                let subscriptions = lost.subscriptions.borrow().renewal();
-                self.state.subscribed = !subscriptions.is_empty();
-                commands.extend(subscriptions.into_iter().map(|(command, n)| (command, Answer::Confirmations(n))));
-            }
+            // The connection knows: the answer to an EXEC may have come with its end, before anybody has looked at it.
+            let subscriptions = lost.subscriptions.borrow().renewal();
+            self.state.subscribed = !subscriptions.is_empty();
+            commands.extend(subscriptions.into_iter().map(|(command, n)| (command, Answer::Confirmations(n))));
             let since = Instant::now();
             self.renewal =
                 (!commands.is_empty()).then(|| Box::new(Renewal { commands, ready: Vec::new(), sent: false, since }));

@@ -129,9 +129,9 @@ impl Transaction {
         self.spoiled.clone().or_else(|| self.watch_lost.then(|| Bytes::from_static(null)))
     }
 
-    /// It has ended.
+    /// It has ended, or there was none. A watch ends with `EXEC`, `DISCARD` or `UNWATCH` alone.
     pub(super) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { watch_lost: self.watch_lost && !self.ending, ..Self::default() };
     }
 }
 
@@ -180,6 +180,17 @@ mod tests {
             t.log(command.clone(), Some(command.clone()));
         }
         assert_eq!((t.queued(), t.heeded.len()), (None, 0));
+    }
+
+    #[test]
+    fn what_was_watched_stays_lost_until_the_watch_ends() {
+        let mut t = Transaction { watch_lost: true, ..Transaction::default() };
+        t.log(encode_command(&["GET", "a"]), None);
+        t.clear();
+        assert!(t.watch_lost && t.log.is_empty(), "it was another command's connection");
+        t.end(true);
+        t.clear();
+        assert!(!t.watch_lost);
     }
 
     #[test]

@@ -61,7 +61,8 @@ pub(super) fn with_time_left(command: &Bytes, gone: Duration) -> Option<Bytes> {
     if left <= 0.0 {
         return None;
     }
-    words[at] = if unit == 1.0 { format!("{left:.3}") } else { format!("{}", left.ceil()) }.into();
+    // Zero would be for ever.
+    words[at] = if unit == 1.0 { format!("{:.3}", left.max(0.001)) } else { format!("{}", left.ceil()) }.into();
     Some(encode_command(&words))
 }
 
@@ -96,5 +97,11 @@ mod tests {
         assert_eq!(left("XREAD BLOCK 5000 STREAMS s $", 1500).unwrap(), "XREAD BLOCK 3500 STREAMS s $");
         assert_eq!(left("BLPOP a 0", 99_000).unwrap(), "BLPOP a 0", "for ever stays for ever");
         assert_eq!(left("BLPOP a 1", 1000), None);
+        assert_eq!(
+            left("BLPOP a 1.0001", 1000).unwrap(),
+            "BLPOP a 0.001",
+            "and what is nearly over does not become that"
+        );
+        assert_eq!(left("XREAD BLOCK 1 STREAMS s $", 0).unwrap(), "XREAD BLOCK 1 STREAMS s $");
     }
 }

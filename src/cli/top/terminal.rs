@@ -90,10 +90,16 @@ fn heed_signals(before: Termios) -> io::Result<()> {
     ends.thread_block()?;
     let wait = move || {
         let Ok(signal) = ends.wait() else { return };
+        let code = 128 + signal as i32;
+        // A terminal that is stopped takes nothing, and whoever draws on it holds the output.
+        let _ = thread::Builder::new().spawn(move || {
+            thread::sleep(Duration::from_secs(1));
+            std::process::exit(code)
+        });
         // Held to the end: nothing is drawn behind this.
         let mut stdout = io::stdout().lock();
         leave(&mut stdout, &before);
-        std::process::exit(128 + signal as i32)
+        std::process::exit(code)
     };
     thread::Builder::new().name("signals".to_owned()).spawn(wait).map(drop)
 }

@@ -23,7 +23,6 @@ pub struct World {
     name: String,
     shared: HashMap<PoolKey, Connection>,
     pin: Option<Connection>,
-    /// A command of the transaction was refused.
     /// The last answer was pointsman's.
     own_words: bool,
     ended: bool,
