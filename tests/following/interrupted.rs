@@ -157,6 +157,39 @@ async fn a_database_that_was_confirmed_is_carried_over_though_its_connection_is_
 }
 
 #[tokio::test(flavor = "local")]
+async fn a_watch_that_was_lost_stays_lost_behind_what_takes_another_connection() {
+    let mut scene = Scene::start().await;
+    scene.answered_and_lost(&["GET", "w"]).await;
+    scene.client.until(b"$-1\r\n").await;
+    assert_eq!(scene.client.ask(&["BLPOP", "nothing", "0.01"]).await, "*-1\r\n");
+    // With that it has ended.
+    for reply in ["*-1\r\n", "*1\r\n+OK\r\n"] {
+        scene.client.send(&[command(&["MULTI"]), command(&["SET", "w", "1"]), command(&["EXEC"])].concat()).await;
+        let all = format!("+OK\r\n+QUEUED\r\n{reply}");
+        assert_eq!(text(&scene.client.until(reply.as_bytes()).await), all);
+    }
+}
+
+#[tokio::test(flavor = "local")]
+async fn a_subscription_that_an_exec_has_made_is_carried_over_though_its_connection_is_gone() {
+    let mut scene = Scene::start().await;
+    scene.client.send(&[command(&["MULTI"]), command(&["SUBSCRIBE", "news"])].concat()).await;
+    scene.client.until(b"+QUEUED\r\n").await;
+    let (link, pool, node) = (Arc::clone(&scene.link), Rc::clone(&scene.pool), scene.nodes[1]);
+    let lost = scene.once_owed(&[1, 0], move || switch_to(&link, &pool, 2, node));
+    scene.client.send(&command(&["EXEC"])).await;
+    within(lost).await;
+    scene.client.until(b":1\r\n").await;
+    let renewed = async {
+        while scene.ask_node(1, &["PUBLISH", "news", "hi"]).await != "1" {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, renewed).await.expect("it is subscribed there");
+    assert!(text(&scene.client.until(b"hi\r\n").await).contains("message"));
+}
+
+#[tokio::test(flavor = "local")]
 async fn tracking_that_was_confirmed_is_carried_over_though_its_connection_is_gone() {
     const ALL: &str = ">2\r\n$10\r\ninvalidate\r\n_\r\n";
     let mut scene = Scene::start().await;
