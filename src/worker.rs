@@ -21,6 +21,7 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use crate::backend::{Context, Downstream, Scripts};
 use crate::clients::{Client, Clients};
 use crate::clock::Moment;
+use crate::complaints::Complaints;
 use crate::config::{ListenerConfig, ServiceConfig};
 use crate::greeting::{self, Newcomer, Reception};
 use crate::insight::Observed;
@@ -164,8 +165,9 @@ impl Worker {
                         }
                         let service = services.borrow().get(&client.service).cloned();
                         // One that is gone: so is its client, then.
-                        if let Some(service) = service {
-                            service.admit(self.number, client);
+                        match service {
+                            Some(service) => service.admit(self.number, client),
+                            None => self.load.accepted.add(1),
                         }
                     }
                     None => break,
@@ -209,6 +211,7 @@ impl Worker {
             greeting: Rc::default(),
             leaving: Rc::default(),
             looked_for_idle: Cell::new(Moment::now()),
+            unwatched: Complaints::default(),
             _served: end.served.token(),
         });
         services.borrow_mut().insert(id, Rc::clone(&serving));
@@ -308,6 +311,8 @@ struct Serving {
     greeting: Rc<Cell<usize>>,
     leaving: Rc<Cell<Leave>>,
     looked_for_idle: Cell<Moment>,
+    /// Clients whose sockets cannot be waited for.
+    unwatched: Complaints,
     _served: TaskTrackerToken,
 }
 
@@ -347,9 +352,12 @@ impl Serving {
         let NewClient { accepted: Accepted { socket, addr, laddr }, listener, id, .. } = client;
         let newcomer = match register(socket) {
             Ok(stream) => Newcomer::new(stream, addr, laddr),
-            // Gone before it was looked at.
+            // The kernel has no room for another that is waited for.
             Err(error) => {
-                tracing::debug!(%error, "a client left before it was served");
+                self.load.accepted.add(1);
+                if let Some(unsaid) = self.unwatched.due() {
+                    tracing::warn!(from = %addr, unsaid, %error, "a client is closed: its socket cannot be waited for");
+                }
                 return;
             }
         };

@@ -145,7 +145,9 @@ impl Pool {
             }
         }
         // One fewer counts against the limit, or can be made to: whoever waits may dial.
-        if let Some(d) = dials.iter_mut().find_map(|((_, u), d)| (*u == Use::Pinned && d.waiting() > 0).then_some(d)) {
+        if let Some(d) =
+            dials.iter_mut().find_map(|((_, u), d)| (*u == Use::Pinned && d.idle_waiters() > 0).then_some(d))
+        {
             d.wake_one();
         }
     }
@@ -374,10 +376,12 @@ impl Pool {
         self.sweep();
     }
 
-    /// Connections that were lost rather than given back made room that nobody was told of.
+    /// Connections that were lost rather than given back made room that nobody was told of, and one that lies free under
+    /// another key can make room.
     fn wake_for_room(&self) {
         let open = self.context.stats.backend_pinned.value() as usize;
-        let mut room = self.context.terms().limits.pinned.saturating_sub(open);
+        let free: usize = self.free.borrow().values().map(Vec::len).sum();
+        let mut room = (self.context.terms().limits.pinned + free).saturating_sub(open);
         for ((_, used), d) in self.dials.borrow_mut().iter_mut() {
             if *used == Use::Pinned {
                 let n = d.idle_waiters().min(room);

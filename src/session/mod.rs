@@ -312,7 +312,10 @@ impl Session {
             return self.finish_judgement();
         }
         if self.streaming.is_some() {
-            return self.stream_on();
+            let step = self.stream_on();
+            let waits_for_client = matches!(step, Step::Wait(Wait { input: true, .. }));
+            let idle = waits_for_client && silent && !self.read.has_unread();
+            return if idle { Step::Close(CloseReason::Idle) } else { step };
         }
         if self.tunnel {
             return self.tunnel_on();

@@ -402,9 +402,7 @@ impl Session {
     /// has one that came back (not `answered`).
     pub(super) fn finish_opening(&mut self, answered: bool) {
         if !answered || self.pin.as_ref().is_some_and(|(conn, _)| conn.is_refused()) {
-            let watch_lost = self.transaction.watch_lost;
             self.transaction.clear();
-            self.transaction.watch_lost = watch_lost;
             self.state.multi = false;
             self.unpin = !self.state.is_pinned();
         }

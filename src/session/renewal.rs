@@ -49,6 +49,7 @@ impl Session {
             // The connection knows: the answer to an EXEC may have come with its end, before anybody has looked at it.
             let subscriptions = lost.subscriptions.borrow().renewal();
             self.state.subscribed = !subscriptions.is_empty();
+            self.describe();
             commands.extend(subscriptions.into_iter().map(|(command, n)| (command, Answer::Confirmations(n))));
             let since = Instant::now();
             self.renewal =
