@@ -356,11 +356,11 @@ mod tests {
 
         cluster.kill(Member::Node(0)).unwrap();
         let master = cluster.wait_master_other_than(0, Duration::from_secs(20)).await.unwrap();
-        assert_eq!(cluster.wait_settled(Duration::from_secs(20)).await.unwrap(), master);
+        assert_eq!(cluster.wait_settled(Duration::from_secs(40)).await.unwrap(), master);
         assert_eq!(value(&cluster, master, "k").await, "v");
 
         cluster.restart(Member::Node(0)).await.unwrap();
-        assert_eq!(cluster.wait_settled(Duration::from_secs(30)).await.unwrap(), master);
+        assert_eq!(cluster.wait_settled(Duration::from_secs(40)).await.unwrap(), master);
         assert_eq!(value(&cluster, 0, "k").await, "v");
 
         let (dir, addrs) = (cluster.dir().to_owned(), [cluster.nodes(), cluster.sentinels()].concat());

@@ -121,7 +121,7 @@ async fn sentinels_that_are_reset_or_stopped_or_stale_hold_nobody() {
     for i in 0..3 {
         cluster.ask(Member::Sentinel(i), &["SENTINEL", "RESET", "mymaster"]).await.unwrap();
     }
-    cluster.wait_settled(Duration::from_secs(30)).await.unwrap();
+    cluster.wait_settled(Duration::from_secs(40)).await.unwrap();
     cluster.pause(Member::Sentinel(2)).unwrap();
     control.until_status("one is out of hearing", |s| s.sentinels.iter().any(|s| !s.up)).await;
     assert_eq!(control.diary(from), [], "no hold");
