@@ -160,8 +160,14 @@ fn judge_target(
         verdict.note(false, format!("{to} is the master already"));
         return None;
     }
-    if !view.replicas.iter().any(|r| r.node == to) {
+    let Some(shown) = view.replicas.iter().find(|r| r.node == to) else {
         verdict.note(false, format!("{to} is no replica that Sentinel knows"));
+        return None;
+    };
+    // One that it has just heard of it may not have asked yet (`sentinelSelectSlave`).
+    if !(shown.reachable && shown.link_up) {
+        verdict
+            .note(false, format!("Sentinel would not promote {to}: it does not reach it, or has not seen it follow"));
         return None;
     }
     let found = answers.iter().find(|(_, request, _)| *request == Request::Priority).map(|(_, _, answer)| answer);
@@ -179,7 +185,7 @@ fn judge_target(
         return None;
     }
     let others = view.replicas.iter().filter(|r| r.node != to && is_electable(r)).map(|r| r.priority).min();
-    let shown = view.replicas.iter().find(|r| r.node == to).map_or(u32::MAX, |r| r.priority);
+    let shown = shown.priority;
     match others {
         Some(lowest) if lowest <= CHOSEN => {
             verdict

@@ -475,6 +475,15 @@ fn checks() {
     assert!(to(4, "100").0.unwrap().contains("no replica that Sentinel knows"));
     assert!(to(2, "0").0.unwrap().contains("never"));
     assert_eq!(to(2, "100").1.unwrap().arrange, Some((node(2), 100)));
+    // Also where no other could be promoted either: Sentinel has only just heard of them.
+    let changes: [fn(&mut ReplicaView); 2] = [|r| r.link_up = false, |r| r.reachable = false];
+    for change in changes {
+        let mut survey = survey.clone();
+        survey.sentinels[0].view.as_mut().unwrap().replicas.iter_mut().for_each(change);
+        let found = vec![(Server::Node(node(2)), Request::Priority, Answer::Done("100".to_owned()))];
+        let verdict = checks::judge(&survey, Some(node(2)), &found, Moment(5));
+        assert!(verdict.first_fault().unwrap().contains("would not promote"));
+    }
     let late = checks::judge(&survey, None, &[], Moment(10));
     assert!(late.first_fault().unwrap().contains("not heard since"), "answers from before do not count");
 }
