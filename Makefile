@@ -159,7 +159,7 @@ bench: ## pointsman beside its peers and beside Redis itself, in turns; ARGS='--
 	@tests/install.sh $(SERVERS) redis-benchmark haproxy nutcracker
 	$(CARGO) bench --locked --bench compare -- --out target/bench $(ARGS)
 
-bench-growth: ## how the cost of a command grows with clients, pipelines and the size of values
+bench-growth: ## how the cost of a command grows with clients, pipelines, the size of values and services
 	@tests/install.sh $(SERVERS)
 	$(CARGO) bench --locked --bench compare -- --out target/bench --growth $(ARGS)
 

@@ -31,6 +31,7 @@ use crate::worker::{INBOX, Load, Worker};
 use listeners::{Bound, Listeners};
 use reload::Plan;
 use services::{Running, SERVICES};
+pub(crate) use succession::DETACH;
 use succession::{Before, Succession};
 
 /// Why pointsman could not run, or could not go on.

@@ -19,6 +19,9 @@ use crate::net::{BindError, Host, Inherited, Offer, Offered, Predecessor, READIN
 /// What tells a process which descriptors and which watchdog are its own: not of use to its child.
 const OF_ONE_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
 
+/// The command that starts a program that is to be nobody's child, and ends.
+pub(crate) const DETACH: &str = "detach";
+
 /// The program that runs, whatever is at its path by now (`proc(5)`).
 const OURSELVES: &str = "/proc/self/exe";
 
@@ -163,10 +166,14 @@ impl Succession {
         for name in OF_ONE_PROCESS {
             command.env_remove(name);
         }
-        command.arg("detach").arg(&program).args(arguments);
+        command.arg(DETACH).arg(&program).args(arguments);
+        // Its output is this process's, and the successor's: why it failed stands there, without a time.
         match spawn_blocking(move || command.status()).await {
             Ok(Ok(status)) if status.success() => tracing::info!("takeover: a successor was started"),
-            Ok(Ok(_)) => tracing::error!(program = %program.display(), "takeover: no successor could be started"),
+            Ok(Ok(status)) => tracing::error!(
+                program = %program.display(), %status,
+                "takeover: no successor could be started; the line before says why"
+            ),
             Ok(Err(error)) => tracing::error!(%error, "takeover: no successor could be started"),
             Err(error) => tracing::error!(%error, "takeover: no successor could be started"),
         }

@@ -1,6 +1,5 @@
 //! The flags. Passwords have none: a flag shows in `ps`.
 
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -83,18 +82,8 @@ pub(super) enum Command {
     Resume(ResumeArguments),
     /// Set what the pointsman that runs logs.
     LogLevel(LogLevelArguments),
-    /// Start a program that is nobody's child, and end.
-    #[command(hide = true)]
-    Detach(DetachArguments),
     /// See a failover: three Redis servers, three Sentinels and pointsman on free local ports, under load.
     Demo(DemoArguments),
-}
-
-#[derive(Debug, Args)]
-pub(super) struct DetachArguments {
-    /// The program, and its arguments.
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    pub(super) program: Vec<OsString>,
 }
 
 #[derive(Debug, Args)]

@@ -18,7 +18,8 @@ pub(super) fn assume(account: &Account) -> Result<(), String> {
     }
     if !can_assume() {
         return Err(format!(
-            "cannot become `{name}` (`user`): only root can, and this is started by user {}",
+            "cannot become `{name}` (`user`): only root can, and this is started by user {}: start it as root or as \
+             `{name}`, or leave `user` out",
             geteuid()
         ));
     }
@@ -28,7 +29,9 @@ pub(super) fn assume(account: &Account) -> Result<(), String> {
         // Last: behind it there is no right to anything before. The kernel takes away the capabilities with it.
         setresuid(uid, uid, uid)
     };
-    become_it().map_err(|error| format!("cannot become `{name}` (`user`): {error}"))
+    become_it().map_err(|error| {
+        format!("cannot become `{name}` (`user`): {error}: root needs CAP_SETUID and CAP_SETGID for it")
+    })
 }
 
 /// Whether [`assume`] can be anything else than an error or nothing.

@@ -19,6 +19,9 @@ mod switchover;
 mod table;
 mod top;
 
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
 use std::process::{self, ExitCode};
 
 use clap::error::{ContextKind, ContextValue};
@@ -28,7 +31,7 @@ use crate::app::{self, Reloading};
 use crate::config::{Config, Environment, Problems, Resolved};
 use crate::net::Inherited;
 use crate::{config, demo};
-use args::{Arguments, Command, DetachArguments, ServiceArguments};
+use args::{Arguments, Command, ServiceArguments};
 
 /// The command line as clap knows it, for manual pages and completions.
 pub fn command() -> clap::Command {
@@ -37,7 +40,12 @@ pub fn command() -> clap::Command {
 
 /// Runs the program with the arguments of this process.
 pub fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse_from(std::env::args_os()) {
+    let mut words = env::args_os().skip(1);
+    // Between two processes of ours, not for users: neither help nor completions mention it.
+    if words.next().is_some_and(|word| word == app::DETACH) {
+        return detach(words);
+    }
+    let arguments = match Arguments::try_parse_from(env::args_os()) {
         Ok(arguments) => arguments,
         Err(e) => return usage_error(e),
     };
@@ -64,7 +72,6 @@ pub fn main() -> ExitCode {
         Command::Pause(arguments) => orders::pause(&arguments),
         Command::Resume(arguments) => orders::resume(&arguments),
         Command::LogLevel(arguments) => orders::log_level(&arguments),
-        Command::Detach(arguments) => detach(&arguments),
         Command::Demo(demo) => demo::run(&demo.into()),
     }
 }
@@ -116,13 +123,15 @@ fn assumed(arguments: &ServiceArguments) -> Result<Resolved, ExitCode> {
         ExitCode::from(exit::OS)
     })?;
     // Once more: what only root can read would be missed at the next reload.
-    read()
+    read().inspect_err(|_| {
+        eprintln!("pointsman: read as `{}` (`user`), who must be able to read all of it", account.name)
+    })
 }
 
 /// As [`app::run`] has its successor started: once we have ended, that one is a child of the service manager.
-fn detach(arguments: &DetachArguments) -> ExitCode {
-    let [program, arguments @ ..] = &arguments.program[..] else { return ExitCode::from(exit::USAGE) };
-    match process::Command::new(program).args(arguments).spawn() {
+fn detach(mut words: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some(program) = words.next().map(PathBuf::from) else { return ExitCode::from(exit::USAGE) };
+    match process::Command::new(&program).args(words).spawn() {
         Ok(_) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("pointsman: cannot start {}: {error}", program.display());

@@ -95,6 +95,7 @@ async fn root_becomes_the_user_that_is_configured_and_keeps_nothing() {
     for what in ["run", "check"] {
         let (code, said) = stage.refused(&[], what, &config).await;
         assert!(code == Some(78) && said.contains("token: cannot be read: "), "{what}: {code:?} {said}");
+        assert!(said.contains("read as `nobody` (`user`), who must be able to"), "{what}: {said}");
     }
 
     chown(&token, Some(uid), None).unwrap();

@@ -11,5 +11,6 @@ mod start;
 #[path = "../support/mod.rs"]
 mod support;
 mod switch;
+mod tracking;
 mod transparency;
 mod users;
