@@ -2,6 +2,7 @@
 //! with clients, pipelines, values and services (`make bench-growth`).
 #![allow(clippy::print_stdout)] // the table is what it is for
 
+mod floor;
 mod growth;
 mod load;
 mod measure;
@@ -19,8 +20,9 @@ use pointsman::demo::wire::Connection;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::json;
 
-use measure::Tool;
+use floor::Frames;
 use peers::{Peers, Server};
+use rows::Row;
 use table::Results;
 
 /// Clients of the row about memory.
@@ -48,6 +50,9 @@ struct Args {
     /// The program to measure, if not the one that was built with this.
     #[arg(long, env = "POINTSMAN", default_value = env!("CARGO_BIN_EXE_pointsman"))]
     pointsman: PathBuf,
+    /// Runs as the floor: port, port of Redis, bytes of a request, bytes of a reply.
+    #[arg(long, hide = true, value_delimiter = ',', num_args = 1)]
+    floor: Vec<usize>,
     /// Given by cargo.
     #[arg(long, hide = true)]
     bench: bool,
@@ -58,6 +63,9 @@ async fn main() -> io::Result<()> {
     let args = Args::parse();
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum })?;
+    if let [port, redis, request, reply] = args.floor[..] {
+        return floor::run(port as u16, redis as u16, Frames { request, reply });
+    }
     fs::create_dir_all(&args.out)?;
     if args.growth {
         return growth::run(&args.pointsman, args.rounds, args.row.as_deref(), &args.out).await;
@@ -76,7 +84,7 @@ async fn compare(args: &Args) -> io::Result<()> {
             continue;
         }
         fill(&peers.redis, row.fill).await?;
-        results.push(measure_row(&peers, row.name, &row.tool, args.rounds).await?);
+        results.push(measure_row(&peers, &row, args.rounds).await?);
     }
     let mut memory = Vec::new();
     if args.row.as_ref().is_none_or(|part| "memory".contains(part.as_str())) {
@@ -101,8 +109,16 @@ async fn compare(args: &Args) -> io::Result<()> {
 }
 
 /// All servers in turns, `rounds` times. Whoever fails once is left out of the row.
-async fn measure_row(peers: &Peers, row: &'static str, tool: &Tool, rounds: usize) -> io::Result<Results> {
+async fn measure_row(peers: &Peers, row: &Row, rounds: usize) -> io::Result<Results> {
+    let floor = match row.frames {
+        Some(frames) => Some(peers.floor(frames).await?),
+        None => None,
+    };
     let mut servers: Vec<_> = peers.all().map(|server| (server, Ok(Vec::new()))).collect();
+    if let Some(floor) = &floor {
+        servers.insert(servers.len() - 1, (floor, Ok(Vec::new())));
+    }
+    let (row, tool) = (row.name, &row.tool);
     for round in 1..=rounds {
         for (server, samples) in &mut servers {
             let Ok(so_far) = samples else { continue };

@@ -11,6 +11,10 @@ use pointsman::demo::process::{Process, Supervisor, TempDir, find_program};
 use pointsman::demo::wire::Connection;
 use tokio::time::{Instant, sleep};
 
+use crate::floor::Frames;
+
+/// How the tables name what is no proxy, but the least that one can cost ([`crate::floor`]).
+pub(crate) const FLOOR: &str = "floor";
 /// Longest wait for a server to answer after its start.
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How many clients HAProxy is told to take: it needs two descriptors for each, and 20,000 is a common limit.
@@ -223,6 +227,24 @@ impl Peers {
         let mut server = launch(supervisor, files, "pointsman", pointsman, "--version", &args, ports[0]).await?;
         server.others = ports[1..].iter().map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, *port))).collect();
         Ok(server)
+    }
+
+    /// The forwarder that does the least, for frames of these lengths.
+    pub(crate) async fn floor(&self, frames: Frames) -> io::Result<Server> {
+        let port = free_port()?;
+        let args =
+            ["--floor".to_owned(), format!("{port},{},{},{}", self.redis.addr.port(), frames.request, frames.reply)];
+        let log = fs::File::create(self.files.path().join("floor.out"))?;
+        let process = self.supervisor.spawn(&env::current_exe()?, &args, Some(log))?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+        let end = Instant::now() + START_LIMIT;
+        while Connection::open(addr, Duration::from_secs(1)).await.is_err() {
+            if Instant::now() >= end {
+                return Err(io::Error::other("the floor did not start"));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(Server { name: FLOOR.into(), version: String::new(), addr, others: Vec::new(), process })
     }
 
     /// Redis, then the proxies.

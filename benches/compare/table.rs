@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::measure::Sample;
+use crate::peers::FLOOR;
 
 /// One row's results: each server's name and its rounds; none where it could not carry the row.
 pub(crate) struct Results {
@@ -46,6 +47,8 @@ pub(crate) struct Verdict {
     pub(crate) p99: Option<(f64, String)>,
     /// Throughput as a part of that without a proxy.
     pub(crate) of_direct: f64,
+    /// CPU by command: what the floor needs, as a part of what the peer with the least does.
+    pub(crate) floor: Option<f64>,
 }
 
 impl Results {
@@ -58,13 +61,20 @@ impl Results {
         }
         let ours = medians(&ours.1);
         let best = |figure: fn(&Sample) -> f64, least: bool| {
-            let figures = peers.iter().filter(|(_, samples)| !samples.is_empty());
+            let figures = peers.iter().filter(|(name, samples)| !samples.is_empty() && name != FLOOR);
             let figures = figures.map(|(name, samples)| (figure(&medians(samples)), name.clone()));
             let best = figures.min_by(|a, b| if least { a.0.total_cmp(&b.0) } else { b.0.total_cmp(&a.0) })?;
             Some((figure(&ours) / best.0, best.1))
         };
+        let cpu = best(|s| s.cpu_us, true);
+        let floor = peers.iter().find(|(name, samples)| name == FLOOR && !samples.is_empty());
+        let floor = floor.and_then(|(_, samples)| {
+            let (ratio, _) = cpu.as_ref()?;
+            Some(medians(samples).cpu_us * ratio / ours.cpu_us)
+        });
         Some(Verdict {
-            cpu: best(|s| s.cpu_us, true),
+            floor,
+            cpu,
             throughput: best(|s| s.throughput, false),
             p99: best(|s| s.p99_ms, true),
             of_direct: ours.throughput / medians(&direct.1).throughput,
@@ -111,8 +121,8 @@ pub(crate) const HEAD: &str = "| row | | commands/s | of direct | p50 ms | p99 m
 /// The short table: pointsman beside the best peer of each figure.
 pub(crate) fn summary(results: &[Results]) -> String {
     let mut text = String::from(
-        "| row | CPU of the best peer's | throughput of the best peer's | p99 of the best peer's | throughput of direct |\n\
-         |---|---:|---:|---:|---:|\n",
+        "| row | CPU of the best peer's | the floor's | throughput of the best peer's | p99 of the best peer's | throughput of direct |\n\
+         |---|---:|---:|---:|---:|---:|\n",
     );
     for result in results {
         let Some(verdict) = result.verdict() else { continue };
@@ -120,9 +130,10 @@ pub(crate) fn summary(results: &[Results]) -> String {
             part.as_ref().map_or_else(|| "no peer can".to_owned(), |(ratio, who)| format!("{ratio:.2} ({who})"))
         };
         text += &format!(
-            "| {} | {} | {} | {} | {:.2} |\n",
+            "| {} | {} | {} | {} | {} | {:.2} |\n",
             result.row,
             cell(&verdict.cpu),
+            verdict.floor.map_or_else(String::new, |part| format!("{part:.2}")),
             cell(&verdict.throughput),
             cell(&verdict.p99),
             verdict.of_direct
