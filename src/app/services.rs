@@ -141,11 +141,6 @@ impl Running {
         flows(&self.watched.status.borrow())
     }
 
-    /// Whether an operator has paused it.
-    pub(super) fn is_paused(&self) -> bool {
-        self.watched.status.borrow().paused.is_some()
-    }
-
     /// Why they, or reads, do not.
     pub(super) fn why(&self) -> String {
         self.watched.status.borrow().why.clone()
@@ -164,7 +159,7 @@ impl Running {
         self.watched.clone()
     }
 
-    /// As the hooks see it.
+    /// What control says of it, from now on.
     pub(super) fn status(&self) -> hooks::Status {
         self.watched.status.clone()
     }

@@ -5,6 +5,7 @@ use std::future::pending;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -15,6 +16,7 @@ use super::listeners::Listeners;
 use super::services::Running;
 use crate::admin::AdminState;
 use crate::net::{BindError, Host, Inherited, Offer, Offered, Predecessor, READINESS, Successor};
+use crate::topology::status::{Phase, ServiceStatus, WallTime};
 
 /// What tells a process which descriptors and which watchdog are its own: not of use to its child.
 const OF_ONE_PROCESS: [&str; 4] = ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_PID"];
@@ -24,6 +26,12 @@ pub(crate) const DETACH: &str = "detach";
 
 /// The program that runs, whatever is at its path by now (`proc(5)`).
 const OURSELVES: &str = "/proc/self/exe";
+
+/// How long after a change of master its record has all counts, and whoever is to be told of its end is.
+const COMPLETE_AFTER: Duration = Duration::from_secs(5);
+
+/// How long after that every node follows the new master, mostly: Sentinel takes up to 22 s. What does not by then may never.
+const SETTLED_AFTER: Duration = Duration::from_secs(30);
 
 /// A process that is there before us, and goes on until it is relieved.
 #[derive(Debug)]
@@ -186,9 +194,45 @@ pub(super) fn unfit(services: &[Running], state: &AdminState) -> Option<String> 
     if state.is_switching_over() {
         return Some("a switchover is under way".to_owned());
     }
-    // The other would know nothing of it.
-    let paused = services.iter().find(|service| service.is_paused())?;
-    Some(format!("service `{}` is paused: resume it first", paused.config().name))
+    let now = WallTime::now();
+    services.iter().find_map(|service| {
+        let status = service.status();
+        let status = status.borrow();
+        // The other would know nothing of it.
+        if status.paused.is_some() {
+            return Some(format!("service `{}` is paused: resume it first", status.service));
+        }
+        unfinished(&status, now)
+    })
+}
+
+/// Why the failover that this service is in, or was in last, cannot be another process's yet: that would know neither how
+/// it began, so that its end is told to nobody, nor what was lost, nor that a master is one that may be undone. A service
+/// that refuses commands has no such reason: there another process may be the remedy.
+fn unfinished(status: &ServiceStatus, now: WallTime) -> Option<String> {
+    let service = &status.service;
+    match status.phase {
+        Phase::Held => {
+            return Some(format!("writes of `{service}` are held ({}): try again when they flow", status.why));
+        }
+        Phase::Stable | Phase::Fenced => {}
+        Phase::Starting | Phase::Unavailable => return None,
+    }
+    let changed = status.records.iter().rev().find(|record| record.to.is_some() && record.to != record.from)?;
+    let ended = changed.began.0 + changed.lasted_ms?;
+    // None: the time of day was set back. Nobody is to wait until it is that late again.
+    let since = Duration::from_millis(now.0.checked_sub(ended)?);
+    let (limit, what) = if status.settled {
+        (COMPLETE_AFTER, "its record is not complete")
+    } else {
+        (SETTLED_AFTER, status.unsettled.as_deref().unwrap_or_default())
+    };
+    let left = limit.checked_sub(since).filter(|left| !left.is_zero());
+    if left.is_none() && !status.provisional {
+        return None;
+    }
+    let latest = left.unwrap_or_default().as_secs() + 1;
+    Some(format!("failover {} of `{service}` is not over ({what}): try again in {latest} s", changed.number))
 }
 
 /// What a successor is offered now.
@@ -215,3 +259,7 @@ pub(super) fn offer(
     let flowing = services.iter().filter(|service| service.flows());
     Ok(Offer { sockets, flowing: flowing.map(|service| service.config().name.clone()).collect() })
 }
+
+#[cfg(test)]
+#[path = "succession_tests.rs"]
+mod tests;

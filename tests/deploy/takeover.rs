@@ -50,9 +50,9 @@ impl Stage {
         Self { cluster, listen: local(), admin: local(), keys, started: 0 }
     }
 
-    /// One with a Sentinel and a replica.
-    async fn watched() -> Self {
-        let settings = Settings { replicas: 1, sentinels: 1, quorum: 1, ..Settings::default() };
+    /// One with a Sentinel and a replica. With a quorum of more than 1 the Sentinel fails over when it is told to.
+    async fn watched(quorum: usize) -> Self {
+        let settings = Settings { replicas: 1, sentinels: 1, quorum, ..Settings::default() };
         let cluster = Cluster::start(settings).await.unwrap();
         let sentinel = cluster.addr(Member::Sentinel(0)).to_string();
         let keys = format!("name = \"{}\"\nsentinels = [\"{sentinel}\"]\n", cluster.service());
@@ -127,6 +127,28 @@ impl Stage {
         let mut answer = String::new();
         timeout(PATIENCE, admin.read_to_string(&mut answer)).await.expect("served").unwrap();
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+
+    /// Has a hook write what it is told into a file; says which events these have been so far.
+    fn tell(&mut self) -> impl Fn() -> Vec<String> + use<> {
+        let told = self.path("told");
+        self.keys += &format!(
+            "[[hook]]\nname = \"file\"\nexec = [\"/bin/sh\", \"-c\", \"cat >> $0\", \"{told}\"]\ntimeout = \"60s\"\n"
+        );
+        move || {
+            let lines = std::fs::read_to_string(&told).unwrap_or_default();
+            let event =
+                |line| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["event"].as_str()?.to_owned());
+            lines.lines().filter_map(event).collect()
+        }
+    }
+
+    /// Asks for the sockets, and is given them.
+    fn offered(&self) -> StdUnixStream {
+        let asking = self.ask();
+        assert_eq!(word(&asking), "pointsman takeover 1");
+        while word(&asking) != "end" {}
+        asking
     }
 
     /// Asks for the sockets, as a successor does.
@@ -298,15 +320,7 @@ async fn a_successor_that_cannot_serve_changes_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hooks_are_told_by_one_of_two() {
     let mut stage = Stage::new().await;
-    let told = stage.path("told");
-    stage.keys += &format!(
-        "[[hook]]\nname = \"file\"\nexec = [\"/bin/sh\", \"-c\", \"cat >> $0\", \"{told}\"]\ntimeout = \"60s\"\n"
-    );
-    let events = || -> Vec<String> {
-        let lines = std::fs::read_to_string(&told).unwrap_or_default();
-        let event = |line| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["event"].as_str()?.to_owned());
-        lines.lines().filter_map(event).collect()
-    };
+    let events = stage.tell();
     let mut process = stage.start(&[]);
     stage.until_serving().await;
     stage.until("told", async || events() == ["master_found"]).await;
@@ -365,27 +379,20 @@ fn say(asking: &StdUnixStream, what: &str) {
 /// if that begins when everything has been handed over.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_is_paused_or_switching_over_keeps_its_place() {
-    let mut stage = Stage::watched().await;
+    let mut stage = Stage::watched(1).await;
     let mut process = stage.start(&[]);
     stage.until_serving().await;
     let admin = stage.admin.to_string();
     let order = async |words: &[&str]| crate::runs(&[words, &["--admin", &admin]].concat()).await.unwrap();
-    let offered = || {
-        let asking = stage.ask();
-        assert_eq!(word(&asking), "pointsman takeover 1");
-        while word(&asking) != "end" {}
-        asking
-    };
-
     let is_paused = "no service `mymaster` is paused: resume it first";
-    let asking = offered();
+    let asking = stage.offered();
     order(&["pause", "mymaster"]).await;
     say(&asking, "ready");
     assert_eq!(word(&asking), is_paused);
     assert_eq!(word(&stage.ask()), is_paused);
     order(&["resume", "mymaster"]).await;
 
-    let asking = offered();
+    let asking = stage.offered();
     // A Sentinel that does not answer is waited for.
     stage.cluster.pause(Member::Sentinel(0)).unwrap();
     let wanted = "{\"service\": \"mymaster\"}";
@@ -401,6 +408,67 @@ async fn who_is_paused_or_switching_over_keeps_its_place() {
     stage.cluster.resume(Member::Sentinel(0)).unwrap();
     stage.logged(1, "takeover: we go on: a switchover is under way").await;
     assert_eq!(process.ended().unwrap(), None);
+    stage.is_served().await;
+}
+
+/// What it holds is served by it, and what it has begun to tell it tells to the end.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_in_a_failover_keeps_its_place_until_that_is_over() {
+    let mut stage = Stage::watched(2).await;
+    let events = stage.tell();
+    let mut process = stage.start(&[]);
+    stage.until_serving().await;
+    let mut client = Raw::connect(stage.listen).await;
+    assert_eq!(client.ask(&["PING"]).await, "+PONG\r\n");
+
+    // Also where the failover begins when everything has been handed over.
+    let asking = stage.offered();
+    stage.cluster.kill(Member::Node(0)).unwrap();
+    stage.logged(1, "writes held: ").await;
+    client.send(&command(&["INCR", "n"])).await;
+    say(&asking, "ready");
+    let is_held = |word: &str| word.contains("writes of `mymaster` are held (") && word.contains("try again when");
+    let refused = word(&asking);
+    assert!(is_held(&refused) && refused.starts_with("no "), "{refused}");
+    let mut successor = stage.start(&[]);
+    assert_eq!(until_ended(&mut successor).await, Some(71));
+    assert!(is_held(&stage.log(2)), "{}", stage.log(2));
+    stage.logged(1, "takeover: refused: writes of `mymaster` are held").await;
+
+    stage.cluster.failover(0).await.unwrap();
+    client.until(b":1\r\n").await;
+    let committed = Instant::now();
+    let next = word(&stage.ask());
+    // As long as its counts may take to be there.
+    let is_soon = committed.elapsed() < Duration::from_secs(4);
+    assert!(next.starts_with("no failover 1 of `mymaster` is not over (") || !is_soon, "{next}");
+    stage.until("over", async || word(&stage.ask()) == "pointsman takeover 1").await;
+    // (Whoever asked there has hung up.)
+    stage.logged(1, "it ended before it could serve").await;
+    let _successor = stage.start(&[]);
+    stage.until_serving().await;
+    assert_eq!(timeout(PATIENCE, client.line()).await.unwrap(), None, "the old one drains");
+    assert_eq!(Raw::connect(stage.listen).await.ask(&["INCR", "n"]).await, ":2\r\n");
+    assert_eq!(until_ended(&mut process).await, Some(0));
+    let all = ["master_found", "failover_begun", "failover_committed", "failover_finished", "master_found"];
+    stage.until("told", async || events().len() >= all.len()).await;
+    assert_eq!(events(), all, "{} {}", stage.log(1), stage.log(3));
+}
+
+/// Where there is no master for long, another process may be what helps.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_refuses_commands_gives_its_place() {
+    let mut stage = Stage::watched(2).await;
+    stage.keys += "hold_timeout = \"100ms\"\n";
+    let mut process = stage.start(&[]);
+    stage.until_serving().await;
+    stage.cluster.kill(Member::Node(0)).unwrap();
+    stage.logged(1, "commands are refused: ").await;
+    let _successor = stage.start(&[]);
+    stage.logged(2, "admin listening").await;
+    assert_eq!(until_ended(&mut process).await, Some(0));
+    stage.cluster.failover(0).await.unwrap();
+    stage.until_serving().await;
     stage.is_served().await;
 }
 
