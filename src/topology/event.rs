@@ -116,6 +116,13 @@ pub struct ReplicaView {
     pub reported_replica: bool,
 }
 
+impl ReplicaView {
+    /// One that nothing speaks against, for views that no Sentinel has given: those of tests and models.
+    pub fn healthy(node: SocketAddr) -> Self {
+        Self { node, reachable: true, link_up: true, priority: 100, offset: 0, reported_replica: true }
+    }
+}
+
 /// What a Sentinel published, for messages that concern the machine (Sentinel `sentinelEvent`; see Redis' Sentinel
 /// documentation, "Pub/Sub messages").
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

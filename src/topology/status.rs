@@ -45,24 +45,20 @@ impl fmt::Display for WallTime {
 impl FromStr for WallTime {
     type Err = String;
 
-    /// What [`Display`](fmt::Display) writes, and nothing else of RFC 3339.
+    /// What [`Display`](fmt::Display) writes, and nothing else of RFC 3339: what is read from there and written again is
+    /// the same text.
     fn from_str(text: &str) -> Result<Self, String> {
         let number = |range: Range<usize>| text.get(range)?.parse::<u64>().ok();
         let parsed = || {
             let (year, month, day) = (number(0..4)?, number(5..7)?, number(8..10)?);
-            let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-            let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+            let (year, month) = if month > 2 { (year, month - 3) } else { (year.checked_sub(1)?, month + 9) };
+            let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day;
+            // None: before 1970.
+            let days = days.checked_sub(719_469)?;
             let seconds = ((days * 24 + number(11..13)?) * 60 + number(14..16)?) * 60 + number(17..19)?;
             Some(Self(seconds * 1000 + number(20..23)?))
         };
-        let is_form = text.len() == 24
-            && text
-                .chars()
-                .zip("0000-00-00T00:00:00.000Z".chars())
-                .all(|(c, form)| if form == '0' { c.is_ascii_digit() } else { c == form });
-        // Before 1970 the count would be negative.
-        let time = if is_form && text >= "1970-" { parsed() } else { None };
-        time.filter(|time| time.to_string() == text).ok_or_else(|| format!("`{text}` is no time in UTC"))
+        parsed().filter(|time| time.to_string() == text).ok_or_else(|| format!("`{text}` is no time in UTC"))
     }
 }
 
@@ -290,11 +286,25 @@ mod tests {
             "",
             "2026-02-29T00:00:00.000Z",
             "1969-12-31T23:59:59.999Z",
+            "1970-01-00T00:00:00.000Z",
+            "0000-01-01T00:00:00.000Z",
+            "2026-01-01T00:00:00.000Z ",
+            "2026-01-01T00:00:00.+00Z",
             "2026-13-01T00:00:00.000Z",
             "2026-01-01T00:00:00Z",
         ] {
             assert!(wrong.parse::<WallTime>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn wall_times_are_read_as_they_are_written() {
+        let (before, time, after) = (SystemTime::now(), WallTime::now(), SystemTime::now());
+        let ms = |time: SystemTime| time.duration_since(UNIX_EPOCH).unwrap().as_millis();
+        assert!((ms(before)..=ms(after)).contains(&time.0.into()), "{time}");
+        let json = serde_json::to_string(&time).unwrap();
+        assert_eq!(serde_json::from_str::<WallTime>(&json).unwrap(), time);
+        assert!(serde_json::from_str::<WallTime>("\"yesterday\"").is_err());
     }
 
     /// The beginning and the end of each month, of four centuries and more.

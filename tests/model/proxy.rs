@@ -297,12 +297,10 @@ impl World {
         let sentinel = &self.sentinels[i];
         let down = |node: Node| !self.nodes[node].alive && self.now - self.nodes[node].since >= 1000;
         let replica = |node: Node| ReplicaView {
-            node: address(node),
             reachable: !down(node),
             link_up: self.nodes[node].linked,
-            priority: 100,
-            offset: 0,
             reported_replica: self.nodes[node].role != Role::Master,
+            ..ReplicaView::healthy(address(node))
         };
         View {
             master: address(sentinel.named()),

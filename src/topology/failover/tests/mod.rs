@@ -50,14 +50,7 @@ pub(super) fn settings(commit: Commit) -> Settings {
 }
 
 pub(super) fn view(master: u16, epoch: u64, in_progress: bool) -> View {
-    let replica = |n| ReplicaView {
-        node: node(n),
-        reachable: true,
-        link_up: true,
-        priority: 100,
-        offset: 0,
-        reported_replica: true,
-    };
+    let replica = |n| ReplicaView::healthy(node(n));
     View {
         master: node(master),
         epoch,

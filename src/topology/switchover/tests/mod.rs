@@ -131,6 +131,7 @@ impl World {
         let is_deaf = matches!(request, Request::Follow(_)) && self.now < self.deaf_until;
         let fault = self.faults.get(&self.asked.len()).copied().or(is_deaf.then_some(Fault::Lost));
         self.asked.push(request);
+        assert!(self.answers.iter().all(|(_, other, _)| *other != id), "two answers could not be told apart");
         if request == Request::FailOver {
             assert!(self.survey.held && self.survey.quiet, "ordered while writes are on their way");
             assert!(self.now < self.paused_until, "ordered while others may write");
@@ -276,21 +277,13 @@ impl World {
 }
 
 fn healthy() -> Survey {
-    let replica = |n| ReplicaView {
-        node: node(n),
-        reachable: true,
-        link_up: true,
-        priority: 100,
-        offset: 0,
-        reported_replica: true,
-    };
     let view = View {
         master: node(1),
         epoch: 1,
         failover_in_progress: false,
         master_down: false,
         reported_master: true,
-        replicas: vec![replica(2), replica(3)],
+        replicas: [2, 3].map(|n| ReplicaView::healthy(node(n))).into(),
         quorum: 1,
         down_after: Duration::from_secs(1),
     };

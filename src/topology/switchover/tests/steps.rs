@@ -122,6 +122,30 @@ fn it_looks_again_when_its_patience_ends() {
     assert_eq!(ordered.now, limit);
 }
 
+/// The times of these are the world's: an answer takes a millisecond, Sentinel notices a priority within eight seconds and
+/// promotes within 200 ms.
+#[test]
+fn each_step_is_told_with_its_time() {
+    let (_, _, world) = World::new(Some(2), false, &[], &[]).finish();
+    let told = world.reports.iter().filter_map(|report| match report {
+        Report::Step { ms, ok: true, text } => Some((*ms, text.as_str())),
+        _ => None,
+    });
+    let told: Vec<_> = told.skip_while(|(_, text)| !text.starts_with("Sentinel has noticed")).collect();
+    let expected = [
+        (8001, "Sentinel has noticed that 127.0.0.1:7002 comes first"),
+        (8004, "writes are held, and those under way are answered"),
+        (8005, "no other client writes to the master"),
+        (8006, "the replica has all that the master has (offset 8004)"),
+        (8007, "Sentinel fails over"),
+        (8206, "127.0.0.1:7002 is master: the point of no return; writes go there"),
+        (8207, "127.0.0.1:7001 is its replica"),
+        (8207, "replica-priority is 100 again"),
+        (9206, "Sentinels have confirmed it"),
+    ];
+    assert_eq!(told, expected);
+}
+
 #[test]
 fn a_late_answer_to_a_check_is_waited_for() {
     let (outcome, _, world) = World::new(None, true, &[(0, Fault::Late(2000))], &[]).finish();
