@@ -4,7 +4,7 @@
 
 use libfuzzer_sys::fuzz_target;
 use pointsman::backend::Subscriptions;
-use pointsman::resp::{classify, decode, is_push};
+use pointsman::resp::{classify, decode};
 
 #[path = "../../tests/support/scanning.rs"]
 mod scanning;
@@ -29,8 +29,6 @@ fuzz_target!(|data: &[u8]| {
         if classify(frame).is_some() {
             assert_eq!(frame[0], b'-', "only an error proves that a command did not run");
         }
-        is_push(frame, true);
-        is_push(frame, false);
         subscriptions.note(frame, a % 2 == 0, a % 4 < 2);
         start = end;
     }

@@ -62,6 +62,8 @@ pub struct Downstream {
     refused_since: Cell<Option<Instant>>,
     /// What came back has run where it was sent.
     undone: Cell<bool>,
+    /// A pop that came back may have run.
+    doubtful: Cell<bool>,
     /// How often in a row a connection was lost while its command was the one to be answered.
     suspected: Cell<u8>,
     /// Its subscriptions went with their connection and are not back yet.
@@ -104,6 +106,7 @@ impl Downstream {
             withheld: Cell::new(0),
             refused_since: Cell::new(None),
             undone: Cell::new(false),
+            doubtful: Cell::new(false),
             suspected: Cell::new(0),
             missing: RefCell::default(),
             cursors: RefCell::default(),
@@ -345,7 +348,10 @@ impl Downstream {
             return GivenUp::NotYet;
         }
         let parked = self.parked.take();
-        self.undone.set(self.undone.get() || parked.iter().any(|p| !p.reads));
+        if parked.iter().any(|p| !p.reads) {
+            self.undone.set(true);
+            self.doubt();
+        }
         let sizes: usize = parked.iter().map(Parked::size).sum();
         self.withheld.set(self.withheld.get().saturating_sub(sizes));
         parked.iter().for_each(|p| self.note_return(p.queued_at));
@@ -365,6 +371,21 @@ impl Downstream {
     /// it is taken for.
     pub fn take_undone(&self) -> bool {
         self.undone.take()
+    }
+
+    /// A pop comes back, to be issued again (`reissue_pops`), that may have run.
+    pub(super) fn doubt(&self) {
+        self.doubtful.set(true);
+    }
+
+    /// Whether one came back since [`Downstream::settle_doubt`]: nobody can say that it was not executed.
+    pub fn is_in_doubt(&self) -> bool {
+        self.doubtful.get()
+    }
+
+    /// It has been answered.
+    pub fn settle_doubt(&self) {
+        self.doubtful.set(false);
     }
 
     /// The server had taken a command and kept it until it was told to give it back: no refusal in a row of them.

@@ -239,6 +239,11 @@ impl<T> InFlight<T> {
         self.entries.iter().take(begun).any(is_such)
     }
 
+    /// Whether something such is here, handed to the kernel or not.
+    pub(super) fn holds(&self, is_such: impl Fn(&Entry<T>) -> bool) -> bool {
+        self.entries.iter().any(is_such)
+    }
+
     /// The front entry's answers are complete. None if it was not wholly written: the backend answered more than it was asked.
     pub(super) fn pop(&mut self) -> Option<Entry<T>> {
         self.written = self.written.checked_sub(1)?;

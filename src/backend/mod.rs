@@ -12,12 +12,13 @@ mod large;
 mod parked;
 mod preparation;
 mod receiver;
+mod returns;
 mod salvage;
 mod scripts;
 mod slow;
 mod subscriptions;
 
-pub use connection::{Connection, Listener, Lost, Use, half_streamed};
+pub use connection::{Connection, Listener, Lost, Use};
 pub use context::{Context, Terms};
 pub use cursors::{Cursors, Server};
 pub use downstream::{Again, Downstream};
@@ -26,6 +27,7 @@ pub use inflight::{Answer, Audience, Effect, Entry, Heed, Translate};
 pub use judge::{Judge, Verdict};
 pub use large::LargeReplies;
 pub use preparation::{Outstanding, Preparation};
+pub use returns::half_streamed;
 pub use scripts::Scripts;
 pub use subscriptions::{Frame, Kind as SubscriptionKind, Subscriptions};
 

@@ -277,12 +277,13 @@ impl Receiver {
         }
         let Some(frame) = self.whole_answer(conn, frame) else { return Ok(()) };
         // Another client may unblock this one, or its stream may be gone: then it is the answer. It is none where the
-        // node was demoted, or where pointsman asked for the command to come back.
+        // node was demoted, or where pointsman asked for the command to come back. A script may say the same words: what
+        // blocks has a connection of its own.
         let withdrawn = conn.withdrawn.take() > 0;
         let is_answer = |r: &Refusal| {
             let says = |text: &str| memchr::memmem::find(&frame, text.as_bytes()).is_some();
             let ours = says("instance state changed") || withdrawn && says("CLIENT UNBLOCK");
-            *r == Refusal::Unblocked && !ours
+            *r == Refusal::Unblocked && !(ours && conn.used == Use::Pinned)
         };
         let refusal = classify(&frame).filter(|r| !is_answer(r));
         let mut inflight = conn.inflight.borrow_mut();

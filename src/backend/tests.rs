@@ -160,6 +160,44 @@ async fn what_is_not_the_clients_own_never_comes_back_to_it() {
     assert_eq!((session.owed(), session.fault()), (0, None));
 }
 
+/// What may block, or pop at once, is a write here, and nobody would withdraw it: neither where writes are held nor in a
+/// pause does one go out that had not.
+#[tokio::test]
+async fn a_pop_that_has_not_gone_out_is_taken_back_when_writes_or_all_stop() {
+    for paused in [false, true] {
+        let scene = Scene::new(Use::Pinned).await;
+        let client = session().await;
+        let pop = entry(&client, encode_command(&["BLPOP", "q", "0"]), Effect::Deferred, Audience::Client);
+        scene.conn.queue(Entry { retry: true, ..pop });
+        if paused {
+            let topology = scene.context.access.topology().clone();
+            scene.context.access.update(Arc::new(Topology { paused, ..(*topology).clone() }));
+        } else {
+            scene.permit(Flow::Flowing, Flow::Held);
+        }
+        scene.conn.flush();
+        assert_eq!((client.owed(), client.fault(), client.is_in_doubt()), (0, None, false));
+        assert_eq!(came_back(&client), [(encode_command(&["BLPOP", "q", "0"]), false)]);
+        assert!(!scene.conn.owes_write() && scene.conn.lost().is_none());
+    }
+}
+
+/// Where it was written it may have popped, though it comes back.
+#[tokio::test]
+async fn a_pop_that_comes_back_from_a_lost_connection_is_in_doubt() {
+    for (retry, in_doubt) in [(true, true), (false, false)] {
+        let scene = Scene::new(Use::Pinned).await;
+        let client = session().await;
+        let pop = entry(&client, encode_command(&["BLPOP", "q", "0"]), Effect::Deferred, Audience::Client);
+        scene.conn.queue(Entry { retry, ..pop });
+        scene.conn.flush();
+        scene.conn.sever();
+        assert_eq!((came_back(&client).len(), client.is_in_doubt()), (1, in_doubt));
+        client.settle_doubt();
+        assert!(!client.is_in_doubt());
+    }
+}
+
 /// Commands of a session that a connection gives back in parts, and its last ones first: in the order that they were sent.
 #[tokio::test]
 async fn what_comes_back_in_parts_is_sent_again_in_order() {

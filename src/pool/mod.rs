@@ -312,7 +312,9 @@ impl Pool {
         if topology.writes.flow == Flow::Flowing && !topology.paused {
             return true;
         }
-        let quiet = !self.all.borrow().iter().any(|c| c.lost().is_none() && c.owes_write());
+        // A switchover need not wait for pops that cannot be withdrawn; a pause promises that nothing changes meanwhile.
+        let owes = |c: &Connection| c.owes_write() || topology.paused && c.owes_pop();
+        let quiet = !self.all.borrow().iter().any(|c| c.lost().is_none() && owes(c));
         if quiet {
             self.context.access.link().note_quiet(topology.seq);
         }

@@ -28,7 +28,7 @@ pub use inline::inline_to_command;
 pub use keys::{keys, printable, title};
 pub use learned::Learned;
 pub use protocol_error::ProtocolError;
-pub use reply::{Refusal, classify, is_push, without_arguments};
+pub use reply::{Refusal, classify, without_arguments};
 pub use reply_scan::{Progress, ReplyScanner};
 pub use scan::{Pending, RequestScanner, Scan};
 pub use tracking::{

@@ -1,7 +1,5 @@
 //! What a reply says about the fate of its command.
 
-use memchr::memmem;
-
 /// An error reply that proves that its command did not run.
 ///
 /// It proves it only for the whole frame, never for an element of an `EXEC` reply: there the block has run.
@@ -64,42 +62,11 @@ fn classify_error(reply: &[u8]) -> Option<Refusal> {
     }
 }
 
-/// Whether `frame` is a message rather than the reply to a command: a RESP3 push, or, for a RESP2 connection that has
-/// subscriptions, a message or confirmation.
-pub fn is_push(frame: &[u8], resp2_subscriber: bool) -> bool {
-    match frame.first() {
-        Some(b'>') => true,
-        Some(b'*') if resp2_subscriber => first_bulk(frame).is_some_and(|kind| {
-            matches!(
-                kind,
-                b"message"
-                    | b"pmessage"
-                    | b"smessage"
-                    | b"subscribe"
-                    | b"psubscribe"
-                    | b"ssubscribe"
-                    | b"unsubscribe"
-                    | b"punsubscribe"
-                    | b"sunsubscribe"
-            )
-        }),
-        _ => false,
-    }
-}
-
 /// An error text as far as it may be shown. A server that does not know a command (it may be old, or the command
 /// renamed) repeats its arguments, and those of `AUTH` and `HELLO` hold a password; perhaps only the beginning of one,
 /// since Redis cuts long ones.
 pub fn without_arguments(error: &str) -> &str {
     error.split_once(", with args beginning with").map_or(error, |(told, _)| told)
-}
-
-/// The first element of an array, if it is a bulk string.
-fn first_bulk(frame: &[u8]) -> Option<&[u8]> {
-    let bulk = &frame[memmem::find(frame, b"\r\n")? + 2..];
-    let header_end = memmem::find(bulk, b"\r\n")?;
-    let len: usize = std::str::from_utf8(bulk[..header_end].strip_prefix(b"$")?).ok()?.parse().ok()?;
-    bulk[header_end + 2..].get(..len)
 }
 
 #[cfg(test)]
@@ -163,18 +130,5 @@ mod tests {
         ] {
             assert_eq!(classify(reply.as_bytes()), None, "{reply}");
         }
-    }
-
-    #[test]
-    fn messages_are_told_from_replies() {
-        assert!(is_push(b">3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n", false));
-        assert!(is_push(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n", true));
-        assert!(is_push(b"*3\r\n$12\r\nsunsubscribe\r\n$-1\r\n:0\r\n", true));
-        assert!(!is_push(b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\nm\r\n", false));
-        assert!(!is_push(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n", true));
-        assert!(!is_push(b"+OK\r\n", true));
-        assert!(!is_push(b"*0\r\n", true));
-        assert!(!is_push(b"*1\r\n$-1\r\n", true));
-        assert!(!is_push(b"*1\r\n$99\r\nmessage\r\n", true));
     }
 }

@@ -122,6 +122,8 @@ pub struct Session {
     /// Bytes from the client, beginning with the first command that was not handed on.
     buf: BytesMut,
     read_size: usize,
+    /// There is, or will be, more room in the buffer than for a read of any size: for a large command.
+    roomy: bool,
     /// Bytes read since others were last let run for their sake.
     burst: usize,
     scanner: RequestScanner,
@@ -216,6 +218,7 @@ impl Session {
             read,
             buf: BytesMut::new(),
             read_size: READ_MIN,
+            roomy: false,
             burst: 0,
             scanner: RequestScanner::new(terms.limits.bulk_bytes),
             state: State::new(Key { database: 0, resp3: false, user }),

@@ -32,6 +32,11 @@ impl Session {
         {
             return step;
         }
+        // Its time may be up: what is said then stands behind the replies to what came before. Nor does one that stands
+        // behind another begin with the other's time.
+        if matches!(way.step, router::Step::Block(_)) && self.blocked_since.is_some() && self.down.owed() > 0 {
+            return Step::Wait(Wait::REPLIES);
+        }
         let node = match self.pass(way.effect) {
             Pass::To(node) => node,
             pass => return self.hold(command, pass),
@@ -365,6 +370,7 @@ impl Session {
         self.unpin = false;
         if answered {
             self.blocked_since = None;
+            self.down.settle_doubt();
             if !self.state.multi {
                 self.transaction.clear();
                 self.end_queued_relays(true);
@@ -437,6 +443,7 @@ impl Session {
         }
         if again.is_empty() {
             self.blocked_since = None;
+            self.down.settle_doubt();
         }
         let mut queued = again.len();
         if self.transaction.is_ending() && queued > 0 {

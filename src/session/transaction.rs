@@ -107,7 +107,8 @@ impl Transaction {
         self.log.is_empty() && !self.overflowed
     }
 
-    /// What has to be sent to a new connection.
+    /// What has to be sent to a new connection; also what was refused by itself, which with Valkey 8 has the transaction
+    /// fail.
     pub(super) fn replay(&self) -> &[Bytes] {
         &self.log
     }

@@ -80,6 +80,11 @@ impl Session {
 
     /// The command at the front has waited for too long. Nothing is owed.
     pub(super) fn refuse_waiting(&mut self, command: Command, line: Bytes) -> Step {
+        // The line says that it was not executed.
+        if self.down.is_in_doubt() && command.id.info().kind == Kind::Blocking {
+            self.pool.context.stats.commands_unknown.add(1);
+            return Step::Close(CloseReason::UnknownOutcome);
+        }
         self.pool.context.stats.commands_refused.add(1);
         self.note_refused(command, &line);
         // The next blocking command has all its time.
@@ -119,7 +124,12 @@ impl Session {
         let mut writable = down.outbox.is_blocked().then(|| Box::pin(down.outbox.writable()));
         let mut timer = wait.until.map(|at| Box::pin(sleep_until(at)));
         let may_read = !self.eof && (wait.input || self.buf.len() < READ_AHEAD);
+        // What a large command needed is kept neither for small ones nor while the client rests.
+        if self.roomy && self.buf.is_empty() && self.streaming.is_none() {
+            (self.buf, self.roomy) = (BytesMut::new(), false);
+        }
         let room = self.room();
+        self.roomy |= may_read && room.wanted > READ_MAX;
         // The client's leaving is seen in what is read, or, where nothing more is read for now, by itself.
         let (mut reading, mut ended) = (None, None);
         if may_read {

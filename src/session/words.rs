@@ -40,23 +40,27 @@ pub(super) fn pause(command: &[u8]) -> Option<Duration> {
     }
 }
 
-/// A blocking command with what is left of its time; none if nothing is.
+/// A blocking command with what is left of its time; none if nothing is. What is no time the server refuses in its own
+/// words.
 pub(super) fn with_time_left(command: &Bytes, gone: Duration) -> Option<Bytes> {
     let mut words: Vec<Bytes> = args(command).map(Bytes::copy_from_slice).collect();
     let is = |w: &Bytes, name: &[u8]| w.eq_ignore_ascii_case(name);
     let first = words.first()?.clone();
     // XREAD counts milliseconds behind BLOCK; BLMPOP and BZMPOP have the seconds first, all others last.
-    let (at, unit) = if is(&first, b"XREAD") || is(&first, b"XREADGROUP") {
-        (words.iter().position(|w| is(w, b"BLOCK"))? + 1, 1000.0)
+    let behind_block = |from: usize| words.iter().skip(from).position(|w| is(w, b"BLOCK")).map(|at| from + at + 1);
+    let (at, unit) = if is(&first, b"XREAD") {
+        (behind_block(1), 1000.0)
+    } else if is(&first, b"XREADGROUP") {
+        // A group, or who reads for it, may have that name too.
+        (behind_block(4), 1000.0)
     } else if is(&first, b"BLMPOP") || is(&first, b"BZMPOP") {
-        (1, 1.0)
+        (Some(1), 1.0)
     } else {
-        (words.len() - 1, 1.0)
+        (words.len().checked_sub(1), 1.0)
     };
-    let total: f64 = std::str::from_utf8(words.get(at)?).ok()?.parse().ok()?;
-    if total == 0.0 {
-        return Some(command.clone());
-    }
+    let time = at.and_then(|at| Some((at, std::str::from_utf8(words.get(at)?).ok()?.parse::<f64>().ok()?)));
+    // Zero is for ever.
+    let Some((at, total)) = time.filter(|(_, total)| *total > 0.0) else { return Some(command.clone()) };
     let left = total - gone.as_secs_f64() * unit;
     if left <= 0.0 {
         return None;
@@ -103,5 +107,16 @@ mod tests {
             "and what is nearly over does not become that"
         );
         assert_eq!(left("XREAD BLOCK 1 STREAMS s $", 0).unwrap(), "XREAD BLOCK 1 STREAMS s $");
+        assert_eq!(
+            left("XREADGROUP GROUP block block BLOCK 5000 STREAMS s >", 1500).unwrap(),
+            "XREADGROUP GROUP block block BLOCK 3500 STREAMS s >"
+        );
+    }
+
+    #[test]
+    fn what_is_no_time_is_the_servers_to_refuse() {
+        for said in ["BLPOP a -1", "BLPOP a x", "BLPOP", "XREAD BLOCK x STREAMS s $", "XREAD BLOCK", "BLMPOP"] {
+            assert_eq!(left(said, 99_000).as_deref(), Some(said));
+        }
     }
 }

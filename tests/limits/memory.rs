@@ -86,6 +86,27 @@ async fn the_largest_value_streams_both_ways() {
     there_and_back(LARGEST).await;
 }
 
+/// What each of them had sent is gone, though its connection stays: at rest, and when it goes on with small commands.
+#[tokio::test]
+async fn a_client_keeps_no_room_for_the_large_commands_that_it_has_sent() {
+    let _alone = MEASURING.lock().await;
+    let front = Front::configured("").await;
+    let mut clients = Vec::new();
+    for n in 0..100 {
+        let mut client = Raw::connect(front.proxy).await;
+        // Kept whole before it is sent, and streamed.
+        for len in [200_000, 1 << 20] {
+            write_value(&mut client.stream, "large", len).await;
+            client.until(b"+OK\r\n").await;
+        }
+        if n % 2 == 0 {
+            assert_eq!(client.ask(&["PING"]).await, "+PONG\r\n");
+        }
+        clients.push(client);
+    }
+    front.assert_peak(0);
+}
+
 /// Replies nobody takes, and messages. What is not taken stays with the server, as if the client were connected to it.
 async fn deaf(len: usize) {
     let front = Front::configured("").await;

@@ -55,6 +55,40 @@ async fn a_client_is_found_unblocked_and_killed_by_its_id() {
     assert_eq!(asker.ask(&["PING"]).await, "+PONG\r\n");
 }
 
+/// Words that, said of a blocked command, prove that it did not run.
+#[tokio::test]
+async fn a_script_that_says_that_it_was_unblocked_runs_once() {
+    let front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let mut client = Raw::connect(front.proxy).await;
+    let said = "UNBLOCKED force unblock from blocking operation, instance state changed (master -> replica?)";
+    let script = format!("redis.call('INCR', 'n') return redis.error_reply('{said}')");
+    assert_eq!(client.ask(&["EVAL", &script, "0"]).await, format!("-{said}\r\n"));
+    assert_eq!(client.ask(&["GET", "n"]).await, "$1\r\n1\r\n");
+}
+
+/// Both come back from a server that dies; meanwhile the time of the pop has passed.
+#[tokio::test]
+async fn what_a_pop_whose_time_is_up_answers_stands_behind_what_came_before() {
+    let mut front = Front::start(Settings::single(), &["--workers", "1"]).await;
+    let mut client = Raw::connect(front.proxy).await;
+    client.send(&command(&["HELLO", "3"])).await;
+    client.until(b"modules\r\n*0\r\n").await;
+    // Its connection is its own from then on.
+    assert_eq!(client.ask(&["CLIENT", "TRACKING", "ON"]).await, "+OK\r\n");
+    assert_eq!(client.ask(&["LRANGE", "k", "0", "-1"]).await, "*0\r\n");
+    front.cluster.pause(Member::Node(0)).unwrap();
+    let begun = Instant::now();
+    let both = [&["LRANGE", "k", "0", "-1"][..], &["BLPOP", "q", "0.3"], &["BLPOP", "q", "-1"]];
+    client.send(&both.map(command).concat()).await;
+    tokio::time::sleep_until(begun + Duration::from_millis(400)).await;
+    front.cluster.kill(Member::Node(0)).unwrap();
+    front.cluster.restart(Member::Node(0)).await.unwrap();
+    let answers = client.until(b"timeout is negative\r\n").await;
+    let invalid = ">2\r\n$10\r\ninvalidate\r\n_\r\n";
+    let expected = format!("{invalid}*0\r\n_\r\n-ERR timeout is negative\r\n");
+    assert_eq!(text(&answers), expected, "{}", front.log());
+}
+
 #[tokio::test]
 async fn who_may_not_kill_kills_nobody() {
     let front = Front::start(Settings::single(), &["--workers", "1"]).await;
