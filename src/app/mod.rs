@@ -332,6 +332,7 @@ impl App {
         drop(self.instructions);
         let loads = self.targets.loads();
         let clients = move || loads.iter().map(|load| load.clients.value()).sum::<u64>();
+        let admin_state = Arc::clone(&self.admin_state);
         let (listeners, targets, workers) = (self.listeners, self.targets, std::mem::take(&mut self.workers));
         let drained = async {
             // A listener whose worker is stuck with a full inbox does not end.
@@ -342,6 +343,10 @@ impl App {
             // With the listeners' this was the last way into the workers' inboxes, which are closed by that.
             drop(targets);
             let _ = tokio::task::spawn_blocking(move || workers.into_iter().for_each(|w| drop(w.join()))).await;
+            // What a switchover has changed it sets back itself, or finishes.
+            while admin_state.is_switching_over() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
         };
         let at_once = tokio::select! {
             () = drained => {

@@ -124,6 +124,7 @@ impl Sentinels {
                 None => events.push(self.add(endpoint.clone(), None, false, now)),
             }
         }
+        events.extend(self.resume_orphans(now));
         events
     }
 
@@ -210,7 +211,7 @@ impl Sentinels {
 
     /// Notes which process is behind an endpoint. Two endpoints of one process are one Sentinel and must not count as
     /// two: the learned one goes, of two configured ones the later is not listened to for as long as that is so.
-    pub(super) fn note_identity(&mut self, id: SentinelId, run_id: String) -> Vec<Event> {
+    pub(super) fn note_identity(&mut self, id: SentinelId, run_id: String, now: Moment) -> Vec<Event> {
         let Some(known) = self.known.get_mut(&id) else { return Vec::new() };
         let learned = known.learned;
         let was_duplicate = std::mem::replace(&mut known.duplicate, false);
@@ -233,6 +234,27 @@ impl Sentinels {
                 }
                 events.push(Event::SentinelForgotten(id));
             }
+        }
+        events.extend(self.resume_orphans(now));
+        events
+    }
+
+    /// What was left to another endpoint of the same process is listened to again where that is no more, or leads to
+    /// another process now.
+    fn resume_orphans(&mut self, now: Moment) -> Vec<Event> {
+        let heard: BTreeSet<String> =
+            self.known.values().filter(|k| !k.duplicate).filter_map(|k| k.run_id.clone()).collect();
+        let orphan = |k: &Known| k.duplicate && k.run_id.as_ref().is_none_or(|run_id| !heard.contains(run_id));
+        let orphans: Vec<_> =
+            self.known.iter().filter(|(_, k)| orphan(k)).map(|(id, k)| (*id, k.endpoint.clone())).collect();
+        let mut events = Vec::new();
+        for (id, endpoint) in orphans {
+            // It may have connected long ago, and says so anew.
+            let task = self.listen(id, endpoint.clone());
+            if let Some(known) = self.known.get_mut(&id) {
+                (known.duplicate, known.run_id, known.down_since, known.task) = (false, None, Some(now), task);
+            }
+            events.push(Event::SentinelKnown(id, endpoint));
         }
         events
     }
@@ -272,7 +294,8 @@ impl Sentinels {
         for id in &gone {
             self.known.remove(id);
         }
-        gone.into_iter().map(Event::SentinelForgotten).collect()
+        let resumed = self.resume_orphans(now);
+        gone.into_iter().map(Event::SentinelForgotten).chain(resumed).collect()
     }
 
     pub(super) fn facts(&self, id: SentinelId) -> Option<SentinelFacts> {
@@ -389,6 +412,28 @@ mod tests {
         assert_eq!(known(&sentinels), [(A.to_owned(), false), (B.to_owned(), true)]);
         assert_eq!(set(&mut sentinels, &[A, B]), []);
         assert_eq!(known(&sentinels), [(A.to_owned(), false), (B.to_owned(), false)]);
+    }
+
+    /// Two endpoints of one process, of which the one that is heard goes, or comes to lead elsewhere.
+    #[tokio::test]
+    async fn one_that_was_left_to_its_twin_is_heard_again_when_that_is_gone() {
+        let mut sentinels = watching(&[A, B, C]);
+        let one = |sentinels: &mut Sentinels, id, run_id: &str| {
+            sentinels.note_identity(SentinelId(id), run_id.to_owned(), Moment(0))
+        };
+        let heard = |sentinels: &Sentinels| [0, 1, 2].map(|id| sentinels.is_heard(SentinelId(id)));
+        assert_eq!(one(&mut sentinels, 0, "x"), []);
+        assert_eq!(one(&mut sentinels, 1, "x"), [Event::SentinelForgotten(SentinelId(1))]);
+        assert_eq!(one(&mut sentinels, 2, "y"), []);
+        assert_eq!(heard(&sentinels), [true, false, true]);
+        // A balancer's address leads to another one of them now.
+        let resumed = [Event::SentinelForgotten(SentinelId(0)), Event::SentinelKnown(SentinelId(1), endpoint(B))];
+        assert_eq!(one(&mut sentinels, 0, "y"), resumed);
+        assert_eq!(heard(&sentinels), [false, true, true]);
+        assert_eq!(one(&mut sentinels, 1, "x"), []);
+        let events = set(&mut sentinels, &[A, B]);
+        assert_eq!(events, [Event::SentinelForgotten(SentinelId(2)), Event::SentinelKnown(SentinelId(0), endpoint(A))]);
+        assert_eq!(heard(&sentinels), [true, true, false]);
     }
 
     #[tokio::test]

@@ -72,10 +72,21 @@ pub(super) struct Watcher {
     pausing: Option<(u64, oneshot::Sender<()>)>,
     /// The workers' counts when the open record began.
     counts_before: RecordCounts,
-    /// Closed records whose counts are still to be taken: when, which, and the counts before.
-    closed: VecDeque<(Moment, u64, RecordCounts)>,
+    /// Closed records whose counts are still to be taken.
+    closed: VecDeque<Closed>,
     /// Reused for the machine's actions.
     actions: Vec<Action>,
+}
+
+/// A closed record whose counts are still to be taken.
+struct Closed {
+    number: u64,
+    /// When.
+    due: Moment,
+    /// The workers' counts when it began.
+    before: RecordCounts,
+    /// Those when the next one began.
+    after: Option<RecordCounts>,
 }
 
 /// What is ordered by way of the admin server.
@@ -203,7 +214,7 @@ impl Watcher {
         renewal.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut housekeeping = interval(HOUSEKEEPING);
         housekeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut hinted, mut ordered, mut pausable) = (true, true, true);
+        let (mut hinted, mut ordered, mut pausable, mut ended) = (true, true, true, false);
         loop {
             let now = Moment::now();
             let due = self.machine.deadline(now).into_iter().chain(self.switchovers.deadline(now)).min();
@@ -213,12 +224,15 @@ impl Watcher {
                 // acknowledgement lets a commit go out; Sentinels' words decide, workers' hints only hurry.
                 biased;
                 () = shutdown.cancelled() => return,
-                changed = configs.changed() => {
-                    if changed.is_err() {
-                        return;
+                changed = configs.changed(), if !ended => {
+                    if changed.is_ok() {
+                        let config = Arc::clone(&configs.borrow_and_update());
+                        self.configure(&config);
+                    } else {
+                        // What a switchover has changed it sets back first, or finishes.
+                        ended = true;
+                        self.drive_switchover(switchover::Event::Abandoned);
                     }
-                    let config = Arc::clone(&configs.borrow_and_update());
-                    self.configure(&config);
                 }
                 _ = renewal.tick() => self.renew(),
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => { self.tick(); }
@@ -241,6 +255,9 @@ impl Watcher {
             }
             if self.switchovers.is_on() {
                 self.drive_switchover(switchover::Event::Look);
+            }
+            if ended && !self.switchovers.is_on() {
+                return;
             }
         }
     }
@@ -365,7 +382,7 @@ impl Watcher {
                 self.publish_status(now);
             }
             SentinelEvent::Identity { id, run_id } => {
-                let events = self.sentinels.note_identity(id, run_id);
+                let events = self.sentinels.note_identity(id, run_id, Moment::now());
                 events.into_iter().for_each(|e| self.handle(e));
             }
             SentinelEvent::Peers { id, peers } => {
@@ -402,10 +419,15 @@ impl Watcher {
                 }
                 Action::RecordOpened(_) => {
                     self.counts_before = (self.stats)();
+                    // What comes from here on is this one's.
+                    self.closed.iter_mut().for_each(|closed| {
+                        closed.after.get_or_insert(self.counts_before);
+                    });
                     self.demotion.iter().for_each(Demoting::suspend);
                 }
                 Action::RecordClosed(number) => {
-                    self.closed.push_back((now + COUNTS_AFTER, number, self.counts_before));
+                    let (due, before) = (now + COUNTS_AFTER, self.counts_before);
+                    self.closed.push_back(Closed { number, due, before, after: None });
                     let master = self.machine.topology().writes.node;
                     if self.demotion.as_ref().is_some_and(|d| !d.go_on(master)) {
                         self.leave_old_master(now);
@@ -455,9 +477,10 @@ impl Watcher {
     fn keep_house(&mut self) {
         let now = Moment::now();
         self.set_wall_clock(now);
-        while self.closed.front().is_some_and(|(due, _, _)| *due <= now) {
-            let Some((_, number, before)) = self.closed.pop_front() else { break };
-            self.machine.recorder_mut().set_counts(number, (self.stats)().since(before));
+        while self.closed.front().is_some_and(|closed| closed.due <= now) {
+            let Some(Closed { number, before, after, .. }) = self.closed.pop_front() else { break };
+            let after = after.unwrap_or_else(|| (self.stats)());
+            self.machine.recorder_mut().set_counts(number, after.since(before));
             match self.machine.recorder().closed(number) {
                 Some(record) if record.offset_lost.is_certain() => tracing::warn!(service = self.service, "{record}"),
                 Some(record) => tracing::info!(service = self.service, "{record}"),

@@ -13,9 +13,10 @@ use pointsman::demo::PLANNED;
 use pointsman::demo::cluster::{Cluster, Member, Settings};
 use pointsman::demo::wire::text;
 use rustix::process::Signal;
+use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
 
-use rig::{Direct, PATIENCE, Rig, start_proxy};
+use rig::{Direct, PATIENCE, Rig, Said, start_proxy};
 
 /// Longest wait of a write.
 const STALL: Duration = Duration::from_millis(300);
@@ -220,12 +221,8 @@ async fn killed_in_the_middle() {
     rig.audit(PLANNED).await;
 }
 
-/// pointsman is killed when it has changed a priority and nothing else yet: the one that is started next sets it back.
-#[tokio::test]
-async fn killed_with_a_priority_that_was_for_the_while() {
-    let state =
-        |cluster: &Cluster| ["--state-dir".to_owned(), cluster.dir().join("state").display().to_string()].to_vec();
-    let mut rig = Rig::start_with(Settings::default(), state).await;
+/// Begins one and waits until it has changed the priority of node 2, and nothing else yet.
+async fn arranged(rig: &Rig) -> JoinHandle<Said> {
     let target = rig.addr(2).to_string();
     let switchover = rig.begin_switchover(&["--to", &target]);
     let end = Instant::now() + PATIENCE;
@@ -233,7 +230,19 @@ async fn killed_with_a_priority_that_was_for_the_while() {
         assert!(Instant::now() < end, "never changed\n{}", rig.proxy.log_tail());
         sleep(Duration::from_millis(1)).await;
     }
+    switchover
+}
+
+/// pointsman is killed when it has changed a priority: the one that is started next sets it back. One that is told to end
+/// does so itself.
+#[tokio::test]
+async fn ended_with_a_priority_that_was_for_the_while() {
+    let state =
+        |cluster: &Cluster| ["--state-dir".to_owned(), cluster.dir().join("state").display().to_string()].to_vec();
+    let mut rig = Rig::start_with(Settings::default(), state).await;
+    let switchover = arranged(&rig).await;
     rig.proxy.signal(Signal::KILL).unwrap();
+    let end = Instant::now() + PATIENCE;
     assert_eq!(switchover.await.unwrap().code, Some(69));
     assert_eq!(rig.priority(2).await, "1", "nobody else does it");
     rig.proxy = start_proxy(&rig.cluster, state(&rig.cluster)).await;
@@ -247,6 +256,12 @@ async fn killed_with_a_priority_that_was_for_the_while() {
         assert!(Instant::now() < end, "still noted");
         sleep(Duration::from_millis(10)).await;
     }
+    rig.until_settled().await;
+    let switchover = arranged(&rig).await;
+    rig.proxy.signal(Signal::TERM).unwrap();
+    let said = switchover.await.unwrap();
+    assert!(matches!(said.code, Some(0 | 75)), "{:?} {}", said.code, said.text);
+    assert_eq!(rig.priority(2).await, "100", "{}", said.text);
     rig.cluster.wait_settled(PATIENCE).await.unwrap();
 }
 

@@ -14,6 +14,7 @@ impl Failover {
     /// has no voice.
     pub(super) fn note_majority(&mut self, now: Moment, out: &mut Vec<Action>) {
         if !self.settings.fence_without_quorum || !self.settings.managed {
+            self.minority_since = None;
             return;
         }
         let was_fenced = self.fenced(now).is_some();

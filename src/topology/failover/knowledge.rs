@@ -108,7 +108,7 @@ pub(super) struct Knowledge {
     pub(super) sentinels: BTreeMap<SentinelId, Sentinel>,
     /// Those that are asked for their role, and no others.
     pub(super) nodes: BTreeMap<SocketAddr, Node>,
-    /// Since when, without interruption, an address has been named by at least one Sentinel.
+    /// Since when, without interruption, an address has been named by at least one Sentinel that is not behind.
     pub(super) named: BTreeMap<SocketAddr, Moment>,
 }
 
@@ -159,9 +159,11 @@ impl Knowledge {
         self.voices().flat_map(|(_, v)| v.replicas.iter().map(|r| r.node).chain([v.master])).collect()
     }
 
-    /// Brings `named` up to date.
-    pub(super) fn note_names(&mut self, now: Moment) {
-        let spoken: BTreeSet<SocketAddr> = self.voices().map(|(_, v)| v.master).collect();
+    /// Brings `named` up to date, by those who know what was at this epoch. What one has said from before then says nothing
+    /// of a master that is elected later, though it may be the same.
+    pub(super) fn note_names(&mut self, now: Moment, epoch: u64) {
+        let spoken: BTreeSet<SocketAddr> =
+            self.voices().filter(|(_, v)| v.epoch >= epoch).map(|(_, v)| v.master).collect();
         self.named.retain(|node, _| spoken.contains(node));
         for node in spoken {
             self.named.entry(node).or_insert(now);

@@ -227,6 +227,8 @@ pub struct Failover {
     minority_since: Option<Moment>,
     /// The one other address that every Sentinel in hearing, a majority of all, names, and since when.
     agreement: Option<(SocketAddr, Moment)>,
+    /// Since when every Sentinel in hearing, a majority of all, has named the master we have with a lower epoch.
+    lower_since: Option<Moment>,
     /// When the first Sentinel named a master.
     first_voice: Option<Moment>,
     static_master: Option<SocketAddr>,
@@ -269,6 +271,7 @@ impl Failover {
             demotion: None,
             minority_since: None,
             agreement: None,
+            lower_since: None,
             first_voice: None,
             static_master: None,
             remembered: None,
@@ -324,8 +327,14 @@ impl Failover {
 
     /// Draws conclusions until none is left.
     fn settle(&mut self, now: Moment, out: &mut Vec<Action>) {
-        self.known.note_names(now);
+        // Where a commit is to be undone, or may be, those count who know the master before.
+        let undone = self.round.as_ref().and_then(|r| r.undone);
+        let provisional = self.master.as_ref().and_then(|m| m.provisional.as_ref()).map(|(_, previous)| *previous);
+        let before = undone.or(provisional).map(|previous| previous.epoch);
+        let epoch = before.or(self.master.as_ref().map(|m| m.epoch)).unwrap_or(0);
+        self.known.note_names(now, epoch);
         self.note_agreement(now);
+        self.lower_epoch(now);
         self.note_majority(now, out);
         self.end_pause(now, out);
         if self.first_voice.is_none() && self.known.voices().next().is_some() {

@@ -239,6 +239,7 @@ impl Failover {
     pub fn deadline(&self, now: Moment) -> Option<Moment> {
         let mut times = vec![self.alert_until];
         times.extend(self.agreement.map(|(_, since)| since + LOWER_EPOCH_PATIENCE));
+        times.extend(self.lower_since.map(|since| since + LOWER_EPOCH_PATIENCE));
         times.extend(self.suspicion.map(|s| s.since + SUSPECT_PATIENCE));
         times.extend(self.preparing);
         times.extend(self.pause_ends());

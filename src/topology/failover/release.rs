@@ -9,7 +9,7 @@ use super::{
     LOST_LEADER_PATIENCE, Level, RECONNECT_PATIENCE,
 };
 use crate::clock::Moment;
-use crate::topology::failover::knowledge::Node;
+use crate::topology::failover::knowledge::{Node, Sentinel};
 use crate::topology::record::{FailoverKind, OffsetLost};
 use crate::topology::{RoleAnswer, SentinelId};
 
@@ -138,14 +138,24 @@ impl Failover {
     /// A node that followed the master and does not say so now.
     fn stray_replica(&self, now: Moment, master: SocketAddr, round: &Round) -> Option<String> {
         for (node, since) in &round.must_follow {
-            if !matches!(self.known.answer(*node, *since), Some(RoleAnswer::Replica { .. })) {
-                return Some(format!("{node} may have been promoted and does not say replica"));
+            match self.known.answer(*node, *since) {
+                Some(RoleAnswer::Replica { .. }) => {}
+                Some(RoleAnswer::Refused | RoleAnswer::Silent { .. }) if self.is_out_of_all_reach(*node, master) => {}
+                _ => return Some(format!("{node} may have been promoted and does not say replica")),
             }
         }
         self.known.followers(self.generation).find_map(|(address, node)| {
             let fault = self.fault(now, master, round, node)?;
             Some(format!("{address} {fault}"))
         })
+    }
+
+    /// Whether a majority of the Sentinels is content with the master and does not reach this node either. Whoever was to
+    /// promote it has given up by then, and it may never come back.
+    fn is_out_of_all_reach(&self, node: SocketAddr, master: SocketAddr) -> bool {
+        let agree =
+            |s: &&Sentinel| s.voice().is_some_and(|v| !v.replicas.iter().any(|r| r.node == node && r.reachable));
+        self.known.is_majority(self.contented(master).filter(agree).count())
     }
 
     fn fault(&self, now: Moment, master: SocketAddr, round: &Round, node: &Node) -> Option<String> {
@@ -168,10 +178,13 @@ impl Failover {
 
     /// How many Sentinels, asked since the round began, are content with the master.
     fn vouchers(&self, master: SocketAddr) -> usize {
-        let content = |s: &&super::knowledge::Sentinel| {
+        self.contented(master).count()
+    }
+
+    fn contented(&self, master: SocketAddr) -> impl Iterator<Item = &Sentinel> {
+        self.known.sentinels.values().filter(move |s| {
             s.views >= 2 && !s.is_leading() && s.voice().is_some_and(|v| v.master == master && !v.master_down)
-        };
-        self.known.sentinels.values().filter(content).count()
+        })
     }
 
     /// A Sentinel that cannot win its election must not stall a healthy master. That nothing followed can be said only

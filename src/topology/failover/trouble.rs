@@ -58,6 +58,23 @@ impl Failover {
         }
     }
 
+    /// Where all Sentinels have begun anew (other ones, or wiped), what they will say is measured by what they say now: by
+    /// the epoch of those before, nobody could confirm a master.
+    pub(super) fn lower_epoch(&mut self, now: Moment) {
+        let Some(master) = &self.master else { return };
+        let (node, epoch) = (master.node, master.epoch);
+        let lower = self.known.voices().all(|(_, v)| v.master == node && v.epoch < epoch);
+        let lower = lower && self.known.is_majority(self.known.voices().count());
+        self.lower_since = lower.then(|| self.lower_since.unwrap_or(now));
+        if self.lower_since.is_some_and(|since| now.since(since) >= LOWER_EPOCH_PATIENCE)
+            && let Some(highest) = self.known.voices().map(|(_, v)| v.epoch).max()
+            && let Some(master) = &mut self.master
+        {
+            (master.epoch, self.lower_since) = (highest, None);
+            self.disbelieved.clear();
+        }
+    }
+
     /// Rule 1: what the replicas show of a failover whose leader is out of hearing. While all Sentinels are heard, a
     /// replica that says master was made so by somebody else, and is none of our business.
     fn unheard_promotion(&self, now: Moment) -> Option<Cause> {

@@ -48,6 +48,11 @@ impl Duties {
         self.0.iter().any(|d| matches!(d.request, Request::Follow(_)))
     }
 
+    /// It must not become one any more.
+    pub(super) fn forget_follow(&mut self) {
+        self.0.retain(|d| !matches!(d.request, Request::Follow(_)));
+    }
+
     /// When those that are not out are due.
     pub(super) fn due(&self) -> impl Iterator<Item = Moment> {
         self.0.iter().filter(|d| d.asked.is_none()).map(|d| d.due)

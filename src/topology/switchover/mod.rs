@@ -121,6 +121,8 @@ pub struct Switchover {
     /// Whose priority may have been changed, and what it was.
     arranged: Option<(SocketAddr, u32)>,
     fence: Option<Fence>,
+    /// Sentinel was told to fail over, and may do it late.
+    ordered: bool,
     /// Somebody else's failover is on: a pause that is in force may be theirs.
     leave_fence: bool,
     duties: Duties,
@@ -144,6 +146,7 @@ impl Switchover {
             plan: None,
             arranged: None,
             fence: None,
+            ordered: false,
             leave_fence: false,
             duties: Duties::default(),
             warnings: Vec::new(),

@@ -108,6 +108,7 @@ impl Switchover {
                 self.report(now, true, format!("the replica has all that the master has (offset {goal})"), out);
                 out.push(Action::Tell(SwitchoverEvent::Ordered));
                 self.send(Server::Sentinel(plan.sentinel), Request::FailOver, out);
+                self.ordered = true;
                 self.state = State::Ordered;
             }
             (late, _) if now.since(since) >= CATCH_UP_PATIENCE => {
@@ -160,6 +161,11 @@ impl Switchover {
         survey: &Survey,
         out: &mut Vec<Action>,
     ) {
+        // The old master may be the one that was elected.
+        if survey.master.is_some_and(|master| master != node) && self.duties.has_follow() {
+            self.duties.forget_follow();
+            self.warnings.push("the master has changed again".to_owned());
+        }
         let confirmed = survey.master == Some(node) && survey.confirmed && survey.flowing;
         let late = now.since(since) >= DUTY_PATIENCE;
         if !(self.duties.is_empty() && confirmed || late) {
@@ -192,8 +198,14 @@ impl Switchover {
         if !flowing {
             self.warnings.push("writes are held still, see `why` in /status".to_owned());
         }
+        let late = survey.master.filter(|_| self.ordered && survey.generation > self.generation);
+        if let Some(node) = late {
+            self.warnings.push(format!("{node} was promoted all the same, and is master"));
+            self.warn_unfenced();
+        }
+        let outcome = if late.is_some() { Outcome::Unfinished } else { Outcome::Undone };
         let why = std::iter::once(why).chain(self.warnings.iter().map(String::as_str)).collect::<Vec<_>>().join("; ");
-        self.end(now, Outcome::Undone, why, out);
+        self.end(now, outcome, why, out);
     }
 
     /// Something that makes going on pointless. Before the hold writes must flow, in it the hold must be ours.

@@ -408,3 +408,25 @@ fn the_time_for_preparing_does_not_run_out_during_a_hold() {
     scene.pass(PREPARATION_LIMIT.as_millis() as u64);
     scene.assert_flows_to(B, "but not for ever");
 }
+
+/// It has named that node for long, of a failover before.
+#[test]
+fn a_sentinel_that_is_behind_has_not_waited_for_a_second_one() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    scene.view(2, B, 0);
+    scene.pass(60_000);
+    scene.all_but_views();
+    scene.assert_flows_to(A, "that is old");
+    scene.say(0, Message::TryFailover);
+    scene.say(0, Message::SelectedSlave(node(B)));
+    scene.pass(5);
+    scene.role(B, master(100));
+    scene.role(A, RoleAnswer::Refused);
+    scene.view(0, B, 2);
+    scene.pass(4_990);
+    scene.role(B, master(100));
+    scene.assert_held("nobody but the leader says so");
+    scene.pass(10);
+    scene.role(B, master(100));
+    scene.assert_flows_to(B, "it has for confirm_timeout");
+}

@@ -495,3 +495,35 @@ fn an_unknown_loss_gets_an_upper_bound() {
     assert_eq!(unknown.or_more(110, 100), OffsetLost::AtLeast(10));
     assert_eq!(OffsetLost::AtMost(5).bounds(), (0, Some(5)));
 }
+
+/// Other Sentinels, or the same without what they knew: by the epoch of before nobody could confirm a master any more.
+#[test]
+fn where_all_sentinels_have_begun_anew_it_is_their_epoch_that_counts() {
+    for (waited, commit) in [(9_900, Commit::Confirmed), (10_000, Commit::Confirmed), (10_000, Commit::Eager)] {
+        let mut scene = Scene::stable(commit);
+        (0..3).for_each(|id| scene.view(id, A, 5));
+        (0..2).for_each(|id| scene.view(id, A, 0));
+        scene.pass(20_000);
+        // Of the third it is another matter until then: it may be they who are behind.
+        scene.view(2, A, 0);
+        scene.pass(waited);
+        scene.all_but_views();
+        scene.assert_flows_to(A, "nothing has changed");
+        scene.say(0, Message::TryFailover);
+        scene.say(0, Message::SelectedSlave(node(B)));
+        scene.pass(5);
+        scene.role(B, master(100));
+        scene.role(A, RoleAnswer::Refused);
+        (0..2).for_each(|id| scene.view(id, B, 1));
+        scene.pass(5);
+        if waited < 10_000 {
+            scene.assert_held("they may all be behind");
+        } else {
+            scene.assert_flows_to(B, "two of three say so");
+            scene.view(2, B, 1);
+            scene.pass(20_000);
+            scene.assert_flows_to(B, "it is confirmed");
+            assert!(!scene.said("no Sentinel confirmed"));
+        }
+    }
+}

@@ -336,3 +336,14 @@ fn without_the_option_nobody_is_demoted() {
     scene.assert_flows_to(B, "committed");
     assert_eq!(demotions(&scene), []);
 }
+
+#[test]
+fn who_turns_the_option_off_takes_the_fence_down() {
+    let mut scene = fenced();
+    (1..3).for_each(|id| scene.event(Event::SentinelDown(SentinelId(id))));
+    scene.pass(500);
+    assert_fenced(&scene);
+    scene.machine.configure(settings(Commit::Confirmed));
+    scene.tick();
+    scene.assert_flows_to(A, "nobody wants it any more");
+}

@@ -107,7 +107,7 @@ fn it_is_called_again_when_something_may_have_changed_by_time_alone() {
     stable.hint(A, HintKind::Silent);
     assert_eq!(calls(&stable), [1000], "a suspicion");
 
-    // Sentinels were heard 3 ms before the hold; B is named, with an old epoch, from 7 ms into it.
+    // Sentinels were heard 3 ms before the hold; B is named, with an epoch that is not higher, from 7 ms into it.
     let mut held = Scene::stable(Commit::Confirmed);
     held.pass(10_000);
     (0..3).for_each(|id| held.view(id, A, 1));
@@ -115,7 +115,7 @@ fn it_is_called_again_when_something_may_have_changed_by_time_alone() {
     held.acknowledging = false;
     held.hint(A, HintKind::Refused);
     held.pass(7);
-    held.view(0, B, 0);
+    held.view(0, B, 1);
     let expected = [
         13,     // stragglers among the workers
         990,    // Sentinels' answers

@@ -280,3 +280,27 @@ fn what_was_done_is_undone_before_the_end() {
     let (_, why, world) = World::new(None, false, &[], &[(1, Trouble::NeverQuiet)]).finish();
     assert!(ended(&world) < 400 && !why.contains("held still"), "{why}");
 }
+
+/// It is Sentinel that was late, not undone: another node is master, and whoever asked must hear that.
+#[test]
+fn a_promotion_that_comes_late_is_not_told_as_undone() {
+    let mut world = World::new(None, false, &[], &[(1, Trouble::NoPromotion)]);
+    reach(&mut world, undoing);
+    world.switch(node(2));
+    let (outcome, why, _) = world.finish();
+    assert_eq!(outcome, Outcome::Unfinished, "{why}");
+    assert!(why.contains("was promoted all the same") && why.contains("may have lost writes"), "{why}");
+}
+
+/// The old master cannot be told to follow, is elected again, and can be told.
+#[test]
+fn whoever_is_elected_again_is_not_told_to_follow() {
+    let mut world = World::new(None, false, &[], &[]);
+    world.deaf_until = world.now + Duration::from_secs(60);
+    reach(&mut world, finishing);
+    (world.survey.generation, world.survey.master) = (3, Some(node(1)));
+    world.deaf_until = world.now;
+    let (outcome, why, world) = world.finish();
+    assert_eq!((outcome, world.follows), (Outcome::Unfinished, None), "{why}");
+    assert!(why.contains("the master has changed again"), "{why}");
+}
