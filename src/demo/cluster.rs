@@ -352,15 +352,20 @@ mod tests {
         };
         let mut cluster = Cluster::start(settings).await.unwrap();
         assert_eq!(cluster.master().await.unwrap(), 0);
-        cluster.ask(Member::Node(0), &["SET", "k", "v"]).await.unwrap();
+        let mut client = cluster.connect(Member::Node(0)).await.unwrap();
+        let limit = Duration::from_secs(10);
+        client.call(&["SET", "k", "v"], limit).await.unwrap();
+        assert_eq!(client.call(&["WAIT", "2", "5000"], limit).await.unwrap(), Reply::Integer(2));
 
         cluster.kill(Member::Node(0)).unwrap();
-        let master = cluster.wait_master_other_than(0, Duration::from_secs(20)).await.unwrap();
-        assert_eq!(cluster.wait_settled(Duration::from_secs(40)).await.unwrap(), master);
+        cluster.wait_master_other_than(0, Duration::from_secs(20)).await.unwrap();
+        // On a machine that is busy enough Sentinel may fail over once more meanwhile.
+        let master = cluster.wait_settled(Duration::from_secs(40)).await.unwrap();
+        assert_ne!(master, 0);
         assert_eq!(value(&cluster, master, "k").await, "v");
 
         cluster.restart(Member::Node(0)).await.unwrap();
-        assert_eq!(cluster.wait_settled(Duration::from_secs(40)).await.unwrap(), master);
+        cluster.wait_settled(Duration::from_secs(40)).await.unwrap();
         assert_eq!(value(&cluster, 0, "k").await, "v");
 
         let (dir, addrs) = (cluster.dir().to_owned(), [cluster.nodes(), cluster.sentinels()].concat());
