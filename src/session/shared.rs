@@ -97,6 +97,11 @@ impl Session {
             queued_at: Instant::now(),
             waited,
         });
+        // As a rule that was all the client has sent: what else there may be to do from now on, the session is woken for.
+        let busy = self.eof || self.left || self.renewal.is_some() || !self.relays.is_empty();
+        if self.buf.is_empty() && !busy && self.limit_of_outstanding().is_none() {
+            return Step::Wait(Wait::INPUT);
+        }
         Step::Done
     }
 
