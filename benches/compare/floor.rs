@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, epoll, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 
-/// Room for what one turn brings from all clients, and from Redis.
+/// Room for what one turn brings from all clients.
 const ROOM: usize = 4 << 20;
 /// Read from one client at once.
 const CLIENT_ROOM: usize = 64 << 10;
@@ -48,7 +48,7 @@ struct Floor {
     events: rustix::fd::OwnedFd,
     redis: TcpStream,
     clients: HashMap<u64, Client>,
-    /// Whose replies come next, and how many.
+    /// Whose replies come next, and how many bytes of them.
     owed: VecDeque<(u64, usize)>,
 }
 
@@ -64,8 +64,7 @@ pub(crate) fn run(port: u16, redis: u16, frames: Frames) -> io::Result<()> {
     epoll::add(&events, &redis, epoll::EventData::new_u64(REDIS), epoll::EventFlags::IN)?;
     let mut floor = Floor { frames, events, redis, clients: HashMap::new(), owed: VecDeque::new() };
     let (mut ready, mut next) = (Vec::with_capacity(EVENTS), FIRST_CLIENT);
-    let (mut requests, mut replies) = (vec![0; ROOM], vec![0; ROOM]);
-    let mut kept = 0;
+    let (mut requests, mut replies) = (vec![0; ROOM], vec![0; REDIS_ROOM]);
     loop {
         epoll::wait(&floor.events, spare_capacity(&mut ready), None)?;
         let (mut filled, mut answered) = (0, false);
@@ -81,7 +80,7 @@ pub(crate) fn run(port: u16, redis: u16, frames: Frames) -> io::Result<()> {
         }
         send_all(&floor.redis, &requests[..filled])?;
         if answered {
-            kept = floor.read_redis(&mut replies, kept)?;
+            floor.read_redis(&mut replies)?;
         }
     }
 }
@@ -120,39 +119,35 @@ impl Floor {
         let passed = filled + whole * self.frames.request;
         client.partial.extend_from_slice(&requests[passed..end]);
         if whole > 0 {
-            self.owed.push_back((id, whole));
+            self.owed.push_back((id, whole * self.frames.reply));
         }
         Ok(passed)
     }
 
-    /// Reads replies behind the `kept` bytes of one that is not complete, and hands out those that are; returns how many bytes
-    /// of an incomplete one are kept now.
-    fn read_redis(&mut self, replies: &mut [u8], kept: usize) -> io::Result<usize> {
-        let read = match recv(&self.redis, &mut replies[kept..kept + REDIS_ROOM], RecvFlags::empty()) {
+    /// Reads replies, and hands them out.
+    fn read_redis(&mut self, replies: &mut [u8]) -> io::Result<()> {
+        let read = match recv(&self.redis, &mut *replies, RecvFlags::empty()) {
             Ok((0, _)) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok((n, _)) => n,
-            Err(Errno::AGAIN) => return Ok(kept),
+            Err(Errno::AGAIN) => return Ok(()),
             Err(error) => return Err(error.into()),
         };
-        let (mut start, end) = (0, kept + read);
-        while let Some((id, owed)) = self.owed.front_mut() {
-            let whole = (*owed).min((end - start) / self.frames.reply);
-            if whole == 0 {
-                break;
-            }
-            let len = whole * self.frames.reply;
+        let mut rest = &replies[..read];
+        while let Some((id, owed)) = self.owed.front_mut()
+            && !rest.is_empty()
+        {
+            let (replies, others) = rest.split_at(rest.len().min(*owed));
             if let Some(client) = self.clients.get(id) {
                 // Who has gone takes none.
-                let _ = send_all(&client.socket, &replies[start..start + len]);
+                let _ = send_all(&client.socket, replies);
             }
-            start += len;
-            *owed -= whole;
+            rest = others;
+            *owed -= replies.len();
             if *owed == 0 {
                 self.owed.pop_front();
             }
         }
-        replies.copy_within(start..end, 0);
-        Ok(end - start)
+        Ok(())
     }
 }
 
