@@ -84,7 +84,7 @@ pub trait Listener: std::fmt::Debug {
     fn lose(&self);
 }
 
-/// A backend connection. Its task (`super::driver`) reads and flushes; sessions queue on it.
+/// A backend connection. Its tasks (`super::driver`) read and flush; sessions queue on it.
 #[derive(Debug)]
 pub struct Connection {
     /// Unique to the worker and service.
@@ -98,8 +98,10 @@ pub struct Connection {
     pub(super) context: Rc<Context>,
     pub(super) writer: WriteHalf,
     pub(super) inflight: RefCell<InFlight<Rc<Downstream>>>,
-    /// Wakes the connection's task: something to flush, or it is to end.
-    pub(super) wake: Rc<Signal>,
+    /// Wakes the task that writes: something is queued, or it is to end.
+    pub(super) wake: Signal,
+    /// Wakes the task that reads: a client has taken of its replies, or it is to end.
+    pub(super) reader: Rc<Signal>,
     lost: Cell<Option<Lost>>,
     /// The kernel took less than there was.
     blocked: Cell<bool>,
@@ -149,7 +151,8 @@ impl Connection {
             hello,
             writer,
             inflight: RefCell::default(),
-            wake: Rc::default(),
+            wake: Signal::default(),
+            reader: Rc::default(),
             lost: Cell::new(None),
             blocked: Cell::new(false),
             retiring: Cell::new(false),
@@ -319,6 +322,7 @@ impl Connection {
             owner.wake.raise();
         }
         self.wake.raise();
+        self.reader.raise();
     }
 
     /// Lets what was written be answered, then closes.

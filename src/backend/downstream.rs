@@ -24,8 +24,8 @@ const CONVICTED: u8 = 4;
 
 /// What a session shares with the backend connections it has commands on.
 ///
-/// A session has commands outstanding on one route at a time, so replies arrive in its order. The connection's task
-/// pushes them into the outbox; the session's task is woken only when it waits for something here.
+/// A session has commands outstanding on one route at a time, so replies arrive in its order. The connection's
+/// reading task pushes them into the outbox; the session's task is woken only when it waits for something here.
 #[derive(Debug)]
 pub struct Downstream {
     /// Who the client is.

@@ -1,7 +1,9 @@
-//! The task of a backend connection: reads what comes, flushes what sessions have queued.
+//! The two tasks of a backend connection. One reads what comes and hands it out. The other writes what sessions have queued:
+//! it is woken by the first of them, and so runs behind all that were ready in the same turn of the event loop, wherever among
+//! them the first one stands.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
@@ -24,7 +26,7 @@ const OUTPUT_ALONE: usize = 1 << 20;
 /// worker for tens of milliseconds.
 const READ_BURST: usize = 512 * 1024;
 
-/// Closes the connection and with it its sessions if its task ends in any other way than by its loss, a panic above
+/// Closes the connection and with it its sessions if one of its tasks ends in any other way than by its loss, a panic above
 /// all: better dropped than shifted by one reply.
 struct Guard(Rc<Connection>);
 
@@ -34,40 +36,55 @@ impl Drop for Guard {
     }
 }
 
-/// Runs the connection until it is lost. `buf` holds what the handshake read too much.
-pub(super) async fn drive(conn: Rc<Connection>, mut read: ReadHalf, mut buf: BytesMut) {
+/// Writes what is queued until the connection is lost.
+pub(super) async fn write_commands(conn: Rc<Connection>) {
     let _guard = Guard(Rc::clone(&conn));
-    let (mut rx, mut size, mut burst) = (Receiver::default(), READ_MIN, 0);
     while conn.lost().is_none() {
         conn.flush();
         if conn.is_retired() {
             conn.close(Lost::Dropped);
-            break;
+        } else if conn.is_blocked() {
+            tokio::select! {
+                () = conn.wake.wait() => {}
+                // An error means that the runtime ends; the read says so too.
+                _ = conn.writable() => conn.unblock(),
+            }
+        } else {
+            conn.wake.wait().await;
         }
+    }
+}
+
+/// Reads replies until the connection is lost. `buf` holds what the handshake read too much.
+pub(super) async fn read_replies(conn: Rc<Connection>, mut read: ReadHalf, mut buf: BytesMut) {
+    let _guard = Guard(Rc::clone(&conn));
+    let (mut rx, mut size, mut burst) = (Receiver::default(), READ_MIN, 0);
+    while conn.lost().is_none() {
         if let Some((stalled, others)) = over_limit(&conn) {
             rx.wait_for_client(&conn, &stalled, others).await;
             continue;
         }
-        match next(&conn, &mut read, &mut buf, size).await {
-            Turn::Flush => {}
-            Turn::Writable => conn.unblock(),
-            Turn::Read(0) => conn.close(Lost::Closed),
-            Turn::Read(n) => {
-                conn.context.stats.backend_received_bytes.add(n as u64);
-                size = adapted(size, n);
-                if conn.raw.get() {
-                    rx.pass_on(&conn, &mut buf);
-                } else if rx.receive(&conn, &mut buf).is_err() {
-                    conn.close(Lost::Protocol);
-                }
-                rx.end_turn(&conn);
-                rx.flush_touched().await;
-                burst += n;
-                if burst >= READ_BURST {
-                    burst = 0;
-                    tokio::task::yield_now().await;
-                }
-            }
+        let Some(n) = next(&conn, &mut read, &mut buf, size).await else { continue };
+        if n == 0 {
+            conn.close(Lost::Closed);
+            break;
+        }
+        conn.context.stats.backend_received_bytes.add(n as u64);
+        size = adapted(size, n);
+        if conn.raw.get() {
+            rx.pass_on(&conn, &mut buf);
+        } else if rx.receive(&conn, &mut buf).is_err() {
+            conn.close(Lost::Protocol);
+        }
+        rx.end_turn(&conn);
+        rx.flush_touched().await;
+        if conn.is_retired() {
+            conn.close(Lost::Dropped);
+        }
+        burst += n;
+        if burst >= READ_BURST {
+            burst = 0;
+            tokio::task::yield_now().await;
         }
     }
     rx.flush_touched().await;
@@ -84,36 +101,17 @@ fn adapted(size: usize, n: usize) -> usize {
     }
 }
 
-enum Turn {
-    Flush,
-    Writable,
-    Read(usize),
-}
-
-async fn next(conn: &Connection, read: &mut ReadHalf, buf: &mut BytesMut, size: usize) -> Turn {
-    let mut writable = pin!(async {
-        if conn.is_blocked() {
-            // An error means that the runtime ends; the read says so too.
-            let _ = conn.writable().await;
-        } else {
-            std::future::pending::<()>().await;
-        }
-    });
+/// So many bytes were read, none at the end; `None` if the connection may be lost.
+async fn next(conn: &Connection, read: &mut ReadHalf, buf: &mut BytesMut, size: usize) -> Option<usize> {
     poll_fn(|cx| {
-        if conn.wake.poll(cx).is_ready() {
-            return Poll::Ready(Turn::Flush);
-        }
-        if writable.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Turn::Writable);
+        if conn.reader.poll(cx).is_ready() {
+            return Poll::Ready(None);
         }
         if buf.capacity() - buf.len() < size / 4 {
             buf.reserve(size);
         }
-        match poll_read_buf(Pin::new(&mut *read), cx, buf) {
-            Poll::Ready(Ok(n)) => Poll::Ready(Turn::Read(n)),
-            Poll::Ready(Err(_)) => Poll::Ready(Turn::Read(0)),
-            Poll::Pending => Poll::Pending,
-        }
+        // After an error nothing more comes either.
+        poll_read_buf(Pin::new(&mut *read), cx, buf).map(|read| Some(read.unwrap_or_default()))
     })
     .await
 }

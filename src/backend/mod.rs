@@ -35,7 +35,7 @@ use std::cell::Cell;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
-/// Dials, greets, and starts the connection's task on the current thread's runtime.
+/// Dials, greets, and starts the connection's tasks on the current thread's runtime.
 ///
 /// # Errors
 /// [`DialError`].
@@ -54,7 +54,8 @@ pub async fn connect(
     let connection = Rc::new(Connection::new(Rc::clone(context), node, used, hello, write));
     connection.database.set(key.database);
     context.access.link().register(connection.id, node, duplicate.into());
-    tokio::task::spawn_local(driver::drive(Rc::clone(&connection), read, rest));
+    tokio::task::spawn_local(driver::read_replies(Rc::clone(&connection), read, rest));
+    tokio::task::spawn_local(driver::write_commands(Rc::clone(&connection)));
     Ok(connection)
 }
 

@@ -81,11 +81,11 @@ impl Receiver {
     /// That time is neither begun anew when the connection is woken for another reason, nor by a client that takes a few
     /// bytes now and then.
     pub(super) async fn wait_for_client(&mut self, conn: &Rc<Connection>, to: &Rc<Downstream>, others: bool) {
-        to.pause_reader(Rc::clone(&conn.wake));
+        to.pause_reader(Rc::clone(&conn.reader));
         // Whoever comes now goes to another connection.
         conn.streaming.set(true);
         if !others {
-            conn.wake.wait().await;
+            conn.reader.wait().await;
             return;
         }
         let left = match self.stalling.take() {
@@ -96,7 +96,7 @@ impl Receiver {
             }
         };
         let since = Instant::now();
-        if tokio::time::timeout(left, conn.wake.wait()).await.is_err() {
+        if tokio::time::timeout(left, conn.reader.wait()).await.is_err() {
             to.close(CloseReason::OutputLimit);
         }
         self.stalling = Some((Rc::clone(to), left.saturating_sub(since.elapsed())));

@@ -9,7 +9,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::driver::drive;
+use super::driver::{read_replies, write_commands};
 use super::*;
 use crate::clients::Client;
 use crate::clock::Moment;
@@ -27,6 +27,11 @@ struct Scene<P = TcpStream> {
     link: Arc<Link>,
     read: ReadHalf,
     peer: P,
+}
+
+/// Both tasks of a connection, until it is lost.
+async fn drive(conn: Rc<Connection>, read: ReadHalf, buf: BytesMut) {
+    tokio::join!(write_commands(Rc::clone(&conn)), read_replies(conn, read, buf));
 }
 
 /// What may be kept back of a client's replies in these tests.
