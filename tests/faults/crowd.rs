@@ -18,7 +18,8 @@ use crate::rig::{PATIENCE, Rig, last_record};
 
 const MIB: u64 = 1 << 20;
 
-/// From the commit to the answer of the last of 5,000 clients.
+/// From the commit to the answer of the last of 5,000 clients, unless the machine is so busy that half of it is too little for as
+/// many who wait for nothing.
 const SERVED_WITHIN: Duration = Duration::from_millis(250);
 /// What a scrape may cost the workers with 5,000 clients.
 const SCRAPE: Duration = Duration::from_millis(2);
@@ -82,6 +83,20 @@ fn now_of_day() -> Duration {
     Duration::from_millis(SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64 % DAY)
 }
 
+/// How long the machine takes, as busy as it is, to answer each of them once where nobody waits for anything.
+async fn unhindered(clients: Vec<Connection>) -> Duration {
+    let began = Instant::now();
+    let mut asking = JoinSet::new();
+    for mut client in clients {
+        asking.spawn(async move {
+            assert_eq!(client.call(&["GET", "nothing"], PATIENCE).await.unwrap(), Reply::Null);
+            client
+        });
+    }
+    asking.join_all().await;
+    began.elapsed()
+}
+
 /// All of them wait with a write.
 async fn switch(kill: bool) {
     const CLIENTS: usize = 5000;
@@ -112,7 +127,14 @@ async fn switch(kill: bool) {
     }
     sent.wait().await;
     let asked = began.elapsed();
-    let held = metric(&rig, "pointsman_commands_waiting").await;
+    // What was sent has still to be read there.
+    let held = loop {
+        let held = metric(&rig, "pointsman_commands_waiting").await;
+        if held == CLIENTS as u64 || rig.service().await["writes"]["flow"] != "held" {
+            break held;
+        }
+        sleep(Duration::from_millis(20)).await;
+    };
     let grown = rig.proxy.resident_bytes().unwrap().saturating_sub(resident);
     let (mut last, mut clients) = (Duration::ZERO, Vec::new());
     while let Some(done) = waiting.join_next().await {
@@ -145,7 +167,8 @@ async fn switch(kill: bool) {
     assert!(held > CLIENTS as u64 / 2, "most were still sending when it was over: {held}");
     assert!(grown < CLIENTS as u64 * HELD_BYTES + 4 * MIB, "{grown} bytes more");
     assert!(connects <= 8, "{connects} connects for shared connections of two workers");
-    assert!(after < SERVED_WITHIN, "{after:?}\n{}", rig.evidence());
+    let unhindered = unhindered(clients).await;
+    assert!(after < SERVED_WITHIN.max(unhindered * 2), "{after:?}, unhindered {unhindered:?}\n{}", rig.evidence());
 }
 
 #[tokio::test]

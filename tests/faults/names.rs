@@ -203,7 +203,8 @@ async fn a_master_whose_name_moves_is_followed() {
     front.set("there").await;
 }
 
-/// Has every server of the cluster announce itself by name: nodes `r0.test` and on, Sentinels `s0.test` and on.
+/// Has every server of the cluster announce itself by name: nodes `r0.test` and on, Sentinels `s0.test` and on; until these
+/// know each other again.
 async fn announce_names(cluster: &Cluster) {
     let tell = async |member, words: &[&str]| {
         let said = cluster.ask(member, words).await.unwrap();
@@ -228,6 +229,18 @@ async fn announce_names(cluster: &Cluster) {
         tell(sentinel, &["SENTINEL", "MONITOR", "mymaster", "r0.test", &port, "2"]).await;
         for (key, value) in [("down-after-milliseconds", "1000"), ("failover-timeout", "10000")] {
             tell(sentinel, &["SENTINEL", "SET", "mymaster", key, value]).await;
+        }
+    }
+    // They meet at the master: were it killed before, they would never agree that it is down.
+    let end = Instant::now() + PATIENCE;
+    for i in 0..3 {
+        let others = async || {
+            let said = cluster.ask(Member::Sentinel(i), &["SENTINEL", "MASTER", "mymaster"]).await.unwrap();
+            fields(&said)["num-other-sentinels"].clone()
+        };
+        while others().await != "2" {
+            assert!(Instant::now() < end, "Sentinel {i} does not know the others");
+            sleep(Duration::from_millis(50)).await;
         }
     }
 }
@@ -278,26 +291,28 @@ async fn servers_known_by_names_that_come_back_with_other_addresses() {
     cluster.kill(old).unwrap();
     cluster.kill(Member::Sentinel(0)).unwrap();
     names.set(&hosts(moved, moved), "r0.test", moved).await;
-    let service = front.until("failed over", |s| s["generation"] == 2 && s["writes"]["flow"] == "flowing").await;
-    let new = (1..3).find(|i| service["master"] == cluster.addr(Member::Node(*i)).to_string()).unwrap();
-    let said = cluster.ask(Member::Node(3 - new), &["CONFIG", "SET", "replica-priority", "0"]).await.unwrap();
-    assert_eq!(text(&said), "OK");
+    front.until("failed over", |s| s["generation"] == 2 && s["writes"]["flow"] == "flowing").await;
     cluster.restart(old).await.unwrap();
     cluster.ask(old, &["CONFIG", "SET", "bind", "127.0.0.2"]).await.unwrap();
     cluster.restart(Member::Sentinel(0)).await.unwrap();
 
-    front.until("settled again", |s| all_up(s, true) && s["settled"] == true && connected(s)).await;
+    let settled = front.until("settled again", |s| all_up(s, true) && s["settled"] == true && connected(s)).await;
     let clients = text(&cluster.ask(Member::Sentinel(0), &["CLIENT", "LIST"]).await.unwrap());
     assert!(clients.lines().any(|c| c.contains(" laddr=127.0.0.2:") && !c.contains("name=sentinel-")), "{clients}");
     let address = SocketAddr::from((moved, port));
     let master = address.to_string();
+    // Nobody but the one that moved is to be chosen. Not before: it came back with nothing, and where the machine is busy
+    // Sentinels fail over by themselves.
+    let other = (1..3).find(|i| settled["master"] != cluster.addr(Member::Node(*i)).to_string()).unwrap();
+    let said = cluster.ask(Member::Node(other), &["CONFIG", "SET", "replica-priority", "0"]).await.unwrap();
+    assert_eq!(text(&said), "OK");
     let end = Instant::now() + PATIENCE;
     // Where the machine is busy, Sentinels may have made it master by themselves, or are about to.
     while front.service().await["master"] != master {
         let replicas = cluster.ask(Member::Sentinel(1), &["SENTINEL", "REPLICAS", "mymaster"]).await.unwrap();
         let replicas: Vec<_> = elements(&replicas).iter().map(fields).collect();
         let of = |name: &str| replicas.iter().find(|r| r["ip"] == name).map(|r| r["slave-priority"].clone());
-        if of("r0.test").is_some() && of(&format!("r{}.test", 3 - new)).as_deref() == Some("0") {
+        if of("r0.test").is_some() && of(&format!("r{other}.test")).as_deref() == Some("0") {
             let said = text(&cluster.ask(Member::Sentinel(1), &["SENTINEL", "FAILOVER", "mymaster"]).await.unwrap());
             if said == "OK" {
                 break;
@@ -307,7 +322,7 @@ async fn servers_known_by_names_that_come_back_with_other_addresses() {
         assert!(Instant::now() < end, "{replicas:?}");
         sleep(Duration::from_millis(100)).await;
     }
-    front.until("there", |s| s["generation"] == 3 && s["master"] == master && s["writes"]["flow"] == "flowing").await;
+    front.until("there", |s| s["master"] == master && s["writes"]["flow"] == "flowing").await;
     front.set("there").await;
     let tally = ledger.audit(&mut Connection::open(address, PATIENCE).await.unwrap()).await.unwrap();
     tell("N", "servers by names: one dies and comes back elsewhere, and is made master", &tally);
