@@ -260,7 +260,7 @@ async fn ended_with_a_priority_that_was_for_the_while() {
     let switchover = arranged(&rig).await;
     rig.proxy.signal(Signal::TERM).unwrap();
     let said = switchover.await.unwrap();
-    assert!(matches!(said.code, Some(0 | 75)), "{:?} {}", said.code, said.text);
+    assert!(matches!(said.code, Some(0 | 75)), "{:?} {}\n{}", said.code, said.text, rig.proxy.log_tail());
     assert_eq!(rig.priority(2).await, "100", "{}", said.text);
     rig.cluster.wait_settled(PATIENCE).await.unwrap();
 }
