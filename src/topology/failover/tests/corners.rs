@@ -300,3 +300,29 @@ fn the_masters_last_word_is_what_it_is_asked_behind_the_acknowledgement() {
     scene.role(A, master(220));
     assert_eq!(last(&scene), Some(210), "all of ours are below the first");
 }
+
+/// It died on its way to be master, and Sentinel gave up. A healthy master must not wait for a host that may never be back.
+#[test]
+fn a_candidate_that_no_majority_reaches_is_not_waited_for() {
+    let mut scene = selected(Commit::Confirmed);
+    scene.say(0, Message::FailoverAbortedSlaveTimeout);
+    scene.pass(5);
+    scene.role(A, master(100));
+    scene.role(B, RoleAnswer::Refused);
+    scene.role(C, replica(A, 100));
+    for id in 0..3 {
+        scene.view(id, A, 1);
+        scene.view(id, A, 1);
+    }
+    scene.pass(5000);
+    let mut without = view(A, 1, false);
+    without.replicas.iter_mut().filter(|r| r.node == node(B)).for_each(|r| r.reachable = false);
+    for id in 0..2 {
+        scene.role(A, master(100));
+        scene.role(B, RoleAnswer::Refused);
+        scene.assert_held("two of three reach it, as far as they know");
+        scene.event(Event::View(SentinelId(id), without.clone()));
+    }
+    scene.role(B, RoleAnswer::Refused);
+    scene.assert_flows_to(A, "nobody can promote it");
+}
