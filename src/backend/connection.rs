@@ -268,6 +268,10 @@ impl Connection {
         self.owner.take();
         self.withdrawn.set(0);
         self.idle_since.set(Instant::now());
+        // Nobody else is to wait until the one who had it takes its replies.
+        if self.streaming.take() {
+            self.reader.raise();
+        }
     }
 
     /// From now on every byte is the owner's. Nothing is owed on the connection.

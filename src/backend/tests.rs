@@ -541,3 +541,40 @@ async fn a_large_reply_to_a_client_that_has_left_is_not_read_for_nobody() {
         assert_eq!(received(theirs).await, if waits { "$1\r\nv\r\n" } else { "" });
     }
 }
+
+/// It was read no further until the client that had it would take its last reply. Whoever has it then must not wait for that.
+#[tokio::test]
+async fn a_connection_that_is_given_back_is_read_for_whoever_has_it_next() {
+    let Scene { conn, read, mut peer, .. } = Scene::new(Use::Pinned).await;
+    let ((deaf, _takes_nothing), (next, theirs)) = (client().await, client().await);
+    let ask = |client: &Rc<Downstream>| {
+        conn.assign(client);
+        conn.queue(entry(client, encode_command(&["GET", "k"]), Effect::Read, Audience::Client));
+    };
+    let answered = async |client: &Rc<Downstream>| {
+        while client.owed() > 0 {
+            tokio::task::yield_now().await;
+        }
+        // And whatever the tasks do then.
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let scene = async {
+        tokio::task::spawn_local(drive(Rc::clone(&conn), read, BytesMut::new()));
+        ask(&deaf);
+        peer.read_exact(&mut [0; 20]).await.unwrap();
+        // More than the socket takes.
+        deaf.push(vec![b'x'; 64 << 20].into());
+        peer.write_all(b"$1\r\nv\r\n").await.unwrap();
+        answered(&deaf).await;
+        conn.release();
+        ask(&next);
+        peer.read_exact(&mut [0; 20]).await.unwrap();
+        peer.write_all(b"$1\r\nw\r\n").await.unwrap();
+        answered(&next).await;
+    };
+    timeout(Duration::from_secs(10), tokio::task::LocalSet::new().run_until(scene)).await.expect("both are answered");
+    next.leave(false);
+    assert_eq!(received(theirs).await, "$1\r\nw\r\n");
+}
