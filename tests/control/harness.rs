@@ -32,6 +32,9 @@ pub(crate) fn watched(cluster: &Cluster) -> Source {
     Source::Sentinels { endpoints: cluster.sentinels().into_iter().map(Endpoint::from).collect(), credentials: None }
 }
 
+/// Milliseconds after the beginning, generation, node, reads, writes.
+pub(crate) type Change = (u64, u64, Option<SocketAddr>, Flow, Flow);
+
 /// The control thread of one service with one worker, which does nothing but keep a diary and acknowledge.
 pub(crate) struct Control {
     pub(crate) link: Arc<Link>,
@@ -130,9 +133,9 @@ impl Control {
         status.records.iter().find(is_it).unwrap().as_ref().clone()
     }
 
-    /// What the worker saw since `from`: milliseconds after it, generation, reads, writes; changes only. Without the holds
+    /// What the worker saw since `from`; changes only. Without the holds
     /// that a starved control thread makes for itself: on a loaded machine they come at any time.
-    pub(crate) fn diary(&self, from: Moment) -> Vec<(u64, u64, Option<SocketAddr>, Flow, Flow)> {
+    pub(crate) fn diary(&self, from: Moment) -> Vec<Change> {
         let diary = self.diary.lock().unwrap();
         let entries = diary.iter().filter(|(at, t)| *at >= from && !is_gap(t)).map(|(at, t)| {
             (at.since(from).as_millis() as u64, t.generation, t.reads.node, t.reads.flow, t.writes.flow)

