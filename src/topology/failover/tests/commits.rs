@@ -417,11 +417,7 @@ fn a_sentinel_that_is_behind_has_not_waited_for_a_second_one() {
     scene.pass(60_000);
     scene.all_but_views();
     scene.assert_flows_to(A, "that is old");
-    scene.say(0, Message::TryFailover);
-    scene.say(0, Message::SelectedSlave(node(B)));
-    scene.pass(5);
-    scene.role(B, master(100));
-    scene.role(A, RoleAnswer::Refused);
+    scene.elect_b();
     scene.view(0, B, 2);
     scene.pass(4_990);
     scene.role(B, master(100));

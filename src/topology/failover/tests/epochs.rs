@@ -509,11 +509,7 @@ fn where_all_sentinels_have_begun_anew_it_is_their_epoch_that_counts() {
         scene.pass(waited);
         scene.all_but_views();
         scene.assert_flows_to(A, "nothing has changed");
-        scene.say(0, Message::TryFailover);
-        scene.say(0, Message::SelectedSlave(node(B)));
-        scene.pass(5);
-        scene.role(B, master(100));
-        scene.role(A, RoleAnswer::Refused);
+        scene.elect_b();
         (0..2).for_each(|id| scene.view(id, B, 1));
         scene.pass(5);
         if waited < 10_000 {

@@ -215,6 +215,15 @@ impl Scene {
         self.event(Event::Role { node: node(n), asked, answer });
     }
 
+    /// Sentinel 0 has promoted B, which says so itself, and A is gone. No Sentinel has named B yet.
+    pub(super) fn elect_b(&mut self) {
+        self.say(0, Message::TryFailover);
+        self.say(0, Message::SelectedSlave(node(B)));
+        self.pass(5);
+        self.role(B, master(100));
+        self.role(A, RoleAnswer::Refused);
+    }
+
     pub(super) fn hint(&mut self, n: u16, kind: HintKind) {
         self.event(Event::Hint(Hint { node: node(n), kind }));
     }
