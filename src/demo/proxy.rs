@@ -43,6 +43,13 @@ pub struct Proxy {
     log: PathBuf,
 }
 
+/// Whether a flight record of a service, as `/status` shows it, says that the promoted node lacked data, or that this
+/// could not be known. Any of them, and not the last alone: a Sentinel that is late may fail over once more.
+pub fn reports_loss(service: &Value) -> bool {
+    let records = service["records"].as_array().map_or(&[][..], Vec::as_slice);
+    records.iter().any(|record| record["offset_lost"] != json!({ "known": "exact", "bytes": 0 }))
+}
+
 impl Proxy {
     /// Starts it before the cluster's service and waits until traffic flows and every Sentinel is heard. Its log is in
     /// the cluster's directory.
@@ -142,11 +149,9 @@ impl Proxy {
         fetch_status(self.admin).await
     }
 
-    /// Whether its last flight record says that the promoted node lacked data, or that this could not be known.
+    /// Whether it [reports a loss](reports_loss).
     pub async fn reported_loss(&self) -> io::Result<bool> {
-        let status = self.status().await?;
-        let last = status["services"][0]["records"].as_array().and_then(|records| records.last());
-        Ok(last.is_some_and(|record| record["offset_lost"] != json!({ "known": "exact", "bytes": 0 })))
+        Ok(reports_loss(&self.status().await?["services"][0]))
     }
 
     /// The sum of all series of one metric whose labels contain `label` (such as `role="master"`; empty: all).

@@ -123,8 +123,7 @@ impl<'a> Stage<'a> {
         let mut direct = self.cluster.connect(Member::Node(master)).await?;
         let tally = self.ledger.audit(&mut direct).await?;
         self.ledger.go_on();
-        let reported_loss = promise == KILLED && self.proxy.reported_loss().await?;
-        let broken = promise.broken(&tally, self.writers, reported_loss);
+        let broken = promise.broken(&tally, self.writers, self.proxy.reported_loss().await?);
         Ok(Phase { name, tally, broken })
     }
 

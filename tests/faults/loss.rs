@@ -10,7 +10,7 @@ use tokio::time::sleep;
 use crate::outcome::{CRASH, PLANNED, in_flight, waiting};
 use crate::rig::{PATIENCE, Rig, last_record};
 
-/// `kill -9` on loopback loses nothing, and nobody can prove it: the record must not invent a number.
+/// `kill -9` on loopback loses the master's last turn at most, and nobody can tell: the record must not invent a number.
 #[tokio::test]
 #[ignore = "all of them take minutes: `make faults` runs it"]
 async fn a_crash_that_lost_nothing_is_not_said_to_have() {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pointsman::demo::cluster::{Cluster, Member, Place, Settings, free_port};
 use pointsman::demo::ledger::{Ledger, LedgerSettings};
 use pointsman::demo::process::{Process, Supervisor, TempDir};
-use pointsman::demo::proxy::fetch_status;
+use pointsman::demo::proxy::{fetch_status, reports_loss};
 use pointsman::demo::wire::{Connection, elements, fields, text};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -327,6 +327,6 @@ async fn servers_known_by_names_that_come_back_with_other_addresses() {
     front.set("there").await;
     let tally = ledger.audit(&mut Connection::open(address, PATIENCE).await.unwrap()).await.unwrap();
     tell("N", "servers by names: one dies and comes back elsewhere, and is made master", &tally);
-    let broken = in_flight(CRASH).broken(&tally);
+    let broken = in_flight(CRASH).broken(&tally, reports_loss(&front.service().await));
     assert!(broken.is_empty(), "{broken:?}\n{}", fs::read_to_string(&front.log).unwrap());
 }

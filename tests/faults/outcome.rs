@@ -17,9 +17,9 @@ pub(crate) struct Allowed {
     pub(crate) drops: u64,
     /// Longest time between two acknowledged writes of one client.
     pub(crate) stall: Duration,
-    /// Whether acknowledged writes may be missing.
+    /// Whether more acknowledged writes may be missing than those of a dead master's last turn.
     pub(crate) lost: bool,
-    /// Whether a value may be older than one that the same client has read before.
+    /// The same of values that are older than one that the same client has read before.
     pub(crate) went_back: bool,
 }
 
@@ -46,12 +46,13 @@ pub(crate) const fn refused(drops: u64, stall: Duration) -> Allowed {
 }
 
 impl Allowed {
-    /// What the clients noticed beyond it, one sentence each.
-    pub(crate) fn broken(&self, tally: &Tally) -> Vec<String> {
+    /// What the clients noticed beyond it, one sentence each. `reported_loss`: as in [`Promise::broken`].
+    pub(crate) fn broken(&self, tally: &Tally, reported_loss: bool) -> Vec<String> {
         let unforeseen = tally.error_kinds.iter().filter(|(kind, _)| !self.errors.contains(&kind.as_str()));
         let mut rest = Tally { errors: unforeseen.map(|(_, n)| n).sum(), ..tally.clone() };
+        rest.lost = if self.lost { 0 } else { rest.lost };
         rest.went_back = if self.went_back { 0 } else { rest.went_back };
-        let mut broken = Promise { writers_may_drop: true }.broken(&rest, self.drops as usize, self.lost);
+        let mut broken = Promise { master_dies: true }.broken(&rest, self.drops as usize, reported_loss);
         let stall = tally.write_stall.length;
         if stall > self.stall {
             broken.push(format!("writes stalled for {stall:?}, {:?} are allowed", self.stall));
