@@ -27,13 +27,7 @@ pub struct Client {
     /// Since when.
     pub since: Moment,
     worker: usize,
-    /// What it calls itself.
-    name: Mutex<Vec<u8>>,
-    /// Whom it is authenticated as.
-    user: Mutex<Vec<u8>>,
-    /// Its library and that one's version, as it says.
-    library: Mutex<(Vec<u8>, Vec<u8>)>,
-    own: Mutex<Own>,
+    details: Mutex<Option<Box<Details>>>,
     /// Id of the shared backend connection that it used last; 0 if none.
     shared: AtomicI64,
     subscribed: AtomicBool,
@@ -55,6 +49,20 @@ pub enum Attribute {
     Library,
     /// `LIB-VER`.
     Version,
+}
+
+/// What most clients never have. In a box, since each client would have room for it.
+#[derive(Debug, Default)]
+struct Details {
+    /// What it calls itself.
+    name: Vec<u8>,
+    /// Whom it is authenticated as.
+    user: Vec<u8>,
+    /// Its library.
+    library: Vec<u8>,
+    /// That one's version.
+    version: Vec<u8>,
+    own: Own,
 }
 
 /// A client's own backend connection, as others name it to the server.
@@ -82,25 +90,40 @@ impl Client {
 
     /// Its own backend connection, kept from becoming another's for as long as the value lives.
     pub fn hold(self: &Arc<Self>) -> Held {
-        lock(&self.own).holders += 1;
+        self.detail(|details| details.own.holders += 1);
         Held(Arc::clone(self))
     }
 
     /// Id of its own backend connection; 0 if it has none.
     pub fn pinned(&self) -> i64 {
-        lock(&self.own).backend.map_or(0, |(_, id)| id)
+        self.own_backend().map_or(0, |(_, id)| id)
+    }
+
+    fn own_backend(&self) -> Option<(SocketAddr, i64)> {
+        self.seen(|details| details.own.backend).flatten()
+    }
+
+    /// Looks at its details, if it has any.
+    fn seen<T>(&self, look: impl FnOnce(&Details) -> T) -> Option<T> {
+        lock(&self.details).as_deref().map(look)
+    }
+
+    /// Changes its details.
+    fn detail<T>(&self, change: impl FnOnce(&mut Details) -> T) -> T {
+        change(lock(&self.details).get_or_insert_default())
     }
 
     /// The client was given a connection of its own.
     pub fn pin(&self, node: SocketAddr, backend: i64) {
-        lock(&self.own).backend = Some((node, backend));
+        self.detail(|details| details.own.backend = Some((node, backend)));
     }
 
     /// It was taken from it. Returns whether the connection may be given to another client.
     pub fn unpin(&self) -> bool {
-        let mut own = lock(&self.own);
-        own.backend = None;
-        own.holders == 0
+        self.detail(|details| {
+            details.own.backend = None;
+            details.own.holders == 0
+        })
     }
 
     /// The connection that its state can be read from: its own, or the shared one it used last; 0 if it has used none.
@@ -118,36 +141,35 @@ impl Client {
 
     /// What it calls itself; empty if it has not said.
     pub fn name(&self) -> Vec<u8> {
-        lock(&self.name).clone()
+        self.seen(|details| details.name.clone()).unwrap_or_default()
     }
 
     /// It calls itself so from now on; an empty name takes back what it was called.
     pub fn set_name(&self, name: &[u8]) {
-        *lock(&self.name) = name.to_owned();
+        self.detail(|details| details.name = name.to_owned());
     }
 
     /// Name and user.
     pub fn named(&self) -> (Vec<u8>, Vec<u8>) {
-        (self.name(), lock(&self.user).clone())
+        self.seen(|details| (details.name.clone(), details.user.clone())).unwrap_or_default()
     }
 
     /// Library and version; each is empty if it has not said.
     pub fn library(&self) -> (Vec<u8>, Vec<u8>) {
-        lock(&self.library).clone()
+        self.seen(|details| (details.library.clone(), details.version.clone())).unwrap_or_default()
     }
 
     /// It said this about its library: an empty word takes back what it said.
     pub fn describe_library(&self, attribute: Attribute, value: &[u8]) {
-        let mut said = lock(&self.library);
-        match attribute {
-            Attribute::Library => said.0 = value.to_owned(),
-            Attribute::Version => said.1 = value.to_owned(),
-        }
+        self.detail(|details| match attribute {
+            Attribute::Library => details.library = value.to_owned(),
+            Attribute::Version => details.version = value.to_owned(),
+        });
     }
 
     /// Its user, and whether it is subscribed to something, have changed, or may have.
     pub fn describe(&self, user: &[u8], subscribed: bool) {
-        *lock(&self.user) = user.to_owned();
+        self.detail(|details| details.user = user.to_owned());
         self.subscribed.store(subscribed, Ordering::Relaxed);
     }
 
@@ -226,13 +248,13 @@ pub struct Held(Arc<Client>);
 impl Held {
     /// Id of the connection; 0 if there is none to `node`.
     pub fn backend(&self, node: SocketAddr) -> i64 {
-        lock(&self.0.own).backend.filter(|(at, _)| *at == node).map_or(0, |(_, id)| id)
+        self.0.own_backend().filter(|(at, _)| *at == node).map_or(0, |(_, id)| id)
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        lock(&self.0.own).holders -= 1;
+        self.0.detail(|details| details.own.holders -= 1);
     }
 }
 
@@ -308,10 +330,7 @@ impl Clients {
             laddr,
             since: now,
             worker,
-            name: Mutex::default(),
-            user: Mutex::default(),
-            library: Mutex::default(),
-            own: Mutex::default(),
+            details: Mutex::default(),
             shared: AtomicI64::new(0),
             subscribed: AtomicBool::new(false),
             redirects_to: AtomicU64::new(0),

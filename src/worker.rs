@@ -363,8 +363,8 @@ impl Serving {
         };
         let left = Left::new(self, id);
         if !greeting::is_due(&newcomer, &listener) {
-            if let Some(session) = self.enter(worker, newcomer, &listener, &left) {
-                tokio::task::spawn_local(serve(session, left));
+            if let Some(served) = self.enter(worker, newcomer, &listener, left) {
+                tokio::task::spawn_local(serve(served));
             }
             return;
         }
@@ -381,10 +381,10 @@ impl Serving {
             };
             match reception.receive(newcomer).await {
                 Ok(newcomer) => {
-                    let session = serving.enter(worker, newcomer, &listener, &left);
+                    let served = serving.enter(worker, newcomer, &listener, left);
                     drop(greeting);
-                    if let Some(session) = session {
-                        tokio::task::spawn_local(serve(session, left));
+                    if let Some(served) = served {
+                        tokio::task::spawn_local(serve(served));
                     }
                 }
                 Err(reason) => left.reason.set(reason),
@@ -393,7 +393,7 @@ impl Serving {
     }
 
     /// Makes a client one of the service's, if it may come in.
-    fn enter(&self, worker: usize, newcomer: Newcomer, listener: &ListenerConfig, left: &Left) -> Option<Box<Session>> {
+    fn enter(&self, worker: usize, newcomer: Newcomer, listener: &ListenerConfig, left: Left) -> Option<Box<Served>> {
         let per_address = self.pool.context.terms().limits.max_clients_per_address;
         let ip = |newcomer: &Newcomer| newcomer.addr.ip().map_or_else(String::new, |ip| ip.to_string());
         if !newcomer.is_allowed(listener) {
@@ -410,12 +410,11 @@ impl Serving {
             left.reason.set(CloseReason::Rejected);
             return None;
         };
-        // A future keeps what it is given beside what it makes of it: in a box the session is there once.
         let leaving = Rc::clone(&self.leaving);
         let client = Arc::clone(&presence.client);
-        let session = Box::new(Session::new(Rc::clone(&self.pool), newcomer.stream, presence, leaving));
+        let session = Session::new(Rc::clone(&self.pool), newcomer.stream, presence, leaving);
         self.open.borrow_mut().insert(left.id, Opened::new(session.downstream(), client));
-        Some(session)
+        Some(Box::new(Served { left, session }))
     }
 
     fn reject(&self, newcomer: Newcomer, listener: &ListenerConfig, why: Rejection, error: OwnError, detail: &str) {
@@ -492,8 +491,20 @@ impl Serving {
     }
 }
 
-async fn serve(mut session: Box<Session>, left: Left) {
-    left.reason.set(session.run().await);
+/// A session that is being served. In a box: a future may keep what it is given several times, and the memory that a task
+/// takes is a multiple of 128 bytes.
+struct Served {
+    /// Dropped before the session, which is then the last to have its [`Downstream`].
+    left: Left,
+    session: Session,
+}
+
+#[expect(clippy::manual_async_fn, reason = "an async function keeps its arguments twice")]
+fn serve(mut served: Box<Served>) -> impl Future<Output = ()> {
+    async move {
+        let reason = served.session.run().await;
+        served.left.reason.set(reason);
+    }
 }
 
 /// Counts a client that is still to send what comes before its first command.

@@ -15,7 +15,7 @@ pub type Server = (u64, SocketAddr);
 
 /// See the module. What is scanned is told apart by a hash.
 #[derive(Debug, Default)]
-pub struct Cursors(HashMap<u64, (u64, Server)>);
+pub(super) struct Cursors(HashMap<u64, (u64, Server)>);
 
 impl Cursors {
     /// A reply, or its beginning, has come.
@@ -38,7 +38,7 @@ impl Cursors {
     }
 
     /// Whether another server than `now` gave this cursor.
-    pub fn is_foreign(&self, what: u64, cursor: u64, now: Server) -> bool {
+    pub(super) fn is_foreign(&self, what: u64, cursor: u64, now: Server) -> bool {
         self.0.get(&what).is_some_and(|(given, by)| *given == cursor && *by != now)
     }
 }

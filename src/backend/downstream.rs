@@ -1,13 +1,13 @@
 //! The client side as a backend connection sees it: where a session's replies go, and what comes back to the session.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::time::Instant;
 
-use super::cursors::Cursors;
+use super::cursors::{Cursors, Server};
 use super::parked::{GivenUp, Parked};
 use super::preparation::{Outstanding, Preparation};
 use super::salvage::{self, Outcome};
@@ -48,6 +48,20 @@ pub struct Downstream {
     silent: Cell<bool>,
     /// A reply that pointsman swallowed was an error.
     silent_error: Cell<bool>,
+    /// Bytes of what is in `parked`, `salvage` and `told`.
+    withheld: Cell<usize>,
+    /// What came back has run where it was sent.
+    undone: Cell<bool>,
+    /// A pop that came back may have run.
+    doubtful: Cell<bool>,
+    /// How often in a row a connection was lost while its command was the one to be answered.
+    suspected: Cell<u8>,
+    seldom: OnceCell<Box<Seldom>>,
+}
+
+/// What most sessions never have. In a box, since each session would have room for it; made at the first need.
+#[derive(Debug, Default)]
+struct Seldom {
     /// Commands to be sent again, in order, before anything newer.
     again: RefCell<Vec<Again>>,
     /// Since when the oldest of those had been under way.
@@ -56,20 +70,12 @@ pub struct Downstream {
     parked: RefCell<Vec<Parked>>,
     /// What came since a command was refused with proof that it did not run.
     salvage: RefCell<Option<Vec<Outcome>>>,
-    /// Bytes of what is in `parked`, `salvage` and `told`.
-    withheld: Cell<usize>,
     /// Since when its commands have been refused without one being answered.
     refused_since: Cell<Option<Instant>>,
-    /// What came back has run where it was sent.
-    undone: Cell<bool>,
-    /// A pop that came back may have run.
-    doubtful: Cell<bool>,
-    /// How often in a row a connection was lost while its command was the one to be answered.
-    suspected: Cell<u8>,
     /// Its subscriptions went with their connection and are not back yet.
     missing: RefCell<Option<Outstanding>>,
     /// Cursors that its replies have brought.
-    pub cursors: RefCell<Cursors>,
+    cursors: RefCell<Cursors>,
     /// Keys that another client's connection was told are invalid, for this client (`CLIENT TRACKING … REDIRECT`).
     told: RefCell<Vec<Bytes>>,
     /// A connection stopped reading until the outbox has drained.
@@ -99,20 +105,21 @@ impl Downstream {
             mid_reply: Cell::new(false),
             silent: Cell::new(false),
             silent_error: Cell::new(false),
-            again: RefCell::default(),
-            returned: Cell::new(None),
-            parked: RefCell::default(),
-            salvage: RefCell::default(),
             withheld: Cell::new(0),
-            refused_since: Cell::new(None),
             undone: Cell::new(false),
             doubtful: Cell::new(false),
             suspected: Cell::new(0),
-            missing: RefCell::default(),
-            cursors: RefCell::default(),
-            told: RefCell::default(),
-            reader: RefCell::default(),
+            seldom: OnceCell::new(),
         }
+    }
+
+    /// What it has of that, if anything.
+    fn had(&self) -> Option<&Seldom> {
+        self.seldom.get().map(|seldom| &**seldom)
+    }
+
+    fn seldom(&self) -> &Seldom {
+        self.seldom.get_or_init(Box::default)
     }
 
     // === The session's side ===
@@ -145,17 +152,17 @@ impl Downstream {
 
     /// Commands that came back to be sent again, once nothing is owed.
     pub fn take_again(&self) -> Vec<Again> {
-        if self.owed.get() > 0 { Vec::new() } else { self.again.take() }
+        if self.owed.get() > 0 { Vec::new() } else { self.set_aside() }
     }
 
     /// Whether commands came back.
     pub fn has_again(&self) -> bool {
-        !self.again.borrow().is_empty()
+        self.had().is_some_and(|had| !had.again.borrow().is_empty())
     }
 
     /// Since when the oldest of them had been under way.
     pub fn take_returned(&self) -> Option<Instant> {
-        self.returned.take()
+        self.had()?.returned.take()
     }
 
     /// Whether an error was among the swallowed replies since the last call.
@@ -165,29 +172,34 @@ impl Downstream {
 
     /// Its subscriptions are back, or will never be.
     pub fn has_subscriptions_again(&self) {
-        self.missing.take();
+        if let Some(had) = self.had() {
+            had.missing.take();
+        }
+    }
+
+    /// Whether its replies brought this cursor, and from another server than `now`.
+    pub fn is_foreign(&self, what: u64, cursor: u64, now: Server) -> bool {
+        self.had().is_some_and(|had| had.cursors.borrow().is_foreign(what, cursor, now))
     }
 
     /// It is told that keys are invalid.
     pub fn tell(&self, keys: Bytes) {
         if !self.is_gone() {
             self.withheld.set(self.withheld.get() + keys.len());
-            self.told.borrow_mut().push(keys);
+            self.seldom().told.borrow_mut().push(keys);
             self.wake.raise();
         }
     }
 
     /// Whether it was told something that has not been passed on.
     pub fn is_told(&self) -> bool {
-        !self.told.borrow().is_empty()
+        self.had().is_some_and(|had| !had.told.borrow().is_empty())
     }
 
     /// What it was told and may now be passed on: nothing in the middle of a reply.
     pub fn take_told(&self) -> Vec<Bytes> {
-        if self.is_mid_reply() {
-            return Vec::new();
-        }
-        let told = self.told.take();
+        let Some(had) = self.had().filter(|_| !self.is_mid_reply()) else { return Vec::new() };
+        let told = had.told.take();
         let bytes: usize = told.iter().map(Bytes::len).sum();
         self.withheld.set(self.withheld.get().saturating_sub(bytes));
         told
@@ -196,9 +208,11 @@ impl Downstream {
     /// The session has ended. `closing`: its socket is closed with the session.
     pub fn leave(&self, closing: bool) {
         self.gone.set(true);
-        self.missing.take();
-        self.parked.take();
-        self.told.take();
+        if let Some(had) = self.had() {
+            had.missing.take();
+            had.parked.take();
+            had.told.take();
+        }
         if closing {
             self.outbox.part();
         } else {
@@ -210,7 +224,7 @@ impl Downstream {
 
     /// The outbox has drained: a connection that waits for that reads on.
     pub fn resume_reader(&self) {
-        if let Some(reader) = self.reader.take() {
+        if let Some(reader) = self.had().and_then(|had| had.reader.take()) {
             reader.raise();
         }
     }
@@ -225,7 +239,7 @@ impl Downstream {
     /// The connection with its subscriptions is lost.
     pub fn miss_subscriptions(&self, preparation: &Rc<Preparation>) {
         if !self.gone.get() {
-            self.missing.borrow_mut().get_or_insert_with(|| preparation.expect());
+            self.seldom().missing.borrow_mut().get_or_insert_with(|| preparation.expect());
         }
     }
 
@@ -233,11 +247,13 @@ impl Downstream {
     pub fn close(&self, reason: CloseReason) {
         if self.fault.get().is_none() {
             self.fault.set(Some(reason));
-            self.parked.take();
-            self.again.take();
-            self.told.take();
-            if let Some(outcomes) = self.salvage.borrow_mut().as_mut() {
-                outcomes.clear();
+            if let Some(had) = self.had() {
+                had.parked.take();
+                had.again.take();
+                had.told.take();
+                if let Some(outcomes) = had.salvage.borrow_mut().as_mut() {
+                    outcomes.clear();
+                }
             }
             self.withheld.set(0);
         }
@@ -252,12 +268,12 @@ impl Downstream {
 
     /// Whether replies pass straight to the outbox: none is parked or collected before them.
     pub fn is_direct(&self) -> bool {
-        self.parked.borrow().is_empty() && self.salvage.borrow().is_none()
+        self.had().is_none_or(|had| had.parked.borrow().is_empty() && had.salvage.borrow().is_none())
     }
 
     /// Whether a refusal has started the collecting of outcomes.
     pub fn is_salvaging(&self) -> bool {
-        self.salvage.borrow().is_some()
+        self.had().is_some_and(|had| had.salvage.borrow().is_some())
     }
 
     /// Whether a reply has begun to go out and is not complete.
@@ -280,7 +296,7 @@ impl Downstream {
 
     /// Hands over whole replies.
     pub fn deliver(&self, bytes: Bytes, replies: u32) {
-        self.refused_since.set(None);
+        self.accepted();
         self.suspected.set(0);
         self.push(bytes);
         self.settle(replies);
@@ -301,10 +317,15 @@ impl Downstream {
         self.settle(replies);
     }
 
+    /// A reply, or its beginning, brings a cursor.
+    pub(super) fn note_cursor(&self, what: u64, reply: &[u8], from: Server) {
+        self.seldom().cursors.borrow_mut().note(what, reply, from);
+    }
+
     /// Keeps replies until it is known whether what they tell survives.
     pub(super) fn park(&self, parked: Parked) {
         self.withheld.set(self.withheld.get() + parked.size());
-        self.parked.borrow_mut().push(parked);
+        self.seldom().parked.borrow_mut().push(parked);
     }
 
     /// Delivers what was parked, up to the first that is not safe; returns whether something stays parked. `told` is shown
@@ -314,7 +335,7 @@ impl Downstream {
         is_safe: impl Fn(&Parked) -> bool,
         told: impl Fn(Option<Box<SlowCommand>>, Moment),
     ) -> bool {
-        let mut parked = self.parked.borrow_mut();
+        let mut parked = self.seldom().parked.borrow_mut();
         let n = parked.iter().take_while(|p| is_safe(p)).count();
         let due: Vec<Parked> = parked.drain(..n).collect();
         let rest = !parked.is_empty();
@@ -332,13 +353,14 @@ impl Downstream {
     /// Drops what was parked: its commands are sent again, or, where one of them must not be, the client is closed.
     /// Unless `writes`, only what has nothing but reads is dropped.
     pub(super) fn give_up_parked(&self, writes: bool) -> GivenUp {
-        let parked = self.parked.borrow();
+        let had = self.seldom();
+        let parked = had.parked.borrow();
         if !writes && parked.iter().any(|p| !p.reads) {
             return GivenUp::NotYet;
         }
         if parked.iter().any(|p| p.again.is_none()) {
             drop(parked);
-            let parked = self.parked.take();
+            let parked = had.parked.take();
             self.close(CloseReason::UnknownOutcome);
             return GivenUp::Unknown(parked);
         }
@@ -347,7 +369,7 @@ impl Downstream {
         if self.owed.get() > replies {
             return GivenUp::NotYet;
         }
-        let parked = self.parked.take();
+        let parked = had.parked.take();
         if parked.iter().any(|p| !p.reads) {
             self.undone.set(true);
             self.doubt();
@@ -357,10 +379,10 @@ impl Downstream {
         parked.iter().for_each(|p| self.note_return(p.queued_at));
         // They stand before whatever came back or was collected meanwhile.
         let commands = parked.into_iter().flat_map(|p| p.again.unwrap_or_default());
-        if let Some(outcomes) = self.salvage.borrow_mut().as_mut() {
+        if let Some(outcomes) = had.salvage.borrow_mut().as_mut() {
             outcomes.splice(0..0, commands.map(Outcome::NotRun));
         } else {
-            self.again.borrow_mut().splice(0..0, commands.map(|bytes| Again { bytes, silent: false }));
+            had.again.borrow_mut().splice(0..0, commands.map(|bytes| Again { bytes, silent: false }));
         }
         self.settle(replies);
         self.wake.raise();
@@ -390,7 +412,9 @@ impl Downstream {
 
     /// The server had taken a command and kept it until it was told to give it back: no refusal in a row of them.
     pub fn accepted(&self) {
-        self.refused_since.set(None);
+        if let Some(had) = self.had() {
+            had.refused_since.set(None);
+        }
     }
 
     /// Bytes that are kept back: of replies that are parked, or collected behind a refusal; of what waits for the end of one.
@@ -403,14 +427,15 @@ impl Downstream {
         if !self.is_gone() {
             self.withheld.set(self.withheld.get() + outcome.reply().map_or(0, Bytes::len));
         }
-        self.salvage.borrow_mut().get_or_insert_default().push(outcome);
+        self.seldom().salvage.borrow_mut().get_or_insert_default().push(outcome);
         self.settle(1);
     }
 
     /// A command was refused with proof that it did not run.
     pub fn refuse(&self, command: Bytes, reply: Bytes, now: Instant) {
-        if self.refused_since.get().is_none() {
-            self.refused_since.set(Some(now));
+        let since = &self.seldom().refused_since;
+        if since.get().is_none() {
+            since.set(Some(now));
         }
         self.outcome(Outcome::Refused(command, reply));
     }
@@ -430,18 +455,19 @@ impl Downstream {
 
     /// Since when its commands have been refused without one being answered.
     pub fn refused_since(&self) -> Option<Instant> {
-        self.refused_since.get()
+        self.had()?.refused_since.get()
     }
 
     /// What comes back had been under way since then.
     pub(super) fn note_return(&self, queued_at: Instant) {
-        self.returned.set(Some(self.returned.get().map_or(queued_at, |first| first.min(queued_at))));
+        let returned = &self.seldom().returned;
+        returned.set(Some(returned.get().map_or(queued_at, |first| first.min(queued_at))));
     }
 
     /// Commands that did not run, or are reads, come back: behind what came back since [`Downstream::set_aside`], and
     /// behind what was collected since a refusal.
     pub(super) fn take_back(&self, bytes: Bytes, commands: u32, silent: bool) {
-        self.again.borrow_mut().push(Again { bytes, silent });
+        self.seldom().again.borrow_mut().push(Again { bytes, silent });
         self.settle(commands);
         self.wake.raise();
     }
@@ -449,13 +475,13 @@ impl Downstream {
     /// Sets aside what came back already: until that is sent again the session queues nothing, so that whatever comes back
     /// after it was sent before it.
     pub(super) fn set_aside(&self) -> Vec<Again> {
-        self.again.take()
+        self.had().map(|had| had.again.take()).unwrap_or_default()
     }
 
     /// Puts it behind what came back meanwhile.
     pub(super) fn put_behind(&self, mut later: Vec<Again>) {
-        if !self.is_gone() {
-            self.again.borrow_mut().append(&mut later);
+        if !later.is_empty() && !self.is_gone() {
+            self.seldom().again.borrow_mut().append(&mut later);
         }
     }
 
@@ -468,14 +494,16 @@ impl Downstream {
 
     /// A connection has stopped reading for this client's sake and is to be woken when the outbox has drained.
     pub fn pause_reader(&self, reader: Rc<Signal>) {
-        *self.reader.borrow_mut() = Some(reader);
+        *self.seldom().reader.borrow_mut() = Some(reader);
     }
 
     fn settle(&self, replies: u32) {
         let owed = self.owed.get().saturating_sub(replies);
         self.owed.set(owed);
-        if owed == 0 && self.is_salvaging() {
-            let outcomes = self.salvage.take().unwrap_or_default();
+        if owed == 0
+            && let Some(had) = self.had()
+            && let Some(outcomes) = had.salvage.take()
+        {
             let kept: usize = outcomes.iter().filter_map(Outcome::reply).map(Bytes::len).sum();
             self.withheld.set(self.withheld.get().saturating_sub(kept));
             let settled = salvage::settle(outcomes);
@@ -484,9 +512,9 @@ impl Downstream {
             }
             self.outbox.flush();
             let again = settled.again.into_iter().map(|bytes| Again { bytes, silent: false });
-            self.again.borrow_mut().splice(0..0, again);
+            had.again.borrow_mut().splice(0..0, again);
             if !self.has_again() {
-                self.returned.set(None);
+                had.returned.set(None);
             }
             if settled.close {
                 self.close(CloseReason::UnknownOutcome);

@@ -20,7 +20,7 @@ mod subscriptions;
 
 pub use connection::{Connection, Listener, Lost, Use};
 pub use context::{Context, Terms};
-pub use cursors::{Cursors, Server};
+pub use cursors::Server;
 pub use downstream::{Again, Downstream};
 pub use handshake::{DialError, Hello, Key};
 pub use inflight::{Answer, Audience, Effect, Entry, Heed, Translate};

@@ -71,7 +71,7 @@ fn may_be_unasked(conn: &Connection, buf: &[u8]) -> bool {
 fn note_cursor(conn: &Connection, to: &Downstream, what: u64, reply: &[u8]) {
     // Of a generation's master: connections to others are closed when it changes.
     let server = (conn.context.access.topology().generation, conn.node);
-    to.cursors.borrow_mut().note(what, reply, server);
+    to.note_cursor(what, reply, server);
 }
 
 impl Receiver {

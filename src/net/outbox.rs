@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::iter;
 
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -23,10 +24,11 @@ const PIECE: usize = 16 * 1024;
 #[derive(Debug)]
 pub struct Outbox {
     writer: WriteHalf,
-    queue: RefCell<VecDeque<Bytes>>,
-    /// Behind the queue: copies of what came since the socket was blocked.
-    tail: RefCell<BytesMut>,
-    /// Sum of the lengths in `queue` and `tail`.
+    /// What leaves next: as a rule there is no more. Empty: nothing waits but what was kept while the socket was blocked.
+    first: RefCell<Bytes>,
+    /// In a box, and only as long as something is in it: most clients are at rest at any time.
+    behind: RefCell<Option<Box<Behind>>>,
+    /// Sum of the lengths of all that waits.
     queued: Cell<usize>,
     /// The socket took less than there was: the session's task waits until it is writable.
     blocked: Cell<bool>,
@@ -35,13 +37,37 @@ pub struct Outbox {
     sent: Cell<u64>,
 }
 
+/// What waits behind the first slice.
+#[derive(Debug, Default)]
+struct Behind {
+    queue: VecDeque<Bytes>,
+    /// Behind the queue: copies of what came since the socket was blocked.
+    tail: BytesMut,
+}
+
+impl Behind {
+    /// Appends bytes that have to wait.
+    fn keep(&mut self, bytes: Bytes) {
+        let copied = bytes.len() < COPY_BELOW;
+        if copied {
+            self.tail.extend_from_slice(&bytes);
+        }
+        if !self.tail.is_empty() && (!copied || self.tail.len() >= PIECE) {
+            self.queue.push_back(std::mem::take(&mut self.tail).freeze());
+        }
+        if !copied {
+            self.queue.push_back(bytes);
+        }
+    }
+}
+
 impl Outbox {
     /// An empty outbox in front of `writer`.
     pub fn new(writer: WriteHalf) -> Self {
         Self {
             writer,
-            queue: RefCell::default(),
-            tail: RefCell::default(),
+            first: RefCell::default(),
+            behind: RefCell::default(),
             queued: Cell::new(0),
             blocked: Cell::new(false),
             broken: Cell::new(false),
@@ -55,34 +81,25 @@ impl Outbox {
             return;
         }
         self.queued.set(self.queued.get() + bytes.len());
-        // Behind bytes that already wait, these will outlive the turn.
+        let mut first = self.first.borrow_mut();
         if self.blocked.get() {
-            self.keep(bytes);
+            // Behind bytes that already wait, these will outlive the turn.
+            self.behind.borrow_mut().get_or_insert_default().keep(bytes);
+        } else if first.is_empty() {
+            *first = bytes;
         } else {
-            self.queue.borrow_mut().push_back(bytes);
-        }
-    }
-
-    /// Appends bytes that have to wait.
-    fn keep(&self, bytes: Bytes) {
-        let mut tail = self.tail.borrow_mut();
-        let copied = bytes.len() < COPY_BELOW;
-        if copied {
-            tail.extend_from_slice(&bytes);
-        }
-        if !tail.is_empty() && (!copied || tail.len() >= PIECE) {
-            self.queue.borrow_mut().push_back(std::mem::take(&mut *tail).freeze());
-        }
-        if !copied {
-            self.queue.borrow_mut().push_back(bytes);
+            self.behind.borrow_mut().get_or_insert_default().queue.push_back(bytes);
         }
     }
 
     /// Hands to the kernel what it takes now. Afterwards [`Outbox::is_blocked`] and [`Outbox::is_broken`] say how it went.
     pub fn flush(&self) {
         if !self.blocked.get() && self.write_out() {
-            let waiting = std::mem::take(&mut *self.queue.borrow_mut());
-            waiting.into_iter().for_each(|bytes| self.keep(bytes));
+            let mut behind = self.behind.borrow_mut();
+            let behind = behind.get_or_insert_default();
+            let waiting = std::mem::take(&mut behind.queue);
+            behind.keep(self.first.take());
+            waiting.into_iter().for_each(|bytes| behind.keep(bytes));
         }
     }
 
@@ -100,27 +117,32 @@ impl Outbox {
 
     /// Returns whether the socket took less than there was.
     fn write_out(&self) -> bool {
-        let mut queue = self.queue.borrow_mut();
-        let tail = std::mem::take(&mut *self.tail.borrow_mut());
-        if !tail.is_empty() {
-            queue.push_back(tail.freeze());
+        let (mut first, mut behind) = (self.first.borrow_mut(), self.behind.borrow_mut());
+        if let Some(Behind { queue, tail }) = behind.as_deref_mut() {
+            if !tail.is_empty() {
+                queue.push_back(std::mem::take(tail).freeze());
+            }
+            if first.is_empty() {
+                *first = queue.pop_front().unwrap_or_default();
+            }
         }
-        while !queue.is_empty() {
-            let written = if queue.len() == 1 {
-                self.writer.try_write_vectored(&[IoSlice::new(&queue[0])])
-            } else {
-                let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-                let n = queue.len().min(MAX_SLICES);
-                for (slice, bytes) in slices.iter_mut().zip(queue.iter()) {
-                    *slice = IoSlice::new(bytes);
+        while !first.is_empty() {
+            let written = match behind.as_ref().filter(|behind| !behind.queue.is_empty()) {
+                None => self.writer.try_write_vectored(&[IoSlice::new(&first)]),
+                Some(behind) => {
+                    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                    let n = (1 + behind.queue.len()).min(MAX_SLICES);
+                    for (slice, bytes) in slices.iter_mut().zip(iter::once(&*first).chain(&behind.queue)) {
+                        *slice = IoSlice::new(bytes);
+                    }
+                    self.writer.try_write_vectored(&slices[..n])
                 }
-                self.writer.try_write_vectored(&slices[..n])
             };
             match written {
                 Ok(n) => {
                     self.sent.set(self.sent.get() + n as u64);
                     self.queued.set(self.queued.get() - n);
-                    consume(&mut queue, n);
+                    consume(&mut first, behind.as_deref_mut(), n);
                 }
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked.set(true);
@@ -128,12 +150,13 @@ impl Outbox {
                 }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
-                    drop(queue);
+                    drop((first, behind));
                     self.break_off();
                     return false;
                 }
             }
         }
+        *behind = None;
         false
     }
 
@@ -151,8 +174,8 @@ impl Outbox {
 
     fn break_off(&self) {
         self.broken.set(true);
-        self.queue.take();
-        self.tail.take();
+        self.first.take();
+        self.behind.take();
         self.queued.set(0);
     }
 
@@ -185,16 +208,15 @@ impl Outbox {
     }
 }
 
-/// Drops the first `n` bytes of the queue.
-fn consume(queue: &mut VecDeque<Bytes>, mut n: usize) {
+/// Drops the first `n` bytes of what waits: of `first`, and of the queue behind it. What is left of a slice is the first.
+fn consume(first: &mut Bytes, mut behind: Option<&mut Behind>, mut n: usize) {
     while n > 0 {
-        let front = queue.front_mut().expect("no more is written than was queued");
-        if front.len() > n {
-            front.advance(n);
+        if first.len() > n {
+            first.advance(n);
             return;
         }
-        n -= front.len();
-        queue.pop_front();
+        n -= first.len();
+        *first = behind.as_mut().and_then(|behind| behind.queue.pop_front()).unwrap_or_default();
     }
 }
 

@@ -1,7 +1,7 @@
 //! One client: read, scan, route, hand to a backend connection; replies come back through its [`Downstream`].
 //!
 //! The session is a machine that advances as far as it can without waiting ([`Session::advance`]) and then says what
-//! it waits for ([`Wait`]); only [`Session::pause`] awaits. So nothing is ever cancelled half-way.
+//! it waits for ([`Wait`]); only [`Session::run`] awaits. So nothing is ever cancelled half-way.
 
 mod answers;
 mod becoming;
@@ -30,6 +30,7 @@ mod words;
 pub use leaving::Leave;
 
 use std::cell::Cell;
+use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -91,6 +92,16 @@ impl Wait {
     fn until(at: Instant) -> Self {
         Self { until: Some(at), ..Self::default() }
     }
+}
+
+/// What ended a wait.
+enum Came {
+    /// Something other than the client's doing; it is to be looked what.
+    Signal,
+    /// As many bytes from the client: none at the end.
+    Bytes(io::Result<usize>),
+    /// The end of what it sends, behind what was not read yet.
+    End,
 }
 
 /// What one step of [`Session::advance`] led to.
@@ -271,30 +282,36 @@ impl Session {
     }
 
     /// Serves the client until it leaves or has to.
-    pub async fn run(&mut self) -> CloseReason {
-        let reason = loop {
-            match self.advance() {
-                Step::Done => {}
-                Step::Close(reason) => break reason,
-                Step::Wait(wait) => {
-                    self.count_sent();
-                    self.pause(wait).await;
+    #[expect(clippy::manual_async_fn, reason = "an async function keeps its arguments twice")]
+    pub fn run(&mut self) -> impl Future<Output = CloseReason> {
+        async move {
+            let reason = loop {
+                match self.advance() {
+                    Step::Done => {}
+                    Step::Close(reason) => break reason,
+                    Step::Wait(wait) => {
+                        self.count_sent();
+                        let came = self.pause(wait).await;
+                        if self.take_note(came) {
+                            tokio::task::yield_now().await;
+                        }
+                    }
+                }
+            };
+            // One that did not take its replies would not take these either.
+            if reason != CloseReason::OutputLimit {
+                self.down.outbox.flush();
+                if self.down.outbox.is_blocked() {
+                    // In a box, for each client's future has room for all that is in it.
+                    Box::pin(self.last_words()).await;
                 }
             }
-        };
-        // One that did not take its replies would not take these either.
-        if reason != CloseReason::OutputLimit {
-            self.down.outbox.flush();
-            if self.down.outbox.is_blocked() {
-                // In a box, for each client's future has room for all that is in it.
-                Box::pin(self.last_words()).await;
+            if reason == CloseReason::Drain && self.down.fault().is_none() {
+                Box::pin(self.linger()).await;
             }
+            self.count_sent();
+            if reason == CloseReason::Client && !self.heard { CloseReason::NoData } else { reason }
         }
-        if reason == CloseReason::Drain && self.down.fault().is_none() {
-            Box::pin(self.linger()).await;
-        }
-        self.count_sent();
-        if reason == CloseReason::Client && !self.heard { CloseReason::NoData } else { reason }
     }
 
     /// Does the next thing that can be done.

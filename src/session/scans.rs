@@ -15,7 +15,7 @@ impl Session {
         let server = (self.pool.context.access.topology().generation, node);
         let cursor = args(&self.buf[..command.len]).nth(if is_scan(command) { 1 } else { 2 })?;
         let cursor = std::str::from_utf8(cursor).ok()?.parse().ok()?;
-        if !self.down.cursors.borrow().is_foreign(self.scanned(command), cursor, server) {
+        if !self.down.is_foreign(self.scanned(command), cursor, server) {
             return None;
         }
         if self.down.owed() > 0 {

@@ -24,44 +24,51 @@ enum Caching {
 /// See the module.
 #[derive(Default, Debug)]
 pub(super) struct Tracking {
-    /// The commands that turned it on: each `BCAST` adds prefixes.
-    on: Vec<Bytes>,
-    /// The command that was sent last and is not answered.
-    asked: Option<Bytes>,
+    /// None: it is off, and nothing is asked.
+    commands: Option<Box<Commands>>,
     caching: Caching,
+}
+
+#[derive(Default, Debug)]
+struct Commands {
+    /// Those that turned it on: each `BCAST` adds prefixes.
+    on: Vec<Bytes>,
+    /// The one that was sent last and is not answered.
+    asked: Option<Bytes>,
 }
 
 impl Tracking {
     /// Whether invalidations come.
     pub(super) fn is_on(&self) -> bool {
-        !self.on.is_empty()
+        !self.renewal().is_empty()
     }
 
     /// What has to be sent to a new connection.
     pub(super) fn renewal(&self) -> &[Bytes] {
-        &self.on
+        self.commands.as_ref().map_or(&[], |commands| &commands.on)
     }
 
     /// `CLIENT TRACKING` is sent.
     pub(super) fn ask(&mut self, command: Bytes) {
-        self.asked = Some(command);
+        self.commands.get_or_insert_default().asked = Some(command);
     }
 
     /// What was sent last and is not known to have been answered.
     pub(super) fn asked(&self) -> Option<&Bytes> {
-        self.asked.as_ref()
+        self.commands.as_ref()?.asked.as_ref()
     }
 
     /// Nothing is owed any more. `accepted`: what was asked was answered, and not by an error. Returns whether it can
     /// still be brought over.
     pub(super) fn conclude(&mut self, accepted: bool) -> bool {
-        let Some(command) = self.asked.take().filter(|_| accepted) else { return true };
+        let Some(Commands { on, asked }) = self.commands.as_deref_mut() else { return true };
+        let Some(command) = asked.take().filter(|_| accepted) else { return true };
         if !args(&command).nth(2).is_some_and(|mode| mode.eq_ignore_ascii_case(b"ON")) {
-            self.on.clear();
-        } else if !self.on.contains(&command) {
-            self.on.push(command);
+            on.clear();
+        } else if !on.contains(&command) {
+            on.push(command);
         }
-        self.on.iter().map(Bytes::len).sum::<usize>() <= MAX_BYTES
+        on.iter().map(Bytes::len).sum::<usize>() <= MAX_BYTES
     }
 
     /// A command is sent on the connection; `says`: it is `CLIENT CACHING`.

@@ -13,17 +13,8 @@ pub(super) const ABORTED: &[u8] = b"-EXECABORT Transaction discarded because of 
 /// Commands since `MULTI` (included), and why `EXEC` may not run them.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
-    log: Vec<Bytes>,
-    bytes: usize,
-    /// Commands that are queued.
-    queued: usize,
-    /// Those of them that ask about the connection or change it, each with its place among them.
-    heeded: Vec<(usize, Bytes)>,
-    heeded_bytes: usize,
-    /// More was queued than is kept.
-    overflowed: bool,
-    /// What `EXEC` answers instead of running.
-    spoiled: Option<Bytes>,
+    /// None: empty, as it is for a client at rest.
+    contents: Option<Box<Contents>>,
     /// `EXEC` or `DISCARD` has been sent and not been answered.
     ending: bool,
     /// Keys were watched when it was.
@@ -36,42 +27,65 @@ pub(super) struct Transaction {
     pub(super) opening: bool,
 }
 
+#[derive(Debug, Default)]
+struct Contents {
+    log: Vec<Bytes>,
+    bytes: usize,
+    /// Commands that are queued.
+    queued: usize,
+    /// Those of them that ask about the connection or change it, each with its place among them.
+    heeded: Vec<(usize, Bytes)>,
+    heeded_bytes: usize,
+    /// More was queued than is kept.
+    overflowed: bool,
+    /// What `EXEC` answers instead of running.
+    spoiled: Option<Bytes>,
+}
+
+impl Contents {
+    fn overflow(&mut self) {
+        self.overflowed = true;
+        self.log.clear();
+    }
+}
+
 impl Transaction {
+    fn contents(&mut self) -> &mut Contents {
+        self.contents.get_or_insert_default()
+    }
+
     /// Remembers a command that was sent. `said`: what the client said of which it was made, if that asks about the
     /// connection or changes it.
     pub(super) fn log(&mut self, command: Bytes, said: Option<Bytes>) {
+        let contents = self.contents();
         if let Some(said) = said {
-            self.heeded_bytes += said.len();
+            contents.heeded_bytes += said.len();
             // A copy: a part of a read buffer would keep all of that.
-            self.heeded.push((self.queued, Bytes::copy_from_slice(&said)));
+            contents.heeded.push((contents.queued, Bytes::copy_from_slice(&said)));
         }
-        if self.heeded_bytes > MAX_LOG {
-            self.heeded.clear();
+        if contents.heeded_bytes > MAX_LOG {
+            contents.heeded.clear();
         }
-        self.queued += usize::from(is_queued(&command));
-        self.bytes += command.len();
-        if self.bytes > MAX_LOG {
-            self.overflow();
+        contents.queued += usize::from(is_queued(&command));
+        contents.bytes += command.len();
+        if contents.bytes > MAX_LOG {
+            contents.overflow();
         } else {
-            self.log.push(command);
+            contents.log.push(command);
         }
     }
 
     /// A command was streamed and not kept.
     pub(super) fn log_streamed(&mut self) {
-        self.queued += 1;
-        self.overflow();
-    }
-
-    fn overflow(&mut self) {
-        self.overflowed = true;
-        self.log.clear();
+        self.contents().queued += 1;
+        self.contents().overflow();
     }
 
     /// How many commands were queued, and those that are heeded; none if these are too many to be kept. What they did is
     /// not known then.
     pub(super) fn queued(&self) -> Option<(usize, Vec<(usize, Bytes)>)> {
-        (self.heeded_bytes <= MAX_LOG).then(|| (self.queued, self.heeded.clone()))
+        let Some(contents) = &self.contents else { return Some((0, Vec::new())) };
+        (contents.heeded_bytes <= MAX_LOG).then(|| (contents.queued, contents.heeded.clone()))
     }
 
     /// `EXEC` or `DISCARD` has been sent.
@@ -93,24 +107,25 @@ impl Transaction {
     /// The connection was lost and the last `n` commands came back: they will be sent, and logged, again. Returns
     /// whether the rest can be replayed.
     pub(super) fn unlog(&mut self, n: usize) -> bool {
-        let keep = self.log.len().saturating_sub(n);
-        for dropped in self.log.drain(keep..) {
-            self.bytes = self.bytes.saturating_sub(dropped.len());
-            self.queued -= usize::from(is_queued(&dropped));
+        let Some(contents) = &mut self.contents else { return true };
+        let keep = contents.log.len().saturating_sub(n);
+        for dropped in contents.log.drain(keep..) {
+            contents.bytes = contents.bytes.saturating_sub(dropped.len());
+            contents.queued -= usize::from(is_queued(&dropped));
         }
-        self.heeded.retain(|(place, _)| *place < self.queued);
-        !self.overflowed
+        contents.heeded.retain(|(place, _)| *place < contents.queued);
+        !contents.overflowed
     }
 
     /// Whether `MULTI` itself is among what came back, so that nothing is open.
     pub(super) fn is_unopened(&self) -> bool {
-        self.log.is_empty() && !self.overflowed
+        self.contents.as_ref().is_none_or(|contents| contents.log.is_empty() && !contents.overflowed)
     }
 
     /// What has to be sent to a new connection; also what was refused by itself, which with Valkey 8 has the transaction
     /// fail.
     pub(super) fn replay(&self) -> &[Bytes] {
-        &self.log
+        self.contents.as_ref().map_or(&[], |contents| &contents.log)
     }
 
     /// A command of an open transaction was not queued: Redis would refuse to run the rest.
@@ -122,12 +137,13 @@ impl Transaction {
 
     /// `EXEC` answers this instead of running, unless there is a reason already.
     pub(super) fn spoil_with(&mut self, line: Bytes) {
-        self.spoiled.get_or_insert(line);
+        self.contents().spoiled.get_or_insert(line);
     }
 
     /// What `EXEC` has to answer without running, if anything. `null` is the null of the client's RESP version.
     pub(super) fn refusal(&self, null: &'static [u8]) -> Option<Bytes> {
-        self.spoiled.clone().or_else(|| self.watch_lost.then(|| Bytes::from_static(null)))
+        let spoiled = self.contents.as_ref().and_then(|contents| contents.spoiled.clone());
+        spoiled.or_else(|| self.watch_lost.then(|| Bytes::from_static(null)))
     }
 
     /// It has ended, or there was none. A watch ends with `EXEC`, `DISCARD` or `UNWATCH` alone.
@@ -180,7 +196,7 @@ mod tests {
             assert!(t.queued().is_some());
             t.log(command.clone(), Some(command.clone()));
         }
-        assert_eq!((t.queued(), t.heeded.len()), (None, 0));
+        assert_eq!((t.queued(), t.contents().heeded.len()), (None, 0));
     }
 
     #[test]
@@ -188,7 +204,7 @@ mod tests {
         let mut t = Transaction { watch_lost: true, ..Transaction::default() };
         t.log(encode_command(&["GET", "a"]), None);
         t.clear();
-        assert!(t.watch_lost && t.log.is_empty(), "it was another command's connection");
+        assert!(t.watch_lost && t.replay().is_empty(), "it was another command's connection");
         t.end(true);
         t.clear();
         assert!(!t.watch_lost);

@@ -1,8 +1,7 @@
 //! Waiting: for a master, for bytes from the client, for room in its socket; and how long at most.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
-use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use bytes::{Bytes, BytesMut};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::io::poll_read_buf;
 
-use super::{Command, Leave, OUTBOX_HIGH, READ_AHEAD, READ_BURST, READ_MAX, READ_MIN, Session, Step, Wait};
+use super::{Came, Command, Leave, OUTBOX_HIGH, READ_AHEAD, READ_BURST, READ_MAX, READ_MIN, Session, Step, Wait};
 use crate::clock::Moment;
 use crate::metrics::CloseReason;
 use crate::resp::{Kind, OwnError};
@@ -114,15 +113,14 @@ impl Session {
     }
 
     /// Waits as `wait` says; reads what the client sends meanwhile, up to a bound, so that its leaving is noticed.
-    pub(super) async fn pause(&mut self, wait: Wait) {
-        let down = Rc::clone(&self.down);
+    ///
+    /// Each client has this future: it holds nothing twice, as that of an async function would.
+    pub(super) fn pause(&mut self, wait: Wait) -> impl Future<Output = Came> {
         // A pin that has served is given back with its last reply, not with the client's next command.
         // So does a client that is to leave go with its last reply.
         let leaves = self.leaving.get() != Leave::Nobody;
-        down.set_waiting(wait.replies || self.unpin || self.judging || self.becoming.is_some() || leaves);
-        // Hardly any wait is for these, and each client's future has room for all that is in it: in boxes.
-        let mut writable = down.outbox.is_blocked().then(|| Box::pin(down.outbox.writable()));
-        let mut timer = wait.until.map(|at| Box::pin(sleep_until(at)));
+        let awaited = wait.replies || self.unpin || self.judging || self.becoming.is_some() || leaves;
+        self.down.set_waiting(awaited);
         let may_read = !self.eof && (wait.input || self.buf.len() < READ_AHEAD);
         // What a large command needed is kept neither for small ones nor while the client rests.
         if self.roomy && self.buf.is_empty() && self.streaming.is_none() {
@@ -130,6 +128,10 @@ impl Session {
         }
         let room = self.room();
         self.roomy |= may_read && room.wanted > READ_MAX;
+        let down = &*self.down;
+        // Hardly any wait is for these: in boxes.
+        let mut writable = down.outbox.is_blocked().then(|| Box::pin(down.outbox.writable()));
+        let mut timer = wait.until.map(|at| Box::pin(sleep_until(at)));
         // The client's leaving is seen in what is read, or, where nothing more is read for now, by itself.
         let (mut reading, mut ended) = (None, None);
         if may_read {
@@ -137,9 +139,9 @@ impl Session {
         } else if !self.left {
             ended = Some(Box::pin(self.read.ended()));
         }
-        let got = poll_fn(|cx| {
+        poll_fn(move |cx| {
             if down.wake.poll(cx).is_ready() {
-                return Poll::Ready(None);
+                return Poll::Ready(Came::Signal);
             }
             if let Some(ready) = &mut writable
                 && ready.as_mut().poll(cx).is_ready()
@@ -149,7 +151,7 @@ impl Session {
                 if down.outbox.queued() <= OUTBOX_HIGH {
                     down.resume_reader();
                 }
-                return Poll::Ready(None);
+                return Poll::Ready(Came::Signal);
             }
             // Room is made once there is something to be read: by then what was sent has been answered as a rule, so that
             // nobody has a part of the buffer any more, and it is the same one from its beginning.
@@ -158,28 +160,31 @@ impl Session {
             {
                 room.make(buf);
                 if let Poll::Ready(read) = poll_read_buf(Pin::new(&mut **read), cx, *buf) {
-                    return Poll::Ready(Some(Some(read)));
+                    return Poll::Ready(Came::Bytes(read));
                 }
             }
             if let Some(end) = &mut ended
                 && let Poll::Ready(end) = end.as_mut().poll(cx)
             {
                 if end.is_ok() {
-                    return Poll::Ready(Some(None));
+                    return Poll::Ready(Came::End);
                 }
                 ended = None;
             }
             match &mut timer {
-                Some(timer) => timer.as_mut().poll(cx).map(|()| None),
+                Some(timer) => timer.as_mut().poll(cx).map(|()| Came::Signal),
                 None => Poll::Pending,
             }
         })
-        .await;
-        match got {
-            None => {}
-            Some(None) => self.left = true,
-            Some(Some(Ok(0))) => (self.eof, self.left) = (true, true),
-            Some(Some(Ok(n))) => {
+    }
+
+    /// Returns whether so much has been read in a row that others are to be let run.
+    pub(super) fn take_note(&mut self, came: Came) -> bool {
+        match came {
+            Came::Signal => {}
+            Came::End => self.left = true,
+            Came::Bytes(Ok(0)) => (self.eof, self.left) = (true, true),
+            Came::Bytes(Ok(n)) => {
                 self.heard = true;
                 self.pool.context.stats.client_received_bytes.add(n as u64);
                 if !self.terms.client_idle_timeout.is_zero() {
@@ -187,10 +192,6 @@ impl Session {
                     self.down.take_silence();
                 }
                 self.burst += n;
-                if self.burst >= READ_BURST {
-                    self.burst = 0;
-                    tokio::task::yield_now().await;
-                }
                 if n >= self.read_size {
                     self.read_size = (self.read_size * 2).min(READ_MAX);
                 } else if n < self.read_size / 8 {
@@ -198,8 +199,13 @@ impl Session {
                 }
             }
             // Reset by the client: nobody is there to be answered.
-            Some(Some(Err(_))) => self.down.close(CloseReason::Client),
+            Came::Bytes(Err(_)) => self.down.close(CloseReason::Client),
         }
+        let lets_run = self.burst >= READ_BURST;
+        if lets_run {
+            self.burst = 0;
+        }
+        lets_run
     }
 
     /// Hands the client what is still to be said, for a short time, and lets go of everything.
