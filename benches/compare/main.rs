@@ -18,6 +18,7 @@ use std::{fs, io};
 use clap::Parser;
 use pointsman::demo::wire::Connection;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use serde_json::json;
 
 use floor::Frames;
@@ -44,6 +45,10 @@ struct Args {
     /// The curves in place of the comparison.
     #[arg(long)]
     growth: bool,
+    /// Redis, whoever stands before it and the load share one core: what they cost, and not how the machine sends them to
+    /// sleep and wakes them on others.
+    #[arg(long)]
+    one_core: bool,
     /// Directory for the tables, as Markdown and as JSON.
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
@@ -66,11 +71,22 @@ async fn main() -> io::Result<()> {
     if let [port, redis, request, reply] = args.floor[..] {
         return floor::run(port as u16, redis as u16, Frames { request, reply });
     }
+    if args.one_core {
+        stay_on_one_core()?;
+    }
     fs::create_dir_all(&args.out)?;
     if args.growth {
         return growth::run(&args.pointsman, args.rounds, args.row.as_deref(), &args.out).await;
     }
     compare(&args).await
+}
+
+/// This process, and all that it starts from now on.
+fn stay_on_one_core() -> io::Result<()> {
+    let allowed = sched_getaffinity(None)?;
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).ok_or(io::ErrorKind::NotFound)?);
+    Ok(sched_setaffinity(None, &one)?)
 }
 
 async fn compare(args: &Args) -> io::Result<()> {
@@ -152,14 +168,12 @@ pub(crate) async fn fill(redis: &Server, (keys, size): (u32, usize)) -> io::Resu
 }
 
 fn machine(peers: &Peers, args: &Args) -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
+    let cores = match std::thread::available_parallelism().map_or(0, usize::from) {
+        1 => "one core".to_owned(),
+        n => format!("{n} cores"),
+    };
     let versions: Vec<String> = peers.all().map(|s| format!("{} ({})", s.name, s.version)).collect();
-    format!(
-        "{cores} cores, {} rounds, medians, load {} at the end; {}",
-        args.rounds,
-        load_average(),
-        versions.join(", ")
-    )
+    format!("{cores}, {} rounds, medians, load {} at the end; {}", args.rounds, load_average(), versions.join(", "))
 }
 
 /// Of the last minute: on a machine with other work the figures say less.
