@@ -26,7 +26,7 @@ use crate::config::{ListenerConfig, ServiceConfig};
 use crate::greeting::{self, Newcomer, Reception};
 use crate::insight::Observed;
 use crate::metrics::{CloseReason, Counter, Rejection, ServiceStats};
-use crate::net::{Accepted, ClientSocket, Handshakes, Resolver, Stream};
+use crate::net::{Accepted, ClientSocket, Handshakes, Resolver, Stream, Timer};
 use crate::pool::Pool;
 use crate::resp::OwnError;
 use crate::session::{Leave, Session};
@@ -136,19 +136,25 @@ impl Worker {
     pub fn spawn(self) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name(format!("worker-{}", self.number)).spawn(move || {
             let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-            match runtime {
-                Ok(runtime) => runtime.block_on(self.run()),
-                Err(error) => tracing::error!(%error, "a worker's runtime cannot be built"),
+            let ended = runtime.and_then(|runtime| {
+                runtime.block_on(async {
+                    self.run(Timer::new()?).await;
+                    Ok(())
+                })
+            });
+            if let Err(error) = ended {
+                tracing::error!(%error, "a worker cannot start");
             }
         })
     }
 
-    async fn run(mut self) {
+    async fn run(mut self, timer: Timer) {
         let services = Services::default();
         // Without one of these tasks the worker would go on as if nothing had changed: clients that wait for ever are
         // worse off than those that are closed.
         let mut essential = JoinSet::new();
         essential.spawn_local(tick(
+            timer,
             Rc::clone(&services),
             Arc::clone(&self.load),
             Arc::clone(&self.heartbeats),
@@ -280,14 +286,19 @@ fn register(socket: ClientSocket) -> io::Result<Stream> {
     }
 }
 
-async fn tick(services: Services, load: Arc<Load>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
+async fn tick(timer: Timer, services: Services, load: Arc<Load>, heartbeats: Arc<Vec<AtomicU64>>, number: usize) {
     loop {
         let held = services.borrow().values().any(|s| s.pool.has_held());
-        if held || load.clients.value() > 0 {
-            tokio::time::sleep(if held { TICK_HELD } else { TICK }).await;
+        let slept = if held || load.clients.value() > 0 {
+            timer.sleep(if held { TICK_HELD } else { TICK }).await
         } else {
-            let _ = tokio::time::timeout(TICK_IDLE, load.first.notified()).await;
-        }
+            tokio::select! {
+                slept = timer.sleep(TICK_IDLE) => slept,
+                () = load.first.notified() => Ok(()),
+            }
+        };
+        // As a panic it is noticed, and told with the reason.
+        slept.expect("a timer that is set goes off");
         let now = Moment::now();
         for service in services.borrow().values() {
             service.pool.tick();

@@ -337,8 +337,8 @@ impl Listener {
     }
 }
 
-/// A listening socket that can be waited for.
-fn readable<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
+/// A descriptor, a listening socket for one, that can be waited for until it can be read.
+pub(super) fn readable<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
     // What has taken its place is `unsafe`, for the sake of those who give a descriptor that they do not own.
     #[allow(deprecated)]
     AsyncFd::with_interest(socket, Interest::READABLE)

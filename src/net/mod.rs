@@ -13,6 +13,7 @@ mod proxy_header;
 mod rate;
 mod signal;
 mod takeover;
+mod timer;
 mod tls;
 mod transport;
 
@@ -27,6 +28,7 @@ pub use proxy_header::{HeaderError, Proxied, is_header_line, receive as receive_
 pub use rate::Rate;
 pub use signal::Signal;
 pub use takeover::{Host, Offer, Offered, Predecessor, READINESS, Role, Successor};
+pub use timer::Timer;
 #[cfg(test)]
 pub(crate) use tls::testing::connected as tls_connected;
 pub use transport::{ReadHalf, Stream, WriteHalf};

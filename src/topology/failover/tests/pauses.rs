@@ -47,6 +47,28 @@ fn a_pause_for_a_time_ends_by_itself() {
     scene.assert_flows_to(A, "its time has passed");
 }
 
+#[test]
+fn a_pause_is_said_and_of_a_failover_it_is_a_part_of_the_story() {
+    let mut scene = Scene::stable(Commit::Confirmed);
+    let pause = |time| Event::Paused(Pause::Begin(time));
+    scene.event(pause(Some(Duration::from_secs(2))));
+    scene.pass(2000);
+    scene.say(0, Message::TryFailover);
+    scene.event(pause(None));
+    scene.event(Event::Paused(Pause::End));
+    let begun = "paused by an operator, until it is resumed";
+    let story = ["paused by an operator, for 2s at most", "resumed: the time of the pause has passed", begun];
+    let story: Vec<&str> = story.into_iter().chain(["resumed by an operator"]).collect();
+    let said = scene.actions.iter().filter_map(|action| match action {
+        Action::Say(_, text) => Some(text.as_str()).filter(|text| story.contains(text)),
+        _ => None,
+    });
+    assert_eq!(said.collect::<Vec<_>>(), story);
+    let record = scene.last_record();
+    let noted = record.events.iter().filter(|event| event.source == "pointsman" && story.contains(&&*event.text));
+    assert_eq!(noted.map(|event| &*event.text).collect::<Vec<_>>(), story[2..], "the others were before it");
+}
+
 /// What the pause is for: everything is done to the servers while clients wait.
 #[test]
 fn a_failover_goes_its_way_in_a_pause() {
