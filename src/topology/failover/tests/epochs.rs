@@ -122,18 +122,21 @@ fn a_lower_epoch_is_accepted_when_all_have_agreed_for_long() {
 
 #[test]
 fn an_agreement_on_another_node_begins_anew() {
-    let mut scene = Scene::stable(Commit::Confirmed);
-    for second in 0..20 {
-        let named = if second < 9 { B } else { C };
-        (0..3).for_each(|id| scene.view(id, named, 0));
-        scene.pass(1000);
-        scene.role(A, master(100));
-        [B, C].iter().for_each(|n| scene.role(*n, master(100)));
-        if second < 18 {
-            scene.assert_flows_to(A, "nine seconds for B, and less than ten for C");
+    // One that is alone agrees with itself at any moment.
+    for sentinels in [3, 1] {
+        let mut scene = Scene::stable_with(settings(Commit::Confirmed), sentinels);
+        for second in 0..20 {
+            let named = if second < 9 { B } else { C };
+            (0..sentinels).for_each(|id| scene.view(id, named, 0));
+            scene.pass(1000);
+            scene.role(A, master(100));
+            [B, C].iter().for_each(|n| scene.role(*n, master(100)));
+            if second < 18 {
+                scene.assert_flows_to(A, "nine seconds for B, and less than ten for C");
+            }
         }
+        assert_eq!((scene.topology().generation, scene.topology().writes.node), (2, Some(node(C))));
     }
-    assert_eq!((scene.topology().generation, scene.topology().writes.node), (2, Some(node(C))));
 }
 
 #[test]
