@@ -217,6 +217,7 @@ fn consume(first: &mut Bytes, mut behind: Option<&mut Behind>, mut n: usize) {
         }
         n -= first.len();
         *first = behind.as_mut().and_then(|behind| behind.queue.pop_front()).unwrap_or_default();
+        assert!(n == 0 || !first.is_empty(), "no more is written than was queued");
     }
 }
 
