@@ -22,9 +22,11 @@ use crate::topology::{FAST_PATIENCE, HintKind};
 /// Slices in one vectored write.
 const MAX_SLICES: usize = 64;
 
-/// Bytes queued in one turn after which they are written without waiting for the turn to end: a socket buffer's worth,
-/// more would not leave in one call anyway.
-const FLUSH_AT: usize = 128 * 1024;
+/// Bytes that one session has queued in a row after which all are written without waiting for the turn to end: what
+/// others queue behind a long pipeline is to find the backend at work on it.
+const FLUSH_ONES: usize = 128 * 1024;
+/// The same of all sessions together. Each write wakes the backend: large values of many leave in one.
+const FLUSH_ALL: usize = 1024 * 1024;
 
 /// A shared connection whose oldest command is older takes nothing new. Behind a script that runs for too long everybody
 /// else would wait for its end, where Redis tells them `-BUSY`.
@@ -115,8 +117,8 @@ pub struct Connection {
     ahead: RefCell<VecDeque<Bytes>>,
     /// The beginning of a command was streamed, and its end was not written.
     pub(super) mid_command: Cell<bool>,
-    /// Bytes queued since the last flush.
-    fresh: Cell<usize>,
+    /// Bytes queued since the last flush; and of these what one session has queued last, with no other in between.
+    fresh: Cell<(usize, usize)>,
     /// Who has a pinned connection now: receives what answers no command.
     pub(super) owner: RefCell<Option<Rc<Downstream>>>,
     /// Who has it if no command is sent on it.
@@ -160,7 +162,7 @@ impl Connection {
             stalled: Cell::new(false),
             ahead: RefCell::default(),
             mid_command: Cell::new(false),
-            fresh: Cell::new(0),
+            fresh: Cell::default(),
             owner: RefCell::default(),
             listener: RefCell::default(),
             database: Cell::new(0),
@@ -196,12 +198,17 @@ impl Connection {
 
     /// Queues commands. They leave when the sessions that are ready in this turn have queued theirs.
     pub fn queue(&self, entry: Entry<Rc<Downstream>>) {
-        let fresh = self.fresh.get() + entry.bytes.len();
-        self.fresh.set(fresh);
+        let mut inflight = self.inflight.borrow_mut();
+        let (all, ones) = self.fresh.get();
+        let goes_on = inflight.newest().is_some_and(|newest| Rc::ptr_eq(&newest.to, &entry.to));
+        let ones = if goes_on { ones } else { 0 } + entry.bytes.len();
+        let all = all + entry.bytes.len();
+        self.fresh.set((all, ones));
         self.idle_since.set(entry.queued_at);
         entry.to.owe(entry.commands);
-        self.inflight.borrow_mut().push(entry);
-        if fresh >= FLUSH_AT && !self.blocked.get() {
+        inflight.push(entry);
+        drop(inflight);
+        if (ones >= FLUSH_ONES || all >= FLUSH_ALL) && !self.blocked.get() {
             self.flush();
         } else {
             self.wake.raise();
@@ -357,7 +364,7 @@ impl Connection {
 
     /// Hands to the kernel what may go now. The lease is looked at here, immediately before the write.
     pub(super) fn flush(&self) {
-        self.fresh.set(0);
+        self.fresh.set((0, 0));
         if self.lost.get().is_some() || self.retiring.get() || self.blocked.get() {
             return;
         }

@@ -228,6 +228,11 @@ impl<T> InFlight<T> {
         self.entries.front().filter(|_| self.written > 0)
     }
 
+    /// The entry that was queued last.
+    pub(super) fn newest(&self) -> Option<&Entry<T>> {
+        self.entries.back()
+    }
+
     /// Whether an entry behind the oldest is such.
     pub(super) fn waits_behind(&self, is_such: impl Fn(&Entry<T>) -> bool) -> bool {
         self.entries.iter().skip(1).any(is_such)

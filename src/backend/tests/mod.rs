@@ -2,6 +2,7 @@
 
 mod replies;
 mod returns;
+mod writes;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -247,13 +247,3 @@ async fn what_was_answered_before_the_end_is_told_though_writing_fails() {
     assert_eq!(came_back(&late), [(encode_command(&["SET", "k", "2"]), false)]);
     assert_eq!(context.stats.commands_unknown.value(), 0);
 }
-
-/// It is a write by its end at the latest: a pause must not be told to be on before that, a switchover not begun.
-#[tokio::test]
-async fn half_a_large_command_is_owed() {
-    let scene = Scene::new(Use::Pinned).await;
-    assert!(!scene.conn.owes_write());
-    scene.conn.stream(Bytes::from_static(b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$9\r\n"));
-    scene.conn.flush();
-    assert!(scene.conn.owes_write() && !scene.conn.is_congested(), "it is with the kernel, and its end is to come");
-}
