@@ -15,8 +15,8 @@ use super::listen::readable;
 /// A timer that the event loop waits for as it does for sockets, timerfd_create(2).
 ///
 /// tokio's own timers become a timeout of `epoll_wait`, which the kernel sets up whenever the loop goes to sleep and takes
-/// back when it is woken: 0.5 µs each time, twice for a command that is alone (`docs/performance.md`). What is always
-/// awaited is better awaited here; what hardly ever is, by tokio.
+/// back when it is woken, twice for a command that is alone (`docs/performance.md`). What is always awaited is better
+/// awaited here; what hardly ever is, by tokio.
 #[derive(Debug)]
 pub struct Timer(AsyncFd<OwnedFd>);
 
