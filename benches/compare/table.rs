@@ -121,7 +121,7 @@ pub(crate) const HEAD: &str = "| row | | commands/s | of direct | p50 ms | p99 m
 /// The short table: pointsman beside the best peer of each figure.
 pub(crate) fn summary(results: &[Results]) -> String {
     let mut text = String::from(
-        "| row | CPU of the best peer's | the floor's | throughput of the best peer's | p99 of the best peer's | throughput of direct |\n\
+        "| row | CPU of the best peer's | the floor's CPU of it | throughput of the best peer's | p99 of the best peer's | throughput of direct |\n\
          |---|---:|---:|---:|---:|---:|\n",
     );
     for result in results {
