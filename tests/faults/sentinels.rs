@@ -210,7 +210,8 @@ async fn a_dead_master_without_a_candidate_is_refused_with_the_reason() {
     let asked = Instant::now();
     let Reply::Error(refused) = rig.ask(&["INCR", "k"]).await else { panic!("there is no master") };
     let waited = asked.elapsed();
-    assert!((4000..5500).contains(&waited.as_millis()), "{waited:?}: {refused}");
+    // It may be noticed before anybody asks, and whoever asks then waits for what is left.
+    assert!((3900..5500).contains(&waited.as_millis()), "{waited:?}: {refused}");
     assert!(refused.contains("finds no replica that it could promote"), "{refused}\n{}", rig.evidence());
     rig.cluster.restart(Member::Node(0)).await.unwrap();
     assert_eq!(rig.until_flowing(1).await, 0);
