@@ -215,22 +215,7 @@ async fn what_was_answered_before_the_end_is_told_though_writing_fails() {
     let Scene { conn, read, mut peer, context, .. } = Scene::new(Use::Shared).await;
     let (answered, (late, _theirs)) = (client().await, client().await);
     let queue = |to: &Rc<Downstream>, value: &str| {
-        conn.queue(Entry {
-            to: Rc::clone(to),
-            bytes: encode_command(&["SET", "k", value]),
-            said: None,
-            commands: 1,
-            answered: 0,
-            effect: Effect::Write,
-            answer: Answer::Replies,
-            audience: Audience::Client,
-            retry: false,
-            partial: false,
-            heed: Heed::Nothing,
-            class: LatencyClass::Write,
-            queued_at: Instant::now(),
-            waited: None,
-        });
+        conn.queue(entry(to, encode_command(&["SET", "k", value]), Effect::Write, Audience::Client));
     };
     queue(&answered.0, "1");
     conn.flush();
