@@ -78,8 +78,14 @@ at_rest($redis, $argv[1]);
 if ($argv[1] === 'connect') {
     messages($redis);
 }
-keep_ledger(function (int $id) use ($redis) {
-    // The object connects, authenticates and selects its database again by itself after an exception.
-    [, $length] = $redis->multi()->set('last', $id)->rPush(setting('LEDGER'), $id)->exec();
-    return $length;
+keep_ledger(function (int $id) use (&$redis, $argv) {
+    try {
+        $redis ??= open_redis($argv[1]);
+        [, $length] = $redis->multi()->set('last', $id)->rPush(setting('LEDGER'), $id)->exec();
+        return $length;
+    } catch (RedisException $lost) {
+        // It would connect and authenticate again by itself, and go on in database 0.
+        $redis = null;
+        throw $lost;
+    }
 });
