@@ -123,6 +123,9 @@ impl Receiver {
         // Asked once a turn: a reply that was in the socket before the hold began may be parked needlessly, never the
         // other way round.
         let parking = Parking::of(&conn.context, conn.node);
+        let pinned = conn.used == Use::Pinned;
+        // Replies that the oldest entry still waits for, as of the beginning of the run.
+        let mut expected = 0;
         let (mut end, mut run, mut scanned) = (0, 0, self.partial);
         loop {
             let progress = self.scanner.scan(&buf[scanned..]).map_err(|_| Malformed)?;
@@ -131,7 +134,7 @@ impl Receiver {
                 break;
             }
             let frame = &buf[end..scanned];
-            let special = !self.streamed && (frame[0] == b'-' || conn.used == Use::Pinned);
+            let special = !self.streamed && (frame[0] == b'-' || pinned);
             if special {
                 if run > 0 {
                     let replies = buf.split_to(end);
@@ -144,10 +147,12 @@ impl Receiver {
                 self.special(conn, frame, parking, now)?;
                 continue;
             }
+            if run == 0 {
+                expected = conn.inflight.borrow_mut().front().map_or(0, |e| e.commands - e.answered);
+            }
             end = scanned;
             run += 1;
-            let complete = conn.inflight.borrow_mut().front().is_none_or(|e| e.answered + run >= e.commands);
-            if complete || self.streamed {
+            if run >= expected || self.streamed {
                 let replies = buf.split_to(end);
                 (end, scanned) = (0, 0);
                 self.hand_out(conn, replies, std::mem::take(&mut run), parking, now)?;

@@ -25,6 +25,20 @@ pub(super) fn parse(text: &[u8]) -> Option<i64> {
 /// Only what can be accepted without a second look; `None` means that the careful way has to decide.
 #[inline]
 pub(super) fn short_header(buf: &[u8]) -> Option<(usize, usize)> {
+    // One digit or two, as nearly all have, without a loop.
+    if let Some([_, a, b, c, _]) = buf.first_chunk::<5>() {
+        let (first, second) = (a.wrapping_sub(b'0'), b.wrapping_sub(b'0'));
+        if *b == b'\r' && first <= 9 {
+            return Some((usize::from(first), 4));
+        }
+        if *c == b'\r' && (1..=9).contains(&first) && second <= 9 {
+            return Some((usize::from(first) * 10 + usize::from(second), 5));
+        }
+    }
+    longer_header(buf)
+}
+
+fn longer_header(buf: &[u8]) -> Option<(usize, usize)> {
     // Nine digits cannot overflow even 32 bits, and longer ones are rare enough for the careful way.
     const DIGITS: usize = 9;
     let first = buf.get(1)?.wrapping_sub(b'0');
@@ -64,13 +78,15 @@ mod tests {
 
     #[test]
     fn the_short_way_agrees_with_the_careful_one() {
-        for n in ["0", "3", "10", "999999999", "1234567890", "01", "00", "", "-1", "+1", "1x"] {
+        for n in ["0", "3", "10", "100", "999999999", "1234567890", "01", "00", "", "-1", "+1", "1x"] {
             let header = format!("${n}\r\n");
-            if let Some((value, len)) = short_header(header.as_bytes()) {
-                assert_eq!(parse(n.as_bytes()), Some(value as i64));
-                assert_eq!(len, header.len());
-            } else {
-                assert!(n.len() > 9 || parse(n.as_bytes()).is_none_or(|v| v < 0), "{n} should be short");
+            for buf in [header.clone(), header.clone() + "$3\r\n"] {
+                if let Some((value, len)) = short_header(buf.as_bytes()) {
+                    assert_eq!(parse(n.as_bytes()), Some(value as i64));
+                    assert_eq!(len, header.len());
+                } else {
+                    assert!(n.len() > 9 || parse(n.as_bytes()).is_none_or(|v| v < 0), "{n} should be short");
+                }
             }
         }
         assert_eq!(short_header(b"$5\r"), None, "the byte after the carriage return has not arrived");

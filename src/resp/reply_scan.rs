@@ -71,6 +71,10 @@ impl ReplyScanner {
             if buf.is_empty() {
                 return Ok(Progress { consumed: 0, complete: false });
             }
+            if let Some(consumed) = usual_reply(buf) {
+                self.searched = 0;
+                return Ok(Progress { consumed, complete: true });
+            }
             self.values_left = 1;
         }
         let mut pos = 0;
@@ -227,6 +231,24 @@ impl ReplyScanner {
     }
 }
 
+/// Length of the reply at the start of `buf`, if it is a whole one of those that most replies are: `+OK`, a bulk string, an
+/// integer.
+#[inline]
+fn usual_reply(buf: &[u8]) -> Option<usize> {
+    if buf.starts_with(b"+OK\r\n") {
+        return Some(5);
+    }
+    let (value, end) = short_header(buf)?;
+    if buf[end - 1] != b'\n' {
+        return None;
+    }
+    match buf[0] {
+        b':' => Some(end),
+        b'$' => buf.get(end + value..)?.starts_with(b"\r\n").then_some(end + value + 2),
+        _ => None,
+    }
+}
+
 /// Outcome of one step: bytes consumed, and whether more are needed to go on.
 enum Step {
     Done(usize),
@@ -287,6 +309,46 @@ mod tests {
             }
             for cut in 0..frame.len() {
                 assert_eq!(consume(&frame.as_bytes()[..cut], 1), Ok(None), "{frame:?} cut at {cut}");
+            }
+        }
+    }
+
+    /// What is remembered of a line that was cut is forgotten with it: what follows is found as ever.
+    #[test]
+    fn a_stream_is_the_same_wherever_it_is_cut() {
+        let frames = [
+            ":1000\r\n",
+            ":-1\r\n",
+            "+OK\r\n",
+            "$-1\r\n",
+            "_\r\n",
+            "$100\r\n",
+            "#t\r\n",
+            ":5\r\n",
+            "-E\r\n",
+            "*1\r\n:0\r\n",
+        ]
+        .map(|frame| if frame == "$100\r\n" { format!("{frame}{}\r\n", "x".repeat(100)) } else { frame.into() });
+        for first in &frames {
+            for second in &frames {
+                let stream = format!("{first}{second}{}", frames.concat());
+                let ends: Vec<usize> = [first, second].into_iter().chain(&frames).map(String::len).collect();
+                for cut in 0..stream.len().min(130) {
+                    let mut scanner = ReplyScanner::new();
+                    let (mut start, mut scanned, mut found) = (0, 0, Vec::new());
+                    for arrived in [cut, stream.len()] {
+                        loop {
+                            let progress = scanner.scan(&stream.as_bytes()[scanned..arrived]).unwrap();
+                            scanned += progress.consumed;
+                            if !progress.complete {
+                                break;
+                            }
+                            found.push(scanned - start);
+                            start = scanned;
+                        }
+                    }
+                    assert_eq!(found, ends, "{first:?} {second:?} cut at {cut}");
+                }
             }
         }
     }
