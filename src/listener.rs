@@ -13,12 +13,14 @@ use tokio_util::sync::CancellationToken;
 use crate::complaints::Complaints;
 use crate::config::{ListenerConfig, ServiceConfig};
 use crate::metrics::{ByWorker, Limit, Rejection};
-use crate::net::{Accepted, ClientSocket, Listener, Rate};
+use crate::net::{Accepted, Accepting, ClientSocket, Listener, Rate};
 use crate::resp::OwnError;
-use crate::worker::{Load, NewClient, WorkerService};
+use crate::worker::{Errand, Load, NewClient, WorkerService};
 
 /// Pause after the kernel could not accept (no descriptors, no memory): trying again at once would only spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Clients accepted before those that the thread has already are served again.
+const ACCEPT_BATCH: usize = 16;
 
 /// A worker as the listeners see it.
 #[derive(Clone, Debug)]
@@ -27,6 +29,8 @@ pub struct Target {
     pub inbox: mpsc::Sender<NewClient>,
     /// Where new services go.
     pub services: mpsc::Sender<WorkerService>,
+    /// What else it is to do beside its clients.
+    pub errands: mpsc::Sender<Errand>,
     /// How many it has.
     pub load: Arc<Load>,
 }
@@ -77,7 +81,7 @@ impl Destination {
 
     /// Turns away one client more than there may be.
     fn refuse(&self, accepted: Accepted) {
-        // The accepting thread is the only one that writes these counters, whichever worker's they are.
+        // The first worker accepts: these counters are its own.
         self.stats[0].rejected(Rejection::MaxClients);
         let detail = format!("{} clients are connected (limits.max_clients)", self.max_clients());
         if let Some(unsaid) = self.gate.rejections.due() {
@@ -140,6 +144,12 @@ impl Targets {
         (0..self.workers.len()).min_by_key(|i| load(*i)).unwrap_or(0)
     }
 
+    /// Has the first worker accept, as [`serve`] does: that spares a thread between the kernel and a client that comes, asks
+    /// and leaves. What cannot be given to it is dropped, and tells so.
+    pub fn accept(&self, accepting: impl Future<Output = ()> + Send + 'static) {
+        let _ = self.workers[0].errands.try_send(Box::pin(accepting));
+    }
+
     /// Tells every worker of another service, before any client of it comes; whoever does waits for none that is stuck, or no
     /// signal would be heeded. Returns whether all are there.
     pub fn serve_also(&self, services: Vec<WorkerService>) -> bool {
@@ -156,28 +166,57 @@ pub struct Stop {
     pub leave: CancellationToken,
 }
 
-/// Accepts the clients of one listener until `stop`, each for where `aim` says by then; the listening socket is closed on
-/// return. `failed` is for saying that a worker is gone.
-pub async fn serve(
+/// Accepts the clients of one listener until `stop`, each for where `aim` says by then; the listening socket is closed at the
+/// end. `failed` is for saying that a worker is gone, be it the one that this runs on: it is told also if the future is
+/// dropped before its end.
+pub fn serve(
     listener: Arc<Listener>,
     aim: watch::Receiver<Arc<Destination>>,
     targets: Arc<Targets>,
     stop: Stop,
     failed: CancellationToken,
-) {
+) -> impl Future<Output = ()> + Send + 'static {
+    let failed = failed.drop_guard();
+    async move {
+        if accept_until(&stop, listener, &aim, &targets).await.is_ok() {
+            failed.disarm();
+        }
+    }
+}
+
+/// A worker is gone.
+struct Gone;
+
+async fn accept_until(
+    stop: &Stop,
+    listener: Arc<Listener>,
+    aim: &watch::Receiver<Arc<Destination>>,
+    targets: &Targets,
+) -> Result<(), Gone> {
+    let listener = tokio::select! {
+        () = stop.leave.cancelled() => return Ok(()),
+        listener = Accepting::begin(listener) => listener,
+    };
     // How many more, once nobody else may come.
     let mut left: Option<u16> = None;
+    let mut batch = 0;
     while left != Some(0) {
-        let accepted = tokio::select! {
-            biased;
-            () = stop.leave.cancelled() => return,
-            () = stop.close.cancelled(), if left.is_none() => {
-                // As many as can be there: more would come as fast as they are taken.
-                left = Some(aim.borrow().listener.backlog);
-                continue;
-            }
-            accepted = listener.accept() => accepted,
-            () = std::future::ready(()), if left.is_some() => return,
+        let accepted = match left {
+            None => tokio::select! {
+                biased;
+                () = stop.leave.cancelled() => return Ok(()),
+                () = stop.close.cancelled() => {
+                    // As many as can be there: more would come as fast as they are taken.
+                    left = Some(aim.borrow().listener.backlog);
+                    continue;
+                }
+                accepted = listener.accept() => accepted,
+            },
+            Some(_) if stop.leave.is_cancelled() => return Ok(()),
+            Some(_) => match listener.accept_waiting().transpose() {
+                Some(accepted) => accepted,
+                None => return Ok(()),
+            },
         };
         left = left.map(|n| n - 1);
         let destination = Arc::clone(&aim.borrow());
@@ -189,16 +228,17 @@ pub async fn serve(
                 targets.handed[worker].fetch_add(1, Ordering::Relaxed);
                 let listener = Arc::clone(&destination.listener);
                 let client = NewClient { accepted, listener, service: destination.service, id };
-                if targets.workers[worker].inbox.send(client).await.is_err() {
-                    failed.cancel();
-                    return;
-                }
+                targets.workers[worker].inbox.send(client).await.map_err(|_| Gone)?;
             }
             Err(e) if is_the_clients(&e) => {}
             Err(error) => {
                 tracing::warn!(listener = %listener.local_addr(), %error, "cannot accept; trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
+        }
+        batch = (batch + 1) % ACCEPT_BATCH;
+        if batch == 0 {
+            tokio::task::yield_now().await;
         }
         let pause = destination.pause();
         if !pause.is_zero() {
@@ -209,6 +249,7 @@ pub async fn serve(
             }
         }
     }
+    Ok(())
 }
 
 /// Errors of a connection that was gone before it was accepted.

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -111,6 +112,9 @@ pub struct NewClient {
     pub id: u64,
 }
 
+/// What a worker's thread does that has nothing to do with its own clients.
+pub type Errand = Pin<Box<dyn Future<Output = ()> + Send>>;
+
 /// All that a worker is made of.
 #[derive(Debug)]
 pub struct Worker {
@@ -124,6 +128,8 @@ pub struct Worker {
     pub inbox: mpsc::Receiver<NewClient>,
     /// Services, each before its first client.
     pub services: mpsc::Receiver<WorkerService>,
+    /// What else there is to do.
+    pub errands: mpsc::Receiver<Errand>,
     /// Where its clients shake hands by TLS.
     pub handshakes: Handshakes,
 }
@@ -163,6 +169,7 @@ impl Worker {
         loop {
             tokio::select! {
                 Some(service) = self.services.recv() => self.add(service, &services, &mut essential),
+                Some(errand) = self.errands.recv() => drop(tokio::task::spawn_local(errand)),
                 client = self.inbox.recv() => match client {
                     Some(client) => {
                         // Its service is there already, though perhaps not taken.

@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 
 use super::guard::{Caller, Refusal};
 use super::{AdminState, routes};
-use crate::net::{Accepted, ClientSocket, Listener};
+use crate::net::{Accepted, Accepting, ClientSocket, Listener};
 
 /// Bounds of the admin server. Its clients are a scraper, a few health checks and a person; the bounds keep anybody
 /// else from holding its memory and descriptors.
@@ -76,6 +76,10 @@ async fn serve_one(
     limits: Limits,
     shutdown: CancellationToken,
 ) {
+    let listener = tokio::select! {
+        listener = Accepting::begin(Arc::new(listener)) => listener,
+        () = shutdown.cancelled() => return,
+    };
     let mut tasks = JoinSet::new();
     let mut open: VecDeque<AbortHandle> = VecDeque::new();
     // Said once, not ten times a second for as long as descriptors are short.

@@ -3,8 +3,10 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -16,6 +18,10 @@ use crate::systemd::ServiceManager;
 
 /// Sockets that were bound for addresses at which nobody listened yet.
 pub(super) type Bound = Vec<(ListenAddr, Listener)>;
+
+/// How long a reload waits for sockets that are closed by it, and how often it looks.
+const SETTLE_LIMIT: Duration = Duration::from_secs(1);
+const SETTLE_CHECK: Duration = Duration::from_millis(1);
 
 /// Longest name that systemd keeps a socket by. (No path is as long that is not mostly of other letters than ASCII has.)
 const MAX_NAME: usize = 255;
@@ -49,13 +55,15 @@ impl Listening {
 pub(super) struct Listeners {
     manager: Option<Arc<ServiceManager>>,
     open: Vec<Listening>,
+    /// Those that were told to close.
+    closing: Vec<Weak<Listener>>,
     tasks: TaskTracker,
 }
 
 impl Listeners {
     /// None yet. `manager` is who keeps sockets for the next process.
     pub(super) fn new(manager: Option<Arc<ServiceManager>>) -> Self {
-        Self { manager, open: Vec::new(), tasks: TaskTracker::new() }
+        Self { manager, open: Vec::new(), closing: Vec::new(), tasks: TaskTracker::new() }
     }
 
     /// Binds those of `wanted` at whose address nobody listens, unless it was inherited.
@@ -117,7 +125,7 @@ impl Listeners {
                 let listener = Arc::new(listener);
                 let socket = Arc::downgrade(&listener);
                 let serve = listener::serve(listener, aimed, Arc::clone(targets), stop.clone(), failed.clone());
-                self.tasks.spawn(serve);
+                targets.accept(self.tasks.track_future(serve));
                 self.open.push(Listening { address, aim, socket, stop, kept: false });
             }
         }
@@ -125,6 +133,7 @@ impl Listeners {
             tracing::info!(address = %listening.address, "listening no more");
             self.keep(&mut listening, false);
             listening.stop.close.cancel();
+            self.closing.push(listening.socket);
         }
         let mut open = std::mem::take(&mut self.open);
         for listening in &mut open {
@@ -136,6 +145,19 @@ impl Listeners {
             }
         }
         self.open = open;
+    }
+
+    /// Waits until the sockets that are not wanted any more are closed, which the thread that accepts does; not for one that
+    /// is stuck.
+    pub(super) async fn settle(&mut self) {
+        let end = Instant::now() + SETTLE_LIMIT;
+        while Instant::now() < end {
+            self.closing.retain(|socket| socket.strong_count() > 0);
+            if self.closing.is_empty() {
+                return;
+            }
+            sleep(SETTLE_CHECK).await;
+        }
     }
 
     /// Has the service manager keep a socket, or not any more.
@@ -180,5 +202,14 @@ impl Listeners {
         }
         self.tasks.close();
         self.tasks.wait().await;
+    }
+}
+
+impl Drop for Listeners {
+    /// Whatever is open still is closed by the end of the process, which leaves files behind.
+    fn drop(&mut self) {
+        for socket in self.open.iter().filter_map(|listening| listening.socket.upgrade()) {
+            socket.remove_file();
+        }
     }
 }

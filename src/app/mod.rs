@@ -180,13 +180,15 @@ impl App {
             let (inbox, clients) = mpsc::channel(INBOX);
             let load: Arc<Load> = Arc::default();
             let (adder, services) = mpsc::channel(SERVICES);
-            targets.push(Target { inbox, services: adder, load: Arc::clone(&load) });
+            let (errander, errands) = mpsc::channel(SERVICES);
+            targets.push(Target { inbox, services: adder, errands: errander, load: Arc::clone(&load) });
             let worker = Worker {
                 number,
                 load,
                 heartbeats: Arc::clone(&heartbeats),
                 inbox: clients,
                 services,
+                errands,
                 handshakes: handshakes.clone(),
             };
             workers.push(worker.spawn().map_err(system("cannot start a worker thread"))?);
@@ -277,7 +279,7 @@ impl App {
                 asked = self.signals.next() => match asked {
                     Asked::Reload => {
                         succession.withdraw();
-                        drop(self.reload_told("SIGHUP")?);
+                        drop(self.reload_told("SIGHUP").await?);
                     }
                     Asked::Succession => succession.start().await,
                     Asked::End(signal) => break End::Signal(signal),
@@ -286,7 +288,7 @@ impl App {
                 Some(instruction) = self.instructions.recv() => match instruction {
                     Instruction::Reload(done) => {
                         succession.withdraw();
-                        let _ = done.send(self.reload_told("admin")?);
+                        let _ = done.send(self.reload_told("admin").await?);
                     }
                     Instruction::SetLogLevel { level, done } => {
                         let _ = done.send(self.log_at(level));
@@ -421,11 +423,12 @@ impl App {
     }
 
     /// [`Self::reload`], and the service manager knows when it begins and ends.
-    fn reload_told(&mut self, by: &str) -> Result<Reloaded, Error> {
+    async fn reload_told(&mut self, by: &str) -> Result<Reloaded, Error> {
         if let Some(manager) = &self.manager {
             manager.reloading();
         }
         let outcome = self.reload(by);
+        self.listeners.settle().await;
         if let Some(manager) = &self.manager {
             manager.ready(&self.admin_state);
         }

@@ -171,7 +171,7 @@ impl Inherited {
     }
 
     /// The one that listens at the address of `listener`, if there is one. Its file is left when it is closed, until
-    /// [`Listener::leave_file`] says otherwise. Must be called inside a runtime with I/O.
+    /// [`Listener::leave_file`] says otherwise.
     ///
     /// # Errors
     /// The kernel's.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::{self, SocketAddr};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::unix;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::net::{SocketAddrAny, SocketFlags, acceptfrom_with};
+use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -26,6 +26,8 @@ use crate::config::{FileAccess, ListenerConfig};
 /// How often, and how far apart, it is tried to have a directory to oneself while a socket is put into it.
 const LOCK_TRIES: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between two attempts to have a listening socket waited for.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why an address could not be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -37,7 +39,7 @@ pub struct BindError {
     pub reason: String,
 }
 
-/// A bound, listening socket inside a runtime.
+/// A bound, listening socket, not yet registered with any runtime.
 pub struct Listener {
     socket: Listening,
     is_ours: bool,
@@ -45,10 +47,10 @@ pub struct Listener {
 
 enum Listening {
     /// TCP, and the address with the port that the kernel chose.
-    Tcp(AsyncFd<net::TcpListener>, SocketAddr),
+    Tcp(net::TcpListener, SocketAddr),
     /// Unix. The file is removed when this is dropped, if it is still ours, and while we still listen: once nobody did,
     /// another process could take it for stale and put its own in its place, between our look and our removal.
-    Unix(SocketFile, AsyncFd<unix::net::UnixListener>),
+    Unix(SocketFile, unix::net::UnixListener),
 }
 
 /// A client as accepted.
@@ -133,6 +135,12 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
+        self.remove();
+    }
+}
+
+impl SocketFile {
+    fn remove(&self) {
         // Another process may have bound the path after us; then the file is theirs.
         let is_there = || std::fs::symlink_metadata(&self.path).is_ok_and(|m| Some((m.dev(), m.ino())) == self.inode);
         if !self.is_left.0.load(Ordering::Relaxed) && is_there() {
@@ -144,13 +152,13 @@ impl Drop for SocketFile {
 impl fmt::Debug for Listener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.socket {
-            Listening::Tcp(l, _) => l.get_ref().fmt(f),
+            Listening::Tcp(l, _) => l.fmt(f),
             Listening::Unix(file, _) => file.fmt(f),
         }
     }
 }
 
-/// Binds and listens. Must be called inside a runtime with I/O.
+/// Binds and listens.
 ///
 /// # Errors
 /// [`BindError`] naming the address and the reason.
@@ -261,24 +269,30 @@ fn explain(addr: &ListenAddr, e: &io::Error) -> String {
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
-            Listening::Tcp(l, _) => l.get_ref().as_fd(),
-            Listening::Unix(_, l) => l.get_ref().as_fd(),
+            Listening::Tcp(l, _) => l.as_fd(),
+            Listening::Unix(_, l) => l.as_fd(),
         }
     }
 }
 
+impl AsRawFd for Listener {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
 impl Listener {
-    /// A socket that listens already. Must be called inside a runtime with I/O.
+    /// A socket that listens already.
     pub(super) fn tcp(socket: net::TcpListener, is_ours: bool) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;
-        Ok(Self { socket: Listening::Tcp(readable(socket)?, address), is_ours })
+        Ok(Self { socket: Listening::Tcp(socket, address), is_ours })
     }
 
     /// The same of a Unix socket, whose file is there.
     pub(super) fn unix(file: SocketFile, socket: unix::net::UnixListener, is_ours: bool) -> io::Result<Self> {
         socket.set_nonblocking(true)?;
-        Ok(Self { socket: Listening::Unix(file, readable(socket)?), is_ours })
+        Ok(Self { socket: Listening::Unix(file, socket), is_ours })
     }
 
     /// Whether a pointsman opened it: this one or, if it was handed over, one before. Else it is a socket unit's.
@@ -309,14 +323,20 @@ impl Listener {
         }
     }
 
-    /// The next client. Cancel safe.
-    ///
-    /// # Errors
-    /// The kernel's; `EMFILE` and the like are for the caller to wait out.
-    pub async fn accept(&self) -> io::Result<Accepted> {
+    /// Removes its file, if that is ours to remove, before it is closed by another thread.
+    pub fn remove_file(&self) {
+        if let Listening::Unix(file, _) = &self.socket {
+            file.remove();
+        }
+    }
+
+    /// A client that waits. No runtime knows it yet: tokio's own listeners register it with that of the accepting thread,
+    /// which is not always the one that it is for.
+    fn accept(&self) -> io::Result<Accepted> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (socket, peer) = acceptfrom_with(self, flags)?;
         match &self.socket {
-            Listening::Tcp(listener, addr) => {
-                let (socket, peer) = accept(listener).await?;
+            Listening::Tcp(_, addr) => {
                 let socket = net::TcpStream::from(socket);
                 // What is bound to one address is connected to at no other.
                 let laddr = if addr.ip().is_unspecified() { socket.local_addr()? } else { *addr };
@@ -327,12 +347,55 @@ impl Listener {
                     laddr: ClientAddr::Tcp(laddr),
                 })
             }
-            Listening::Unix(file, listener) => {
-                let (socket, _) = accept(listener).await?;
+            Listening::Unix(file, _) => {
                 // Redis too gives the path of its own side for both.
                 let addr = ClientAddr::Unix(Arc::clone(&file.name));
                 Ok(Accepted { socket: ClientSocket::Unix(socket.into()), laddr: addr.clone(), addr })
             }
+        }
+    }
+}
+
+/// A [`Listener`] inside the runtime of the thread that accepts.
+#[derive(Debug)]
+pub struct Accepting(AsyncFd<Arc<Listener>>);
+
+impl Accepting {
+    /// Must be called inside the runtime, with I/O. Waits for as long as the kernel has no room for another descriptor that
+    /// is waited for. Cancel safe.
+    pub async fn begin(listener: Arc<Listener>) -> Self {
+        loop {
+            match readable(Arc::clone(&listener)) {
+                Ok(socket) => return Self(socket),
+                Err(error) => {
+                    tracing::warn!(listener = %listener.local_addr(), %error, "cannot wait for clients; trying again");
+                    tokio::time::sleep(WATCH_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// The address listened on.
+    pub fn local_addr(&self) -> ListenAddr {
+        self.0.get_ref().local_addr()
+    }
+
+    /// The next client. Cancel safe.
+    ///
+    /// # Errors
+    /// The kernel's; `EMFILE` and the like are for the caller to wait out.
+    pub async fn accept(&self) -> io::Result<Accepted> {
+        self.0.async_io(Interest::READABLE, |listener| listener.accept()).await
+    }
+
+    /// A client that waits already, if there is one, whether or not the runtime has heard of it.
+    ///
+    /// # Errors
+    /// As [`accept`](Self::accept).
+    pub fn accept_waiting(&self) -> io::Result<Option<Accepted>> {
+        match self.0.get_ref().accept() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            accepted => accepted.map(Some),
         }
     }
 }
@@ -342,13 +405,6 @@ pub(super) fn readable<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
     // What has taken its place is `unsafe`, for the sake of those who give a descriptor that they do not own.
     #[allow(deprecated)]
     AsyncFd::with_interest(socket, Interest::READABLE)
-}
-
-/// The next connection, which no runtime knows yet: tokio's own listeners register it with the accepting thread's, which
-/// would only have to let it go again.
-async fn accept<T: AsRawFd + AsFd>(listener: &AsyncFd<T>) -> io::Result<(OwnedFd, Option<SocketAddrAny>)> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    listener.async_io(Interest::READABLE, |listener| Ok(acceptfrom_with(listener, flags)?)).await
 }
 
 #[cfg(test)]
@@ -451,7 +507,7 @@ mod tests {
             let ListenAddr::Tcp(at) = listener.local_addr() else { unreachable!() };
             let to = SocketAddr::from(([127, 0, 0, 1], at.port()));
             let client = net::TcpStream::connect(to).unwrap();
-            let accepted = listener.accept().await.unwrap();
+            let accepted = Accepting::begin(Arc::new(listener)).await.accept().await.unwrap();
             assert_eq!(accepted.addr, ClientAddr::Tcp(client.local_addr().unwrap()));
             assert_eq!(accepted.laddr, ClientAddr::Tcp(to));
             let ClientSocket::Tcp(socket) = accepted.socket else { unreachable!() };

@@ -22,7 +22,7 @@ pub use dial::Dialer;
 pub use dns::{DnsError, Resolver};
 pub use handshake::{HandshakeError, Handshakes};
 pub use inherited::{Inherited, kept_name};
-pub use listen::{Accepted, BindError, ClientSocket, Leaving, Listener, bind, directory};
+pub use listen::{Accepted, Accepting, BindError, ClientSocket, Leaving, Listener, bind, directory};
 pub use outbox::Outbox;
 pub use proxy_header::{HeaderError, Proxied, is_header_line, receive as receive_proxy_header};
 pub use rate::Rate;
