@@ -44,7 +44,7 @@ async fn a_client_has_the_address_of_its_header() {
 #[tokio::test]
 async fn a_balancers_own_connections_are_served_and_its_looks_are_silent() {
     let front = Front::listening(FROM_HERE, "").await;
-    let quiet = front.log();
+    let quiet = front.until_logged("is master").await;
     let mut local = [0; 64];
     let len = ProxyHeader::with_local().encode_to_slice_v2(&mut local).unwrap();
     for own in [&local[..len], b"PROXY UNKNOWN\r\n"] {
