@@ -43,7 +43,7 @@ fn a_link_that_swallows_packets_is_noticed_within_two_pings() {
         eprintln!("swallowed: noticed after {noticed:?}");
         let stall = PLANNED + Duration::from_secs(5);
         let scenario = ("17", "links of 2 Sentinels swallow packets, one of them leads");
-        let tally = rig.settle(scenario, &ledger, new, Allowed { lost: true, ..waiting(stall) }).await;
+        let tally = rig.settle(scenario, &ledger, new, Allowed { lost: true, went_back: true, ..waiting(stall) }).await;
         rig.loss_is_told(&tally).await;
     });
 }
