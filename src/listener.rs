@@ -21,6 +21,8 @@ use crate::worker::{Errand, Load, NewClient, WorkerService};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Clients accepted before those that the thread has already are served again.
 const ACCEPT_BATCH: usize = 16;
+/// How often accepting may fail once nobody else may come: what it lacks is given back by those who are to leave next.
+const CLOSING_TRIES: usize = 10;
 
 /// A worker as the listeners see it.
 #[derive(Clone, Debug)]
@@ -150,6 +152,20 @@ impl Targets {
         let _ = self.workers[0].errands.try_send(Box::pin(accepting));
     }
 
+    /// Hands a client to a worker, or turns it away.
+    async fn take(&self, accepted: Accepted, destination: &Destination) -> Result<(), Gone> {
+        if destination.is_full() {
+            destination.refuse(accepted);
+            return Ok(());
+        }
+        let worker = self.choose();
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.handed[worker].fetch_add(1, Ordering::Relaxed);
+        let listener = Arc::clone(&destination.listener);
+        let client = NewClient { accepted, listener, service: destination.service, id };
+        self.workers[worker].inbox.send(client).await.map_err(|_| Gone)
+    }
+
     /// Tells every worker of another service, before any client of it comes; whoever does waits for none that is stuck, or no
     /// signal would be heeded. Returns whether all are there.
     pub fn serve_also(&self, services: Vec<WorkerService>) -> bool {
@@ -193,52 +209,28 @@ async fn accept_until(
     aim: &watch::Receiver<Arc<Destination>>,
     targets: &Targets,
 ) -> Result<(), Gone> {
-    let listener = tokio::select! {
-        () = stop.leave.cancelled() => return Ok(()),
-        listener = Accepting::begin(listener) => listener,
-    };
-    // How many more, once nobody else may come.
-    let mut left: Option<u16> = None;
     let mut batch = 0;
-    while left != Some(0) {
-        let accepted = match left {
-            None => tokio::select! {
-                biased;
-                () = stop.leave.cancelled() => return Ok(()),
-                () = stop.close.cancelled() => {
-                    // As many as can be there: more would come as fast as they are taken.
-                    left = Some(aim.borrow().listener.backlog);
-                    continue;
-                }
-                accepted = listener.accept() => accepted,
-            },
-            Some(_) if stop.leave.is_cancelled() => return Ok(()),
-            Some(_) => match listener.accept_waiting().transpose() {
-                Some(accepted) => accepted,
-                None => return Ok(()),
-            },
+    let begun = tokio::select! {
+        biased;
+        () = stop.leave.cancelled() => return Ok(()),
+        () = stop.close.cancelled() => None,
+        begun = Accepting::begin(Arc::clone(&listener)) => Some(begun),
+    };
+    while let Some(accepting) = &begun {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.leave.cancelled() => return Ok(()),
+            () = stop.close.cancelled() => break,
+            accepted = accepting.accept() => accepted,
         };
-        left = left.map(|n| n - 1);
         let destination = Arc::clone(&aim.borrow());
         match accepted {
-            Ok(accepted) if destination.is_full() => destination.refuse(accepted),
-            Ok(accepted) => {
-                let worker = targets.choose();
-                let id = targets.next_id.fetch_add(1, Ordering::Relaxed);
-                targets.handed[worker].fetch_add(1, Ordering::Relaxed);
-                let listener = Arc::clone(&destination.listener);
-                let client = NewClient { accepted, listener, service: destination.service, id };
-                targets.workers[worker].inbox.send(client).await.map_err(|_| Gone)?;
-            }
+            Ok(accepted) => targets.take(accepted, &destination).await?,
             Err(e) if is_the_clients(&e) => {}
             Err(error) => {
                 tracing::warn!(listener = %listener.local_addr(), %error, "cannot accept; trying again");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
-        }
-        batch = (batch + 1) % ACCEPT_BATCH;
-        if batch == 0 {
-            tokio::task::yield_now().await;
         }
         let pause = destination.pause();
         if !pause.is_zero() {
@@ -248,8 +240,36 @@ async fn accept_until(
                 () = tokio::time::sleep(pause) => {}
             }
         }
+        let_others(&mut batch).await;
+    }
+    // Nobody else may come. As many as can be there, whether or not the runtime has heard of them: more would come as fast
+    // as they are taken.
+    let (mut left, mut tries) = (usize::from(aim.borrow().listener.backlog) + 1, CLOSING_TRIES);
+    while left > 0 && tries > 0 && !stop.leave.is_cancelled() {
+        match listener.accept() {
+            Ok(accepted) => {
+                left -= 1;
+                let destination = Arc::clone(&aim.borrow());
+                targets.take(accepted, &destination).await?;
+                let_others(&mut batch).await;
+            }
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            Err(e) if is_the_clients(&e) => left -= 1,
+            Err(_) => {
+                tries -= 1;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
     }
     Ok(())
+}
+
+/// After some clients those that the thread has already are served again.
+async fn let_others(batch: &mut usize) {
+    *batch = (*batch + 1) % ACCEPT_BATCH;
+    if *batch == 0 {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Errors of a connection that was gone before it was accepted.

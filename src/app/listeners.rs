@@ -6,7 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -19,9 +19,8 @@ use crate::systemd::ServiceManager;
 /// Sockets that were bound for addresses at which nobody listened yet.
 pub(super) type Bound = Vec<(ListenAddr, Listener)>;
 
-/// How long a reload waits for sockets that are closed by it, and how often it looks.
+/// How long a reload waits for sockets that are closed by it.
 const SETTLE_LIMIT: Duration = Duration::from_secs(1);
-const SETTLE_CHECK: Duration = Duration::from_millis(1);
 
 /// Longest name that systemd keeps a socket by. (No path is as long that is not mostly of other letters than ASCII has.)
 const MAX_NAME: usize = 255;
@@ -35,6 +34,8 @@ struct Listening {
     /// Itself, until it stops.
     socket: Weak<Listener>,
     stop: Stop,
+    /// Cancelled when it is closed.
+    closed: CancellationToken,
     /// The service manager has it too.
     kept: bool,
 }
@@ -56,7 +57,7 @@ pub(super) struct Listeners {
     manager: Option<Arc<ServiceManager>>,
     open: Vec<Listening>,
     /// Those that were told to close.
-    closing: Vec<Weak<Listener>>,
+    closing: Vec<Listening>,
     tasks: TaskTracker,
 }
 
@@ -125,15 +126,20 @@ impl Listeners {
                 let listener = Arc::new(listener);
                 let socket = Arc::downgrade(&listener);
                 let serve = listener::serve(listener, aimed, Arc::clone(targets), stop.clone(), failed.clone());
-                targets.accept(self.tasks.track_future(serve));
-                self.open.push(Listening { address, aim, socket, stop, kept: false });
+                let closed = CancellationToken::new();
+                let closes = closed.clone();
+                targets.accept(self.tasks.track_future(async move {
+                    serve.await;
+                    closes.cancel();
+                }));
+                self.open.push(Listening { address, aim, socket, stop, closed, kept: false });
             }
         }
         for mut listening in before {
             tracing::info!(address = %listening.address, "listening no more");
             self.keep(&mut listening, false);
             listening.stop.close.cancel();
-            self.closing.push(listening.socket);
+            self.closing.push(listening);
         }
         let mut open = std::mem::take(&mut self.open);
         for listening in &mut open {
@@ -151,13 +157,10 @@ impl Listeners {
     /// is stuck.
     pub(super) async fn settle(&mut self) {
         let end = Instant::now() + SETTLE_LIMIT;
-        while Instant::now() < end {
-            self.closing.retain(|socket| socket.strong_count() > 0);
-            if self.closing.is_empty() {
-                return;
-            }
-            sleep(SETTLE_CHECK).await;
+        for listening in &self.closing {
+            let _ = timeout_at(end, listening.closed.cancelled()).await;
         }
+        self.closing.retain(|listening| !listening.closed.is_cancelled());
     }
 
     /// Has the service manager keep a socket, or not any more.
@@ -208,8 +211,8 @@ impl Listeners {
 impl Drop for Listeners {
     /// Whatever is open still is closed by the end of the process, which leaves files behind.
     fn drop(&mut self) {
-        for socket in self.open.iter().filter_map(|listening| listening.socket.upgrade()) {
-            socket.remove_file();
+        for listening in self.open.iter().chain(&self.closing) {
+            listening.socket.upgrade().inspect(|socket| socket.remove_file());
         }
     }
 }

@@ -351,6 +351,8 @@ impl App {
             }
         };
         let at_once = tokio::select! {
+            // What is left to a successor is said at its very beginning.
+            biased;
             () = drained => {
                 tracing::info!("drained");
                 false
@@ -427,8 +429,7 @@ impl App {
         if let Some(manager) = &self.manager {
             manager.reloading();
         }
-        let outcome = self.reload(by);
-        self.listeners.settle().await;
+        let outcome = self.reload(by).await;
         if let Some(manager) = &self.manager {
             manager.ready(&self.admin_state);
         }
@@ -437,7 +438,7 @@ impl App {
 
     /// Reads the configuration again and goes by it as far as that can be; all of it, or nothing if it is wrong. Says what
     /// changed, or why nothing did.
-    fn reload(&mut self, by: &str) -> Result<Reloaded, Error> {
+    async fn reload(&mut self, by: &str) -> Result<Reloaded, Error> {
         let refused = |why: String| {
             self.admin_state.note_reload(false);
             why.lines().for_each(|line| tracing::error!("not reloaded: {line}"));
@@ -483,7 +484,8 @@ impl App {
         let order = |service: &Running| config.services.iter().position(|s| s.name == service.config().name);
         self.services.sort_by_key(order);
         self.give_out(bound, &[]);
-        // Nobody is sent to these any more.
+        // Nobody is sent to these any more, once those are with them who came while the sockets were closed.
+        self.listeners.settle().await;
         for service in ending {
             tokio::spawn(service.end(patience));
         }

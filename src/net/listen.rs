@@ -332,7 +332,10 @@ impl Listener {
 
     /// A client that waits. No runtime knows it yet: tokio's own listeners register it with that of the accepting thread,
     /// which is not always the one that it is for.
-    fn accept(&self) -> io::Result<Accepted> {
+    ///
+    /// # Errors
+    /// The kernel's, `WouldBlock` if nobody waits.
+    pub fn accept(&self) -> io::Result<Accepted> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let (socket, peer) = acceptfrom_with(self, flags)?;
         match &self.socket {
@@ -386,17 +389,6 @@ impl Accepting {
     /// The kernel's; `EMFILE` and the like are for the caller to wait out.
     pub async fn accept(&self) -> io::Result<Accepted> {
         self.0.async_io(Interest::READABLE, |listener| listener.accept()).await
-    }
-
-    /// A client that waits already, if there is one, whether or not the runtime has heard of it.
-    ///
-    /// # Errors
-    /// As [`accept`](Self::accept).
-    pub fn accept_waiting(&self) -> io::Result<Option<Accepted>> {
-        match self.0.get_ref().accept() {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            accepted => accepted.map(Some),
-        }
     }
 }
 
