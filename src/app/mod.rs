@@ -484,11 +484,6 @@ impl App {
         let order = |service: &Running| config.services.iter().position(|s| s.name == service.config().name);
         self.services.sort_by_key(order);
         self.give_out(bound, &[]);
-        // Nobody is sent to these any more, once those are with them who came while the sockets were closed.
-        self.listeners.settle().await;
-        for service in ending {
-            tokio::spawn(service.end(patience));
-        }
         if let Err(error) = self.hooks.configure(&config.hooks) {
             tracing::error!(%error, "cannot start a thread for hooks: nobody is told anything");
         }
@@ -511,6 +506,12 @@ impl App {
             self.log_at(None);
         }
         self.admin_state.note_reload(true);
+        // Last, since it waits: all else is in step by now. Nobody is sent to these that end, once those who came while the
+        // sockets were closed are with them.
+        self.listeners.settle().await;
+        for service in ending {
+            tokio::spawn(service.end(patience));
+        }
         Ok(Ok(plan.lines))
     }
 }
