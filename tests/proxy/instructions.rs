@@ -18,7 +18,7 @@ use crate::support::{Raw, command};
 
 /// Under valgrind a start takes seconds, on a busy machine tens of them.
 const START_LIMIT: Duration = Duration::from_secs(120);
-/// Two runs differ by a thousandth, what two compilers make by more.
+/// Two runs differ by a thousandth; what two compilers make, or one from scratch and from what it had, by a twentieth.
 const TOLERANCE: f64 = 0.05;
 /// Within these, and what they call, instructions are counted.
 const COUNTED: [&str; 3] = [
@@ -46,16 +46,16 @@ const WRITE: &[&str] = &["SET", "key:000000000001", VALUE];
 const READ: &[&str] = &["GET", "key:000000000001"];
 
 const CASES: [Case; 4] = [
-    Case { name: "SET", commands: 1000, pipeline: 1, by_connection: u32::MAX, words: WRITE, expected: 5_890.0 },
+    Case { name: "SET", commands: 1000, pipeline: 1, by_connection: u32::MAX, words: WRITE, expected: 5_820.0 },
     // Of what the one before has written.
-    Case { name: "GET", commands: 1000, pipeline: 1, by_connection: u32::MAX, words: READ, expected: 5_810.0 },
+    Case { name: "GET", commands: 1000, pipeline: 1, by_connection: u32::MAX, words: READ, expected: 5_745.0 },
     Case {
         name: "SET, pipeline 16",
         commands: 8000,
         pipeline: 16,
         by_connection: u32::MAX,
         words: WRITE,
-        expected: 855.0,
+        expected: 885.0,
     },
     Case {
         name: "connect, SET, close",
@@ -63,7 +63,7 @@ const CASES: [Case; 4] = [
         pipeline: 1,
         by_connection: 1,
         words: WRITE,
-        expected: 11_340.0,
+        expected: 11_270.0,
     },
 ];
 
