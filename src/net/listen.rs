@@ -378,11 +378,6 @@ impl Accepting {
         }
     }
 
-    /// The address listened on.
-    pub fn local_addr(&self) -> ListenAddr {
-        self.0.get_ref().local_addr()
-    }
-
     /// The next client. Cancel safe.
     ///
     /// # Errors
