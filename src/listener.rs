@@ -225,7 +225,12 @@ async fn accept_until(
         };
         let destination = Arc::clone(&aim.borrow());
         match accepted {
-            Ok(accepted) => targets.take(accepted, &destination).await?,
+            Ok(Some(accepted)) => targets.take(accepted, &destination).await?,
+            // As a successor does with what it does not want.
+            Ok(None) => {
+                tracing::info!(listener = %listener.local_addr(), "listening no more: another process has shut the socket down");
+                return Ok(());
+            }
             Err(e) if is_the_clients(&e) => {}
             Err(error) => {
                 tracing::warn!(listener = %listener.local_addr(), %error, "cannot accept; trying again");
@@ -253,7 +258,8 @@ async fn accept_until(
                 targets.take(accepted, &destination).await?;
                 let_others(&mut batch).await;
             }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            // The second of one by TCP that was shut down.
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::InvalidInput) => break,
             Err(e) if is_the_clients(&e) => left -= 1,
             Err(_) => {
                 tries -= 1;

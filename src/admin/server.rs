@@ -90,10 +90,12 @@ async fn serve_one(
             () = shutdown.cancelled() => break,
         };
         let accepted = match accepted {
-            Ok(accepted) => {
+            Ok(Some(accepted)) => {
                 failing = false;
                 accepted
             }
+            // A successor does not want it, and we are told of that next.
+            Ok(None) => break,
             Err(e) => {
                 if !failing {
                     warn!(error = %e, "admin: accept failed, and is tried again until it works");
@@ -116,7 +118,7 @@ async fn serve_one(
         }
         open.push_back(tasks.spawn(connection(accepted, number, state.clone(), limits, shutdown.clone())));
     }
-    // Nobody else can connect, while those who are there have seen `shutdown` as well and end by themselves within the grace.
+    // Nobody else can connect, while those who are there see `shutdown` as well and end by themselves within the grace.
     drop(listener);
     while tasks.join_next().await.is_some() {}
 }

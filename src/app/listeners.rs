@@ -76,7 +76,8 @@ impl Listeners {
         wanted: impl Iterator<Item = &'a ListenerConfig>,
         inherited: &mut Inherited,
     ) -> Result<Bound, BindError> {
-        let mut kept: Vec<&ListenAddr> = self.open.iter().map(|l| &l.address).collect();
+        let accepts = |l: &&Listening| !l.closed.is_cancelled();
+        let mut kept: Vec<&ListenAddr> = self.open.iter().filter(accepts).map(|l| &l.address).collect();
         let mut bound = Bound::new();
         for listener in wanted {
             match kept.iter().position(|address| **address == listener.address) {
@@ -108,6 +109,8 @@ impl Listeners {
         failed: &CancellationToken,
     ) {
         let mut before = std::mem::take(&mut self.open);
+        // Those that another process has shut down are bound anew.
+        before.retain(|listening| !listening.closed.is_cancelled());
         let mut opened = Vec::new();
         for destination in destinations {
             let address = destination.listener.address.clone();

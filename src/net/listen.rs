@@ -18,6 +18,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::task::coop::consume_budget;
 
 use super::client::set_options;
 use crate::addr::{ClientAddr, ListenAddr};
@@ -378,12 +379,24 @@ impl Accepting {
         }
     }
 
-    /// The next client. Cancel safe.
+    /// The next client; none once the socket is shut down, which another process may do that has it too. Cancel safe.
     ///
     /// # Errors
     /// The kernel's; `EMFILE` and the like are for the caller to wait out.
-    pub async fn accept(&self) -> io::Result<Accepted> {
-        self.0.async_io(Interest::READABLE, |listener| listener.accept()).await
+    pub async fn accept(&self) -> io::Result<Option<Accepted>> {
+        loop {
+            consume_budget().await;
+            let mut ready = self.0.readable().await?;
+            match self.0.get_ref().accept() {
+                // What Linux says of TCP then.
+                Err(e) if e.kind() == io::ErrorKind::InvalidInput => return Ok(None),
+                // Of a Unix socket it says for ever that nobody waits at it, while it stays readable: tokio's own
+                // `async_io` would not come back from that.
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock && ready.ready().is_read_closed() => return Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => ready.clear_ready(),
+                accepted => return accepted.map(Some),
+            }
+        }
     }
 }
 
@@ -396,6 +409,8 @@ pub(super) fn readable<T: AsRawFd>(socket: T) -> io::Result<AsyncFd<T>> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use super::*;
 
     fn at(text: &str) -> ListenerConfig {
@@ -494,13 +509,59 @@ mod tests {
             let ListenAddr::Tcp(at) = listener.local_addr() else { unreachable!() };
             let to = SocketAddr::from(([127, 0, 0, 1], at.port()));
             let client = net::TcpStream::connect(to).unwrap();
-            let accepted = Accepting::begin(Arc::new(listener)).await.accept().await.unwrap();
+            let accepted = Accepting::begin(Arc::new(listener)).await.accept().await.unwrap().unwrap();
             assert_eq!(accepted.addr, ClientAddr::Tcp(client.local_addr().unwrap()));
             assert_eq!(accepted.laddr, ClientAddr::Tcp(to));
             let ClientSocket::Tcp(socket) = accepted.socket else { unreachable!() };
             let socket = socket2::SockRef::from(&socket);
             assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap() && socket.nonblocking().unwrap());
             assert!(socket.tcp_user_timeout().unwrap().is_some());
+        }
+    }
+
+    /// How many clients are accepted of one that waits, at a socket that is shut down before they are, or when nobody
+    /// waits any more.
+    async fn accepted_at(config: &ListenerConfig, is_shut_before: bool) -> usize {
+        let listener = Arc::new(bind(config).unwrap());
+        let another = listener.as_fd().try_clone_to_owned().unwrap();
+        let shut_down = || rustix::net::shutdown(&another, rustix::net::Shutdown::Both).unwrap();
+        let address = socket2::SockRef::from(&another).local_addr().unwrap();
+        let client = Socket::new(address.domain(), Type::STREAM, None).unwrap();
+        client.connect(&address).unwrap();
+        let accepting = Accepting::begin(listener).await;
+        if is_shut_before {
+            shut_down();
+        }
+        let mut came = 0;
+        loop {
+            let next = accepting.accept();
+            tokio::pin!(next);
+            let waits = std::future::poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx).is_pending()));
+            if came == 1 && !is_shut_before && waits.await {
+                shut_down();
+            }
+            match next.await.unwrap() {
+                Some(_) => came += 1,
+                None => return came,
+            }
+        }
+    }
+
+    #[test]
+    fn at_a_socket_that_another_has_shut_down_nobody_is_waited_for() {
+        let dir = Dir::new("shut");
+        let unix = dir.socket().1;
+        // TCP resets who waits, Unix does not.
+        for (config, is_shut_before, comes) in
+            [(at("127.0.0.1:0"), true, 0), (at("127.0.0.1:0"), false, 1), (unix.clone(), true, 1), (unix, false, 1)]
+        {
+            // On a thread of its own: what is looked for is a loop that no time-out ends.
+            let (tell, told) = std::sync::mpsc::channel();
+            thread::spawn(move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                tell.send(runtime.block_on(accepted_at(&config, is_shut_before))).unwrap();
+            });
+            assert_eq!(told.recv_timeout(Duration::from_secs(10)), Ok(comes));
         }
     }
 

@@ -160,6 +160,15 @@ impl Stage {
     }
 }
 
+/// What each of them logged, where a test fails.
+impl Drop for Stage {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (1..=self.started).for_each(|n| eprintln!("--- {n}.log\n{}", self.log(n)));
+        }
+    }
+}
+
 async fn until_ended(process: &mut Process) -> Option<i32> {
     let end = Instant::now() + PATIENCE;
     loop {
