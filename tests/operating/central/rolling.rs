@@ -265,7 +265,9 @@ impl Rig {
         let instances = [Instance::start(&cluster, head).await, Instance::start(&cluster, head).await];
         let balancer = Balancer::start(&cluster, &instances);
         let end = Instant::now() + PATIENCE;
-        while TcpStream::connect(balancer.listen).await.is_err() {
+        // It listens at one after the other.
+        while TcpStream::connect(balancer.listen).await.is_err() || UnixStream::connect(&balancer.admin).await.is_err()
+        {
             let log = || std::fs::read_to_string(cluster.dir().join("haproxy.log")).unwrap_or_default();
             assert!(Instant::now() < end, "HAProxy does not start: {}", log());
             sleep(Duration::from_millis(10)).await;
