@@ -35,6 +35,8 @@ function at_rest(Redis $redis, string $connect): void
     same([], $redis->blPop(['rest:empty'], 1));
     same([1, [2, ['x']]], $redis->eval("return {1, {2, {ARGV[1]}}}", ['x']));
 
+    // A page may be empty and not the last.
+    $redis->setOption(Redis::OPT_SCAN, Redis::SCAN_RETRY);
     $cursor = null;
     $found = [];
     while ($keys = $redis->scan($cursor, 'rest:*', 10)) {
