@@ -32,6 +32,9 @@ pub enum Answer {
     Replies,
     /// So many confirmations (a `SUBSCRIBE` confirms each channel), or a single error. For an entry of one command.
     Confirmations(u32),
+    /// The entry is a whole transaction, `MULTI` to `EXEC`, which counts as one command: it runs, comes back and is answered
+    /// as one. So many replies are yet to come, the last of them that to `EXEC`.
+    Transaction(u32),
 }
 
 /// Who is told the replies to an entry.
@@ -110,7 +113,7 @@ impl<T> Entry<T> {
     /// The next `n` unanswered commands, each as the client said it and with its effect. Scans the batch again: for cold paths.
     pub(super) fn next_commands(&self, n: u32) -> Vec<(Bytes, Effect)> {
         let mut start = 0;
-        let spans = lengths(&self.bytes).map(|len| {
+        let spans = self.lengths().map(|len| {
             start += len;
             start - len..start
         });
@@ -120,7 +123,19 @@ impl<T> Entry<T> {
 
     /// How many of the bytes are commands that have been answered.
     fn answered_bytes(&self) -> usize {
-        lengths(&self.bytes).take(self.answered as usize).sum()
+        self.lengths().take(self.answered as usize).sum()
+    }
+
+    /// The lengths of its commands. Scans the batch again.
+    fn lengths(&self) -> impl Iterator<Item = usize> {
+        let is_one = self.is_transaction();
+        let commands = (!is_one).then(|| lengths(&self.bytes));
+        is_one.then_some(self.bytes.len()).into_iter().chain(commands.into_iter().flatten())
+    }
+
+    /// Whether it is a whole transaction.
+    pub(super) fn is_transaction(&self) -> bool {
+        matches!(self.answer, Answer::Transaction(_))
     }
 
     /// Whether its replies may acknowledge what is gone with a master that is replaced: those to writes, and to pops.
@@ -331,7 +346,7 @@ impl<T: PartialEq + Clone> InFlight<T> {
             let sent = if i == self.written { std::mem::take(&mut self.offset) } else { 0 };
             // Commands of which the kernel has every byte stay; the rest is split off.
             let (mut whole, mut commands) = (0, 0);
-            for len in lengths(&entry.bytes) {
+            for len in entry.lengths() {
                 if whole + len > sent {
                     break;
                 }
@@ -371,7 +386,7 @@ fn effect(command: &[u8]) -> Effect {
 
 fn fates<T>(entry: &Entry<T>, sent: usize) -> Vec<(Bytes, Fate)> {
     let mut end = entry.answered_bytes();
-    let unanswered = lengths(&entry.bytes[end..]);
+    let unanswered = entry.lengths().skip(entry.answered as usize);
     let fate = |(len, (command, effect)): (usize, (Bytes, Effect))| {
         end += len;
         (command, if end > sent { Fate::NeverWritten } else { Fate::Written(effect) })

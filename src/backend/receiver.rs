@@ -57,6 +57,27 @@ fn bound_withheld(conn: &Connection, to: &Downstream, partial: usize) {
     }
 }
 
+/// Whether `EXEC` answers this when there is no transaction any more. One that ran answers an array, one that watched in vain
+/// a null; every error but one of a server before Redis 6.2, where an ACL may allow `MULTI` and deny `EXEC`, drops it.
+fn has_ended(exec: &[u8]) -> bool {
+    exec.starts_with(b"*") || exec.starts_with(b"_") || exec.starts_with(b"-EXECABORT")
+}
+
+/// The refusal for which a whole transaction was not run, if it was one, of which the replies are these.
+#[cold]
+fn why_discarded(replies: &[u8]) -> Option<Refusal> {
+    let (mut scanner, mut rest) = (ReplyScanner::new(), replies);
+    let mut refusal = None;
+    let mut last = rest;
+    while let Ok(progress) = scanner.scan(rest)
+        && progress.complete
+    {
+        (last, rest) = rest.split_at(progress.consumed);
+        refusal = refusal.or_else(|| classify(last));
+    }
+    refusal.filter(|_| replies.starts_with(b"+") && last.starts_with(b"-EXECABORT"))
+}
+
 /// Whether the frame at the front of `buf` may be one that answers nothing. What it is can be told at its end only: it
 /// is kept whole.
 fn may_be_unasked(conn: &Connection, buf: &[u8]) -> bool {
@@ -124,8 +145,8 @@ impl Receiver {
         // other way round.
         let parking = Parking::of(&conn.context, conn.node);
         let pinned = conn.used == Use::Pinned;
-        // Replies that the oldest entry still waits for, as of the beginning of the run.
-        let mut expected = 0;
+        // Replies that the oldest entry still waits for, as of the beginning of the run; and whether they are a transaction's.
+        let (mut expected, mut transaction) = (0, false);
         let (mut end, mut run, mut scanned) = (0, 0, self.partial);
         loop {
             let progress = self.scanner.scan(&buf[scanned..]).map_err(|_| Malformed)?;
@@ -134,7 +155,15 @@ impl Receiver {
                 break;
             }
             let frame = &buf[end..scanned];
-            let special = !self.streamed && (frame[0] == b'-' || pinned);
+            if run == 0 {
+                let front = |e: &mut Entry<_>| (e.commands - e.answered, e.is_transaction());
+                (expected, transaction) = conn.inflight.borrow_mut().front().map_or((0, false), front);
+                // Of a transaction whose end was taken back before it was written the beginning is answered.
+                if expected == 0 && conn.is_retired() {
+                    return Ok(());
+                }
+            }
+            let special = !self.streamed && (frame[0] == b'-' || pinned || transaction);
             if special {
                 if run > 0 {
                     let replies = buf.split_to(end);
@@ -146,9 +175,6 @@ impl Receiver {
                 scanned = 0;
                 self.special(conn, frame, parking, now)?;
                 continue;
-            }
-            if run == 0 {
-                expected = conn.inflight.borrow_mut().front().map_or(0, |e| e.commands - e.answered);
             }
             end = scanned;
             run += 1;
@@ -244,10 +270,13 @@ impl Receiver {
         parking: Parking,
     ) {
         let mut scanner = ReplyScanner::new();
+        // The answer to a transaction is many.
+        let is_one = commands.len() == 1;
         for (command, its_effect) in commands {
             let Ok(progress) = scanner.scan(&replies) else { return };
+            let len = if is_one { replies.len() } else { progress.consumed };
             // Copied for the same reason as what is parked.
-            let reply = Bytes::copy_from_slice(&replies.split_to(progress.consumed));
+            let reply = Bytes::copy_from_slice(&replies.split_to(len));
             let is_read = effect == Effect::Read || its_effect == Effect::Read;
             if is_read {
                 to.outcome(Outcome::Read(command, reply));
@@ -280,7 +309,7 @@ impl Receiver {
                 return self.unasked(conn, owner, frame, kind);
             }
         }
-        let Some(frame) = self.whole_answer(conn, frame) else { return Ok(()) };
+        let Some(frame) = self.whole_answer(conn, frame)? else { return Ok(()) };
         // Another client may unblock this one, or its stream may be gone: then it is the answer. It is none where the
         // node was demoted, or where pointsman asked for the command to come back. A script may say the same words: what
         // blocks has a connection of its own.
@@ -290,9 +319,10 @@ impl Receiver {
             let ours = says("instance state changed") || withdrawn && says("CLIENT UNBLOCK");
             *r == Refusal::Unblocked && !(ours && conn.used == Use::Pinned)
         };
-        let refusal = classify(&frame).filter(|r| !is_answer(r));
         let mut inflight = conn.inflight.borrow_mut();
         let entry = inflight.front().ok_or(Malformed)?;
+        let refusal = if entry.is_transaction() { why_discarded(&frame) } else { classify(&frame) };
+        let refusal = refusal.filter(|r| !is_answer(r));
         conn.last.set(Last::of(&frame));
         conn.stalled.set(false);
         let to = Rc::clone(&entry.to);
@@ -345,16 +375,27 @@ impl Receiver {
     }
 
     /// The answer that ends with this frame; none if more of it is to come.
-    fn whole_answer(&mut self, conn: &Connection, frame: BytesMut) -> Option<BytesMut> {
+    fn whole_answer(&mut self, conn: &Connection, frame: BytesMut) -> Result<Option<BytesMut>, Malformed> {
         let mut inflight = conn.inflight.borrow_mut();
-        let Some(Entry { heed: Heed::Translate(into), to, .. }) = inflight.front() else { return Some(frame) };
-        let is_whole = into.hear(&frame, &mut conn.subscriptions.borrow_mut());
+        let Some(Entry { heed, answer, to, .. }) = inflight.front() else { return Ok(Some(frame)) };
+        let is_whole = match (answer, heed) {
+            (Answer::Transaction(left), _) => {
+                *left -= 1;
+                // Open still, it would queue what others have sent behind it.
+                if *left == 0 && self.begun.starts_with(b"+") && !has_ended(&frame) {
+                    return Err(Malformed);
+                }
+                *left == 0
+            }
+            (_, Heed::Translate(into)) => into.hear(&frame, &mut conn.subscriptions.borrow_mut()),
+            _ => return Ok(Some(frame)),
+        };
         if is_whole && self.begun.is_empty() {
-            return Some(frame);
+            return Ok(Some(frame));
         }
         self.begun.extend_from_slice(&frame);
         bound_withheld(conn, to, self.begun.len());
-        is_whole.then(|| std::mem::take(&mut self.begun))
+        Ok(is_whole.then(|| std::mem::take(&mut self.begun)))
     }
 
     /// A frame that is not the answer to a command by itself.
@@ -413,6 +454,15 @@ impl Receiver {
         }
         let mut inflight = conn.inflight.borrow_mut();
         let Some(entry) = inflight.front() else { return Err(Malformed) };
+        // One that ran begins to go out with what was said of its commands. What is told of these alone is short, unless `MULTI`
+        // was refused.
+        if let Answer::Transaction(left) = entry.answer
+            && !self.streamed
+            && (left > 1 || buf[0] != b'*')
+        {
+            let withheld = self.begun.len() + self.partial;
+            return if withheld > conn.context.terms().limits.output_bytes { Err(Malformed) } else { Ok(()) };
+        }
         let (to, audience, parks) = (Rc::clone(&entry.to), entry.audience, parking.is_for(entry));
         let whole = match entry.heed {
             Heed::Translate(_) => true,
@@ -443,7 +493,11 @@ impl Receiver {
             return Ok(());
         }
         // What nobody wants is not kept.
-        let part = buf.split_to(std::mem::take(&mut self.partial));
+        let mut part = buf.split_to(std::mem::take(&mut self.partial));
+        if !self.begun.is_empty() {
+            self.begun.unsplit(part);
+            part = std::mem::take(&mut self.begun);
+        }
         let before = self.streamed_bytes;
         self.streamed_bytes += part.len();
         if conn.used == Use::Shared

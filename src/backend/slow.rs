@@ -4,7 +4,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::time::Instant;
 
 use super::connection::Connection;
@@ -14,7 +13,7 @@ use crate::clients::Client;
 use crate::clock::Moment;
 use crate::insight::{Described, Outcome, SlowCommand, Spent, Waited};
 use crate::metrics::LatencyClass;
-use crate::resp::{Kind, args, lookup};
+use crate::resp::{Kind, args, lookup, split};
 
 /// What one turn of a connection's reader has answered. Replies that come at once cannot be told apart by time: a server
 /// that is given a pipeline answers it at its end.
@@ -67,8 +66,10 @@ impl Turn {
         if spent.total() < from && !kept {
             return None;
         }
-        let frames: Vec<Bytes> = entry.next_commands(n).into_iter().map(|(command, _)| command).collect();
-        let first = frames.first()?;
+        let commands = entry.next_commands(n);
+        // Those of a transaction.
+        let frames: Vec<&[u8]> = commands.iter().flat_map(|(command, _)| split(command)).collect();
+        let first = *frames.first()?;
         if waits_by_intent(entry, first) {
             spent.backend = Duration::ZERO;
             if spent.total() < from && !kept {
@@ -76,7 +77,7 @@ impl Turn {
             }
         }
         let mut command = described(conn, entry, first, spent, Outcome::Ok).answered(replies);
-        command.add_others(frames[1..].iter().map(|frame| &frame[..]));
+        command.add_others(frames[1..].iter().copied());
         command.together = command.commands;
         Some(command)
     }

@@ -167,6 +167,11 @@ impl Session {
             }
             return self.share(command);
         }
+        if info.kind == Kind::Multi
+            && let Some(step) = self.share_transaction(command)
+        {
+            return step;
+        }
         match router::route(info, &self.buf[..command.len], command.argc, &self.state) {
             Route::Pinned(way) => self.pin_and_send(command, way),
             // Everything else changes the route: what is owed on the present one comes first.

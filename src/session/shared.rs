@@ -2,20 +2,34 @@
 
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::telling::for_server;
 use super::{Command, MAX_OWED, Session, Step, Wait};
-use crate::backend::{Answer, Connection, DialError, Effect, Entry, Heed, Use};
+use crate::backend::{Answer, Audience, Connection, DialError, Effect, Entry, Heed, Use};
 use crate::metrics::{CloseReason, LatencyClass};
 use crate::pool::Checkout;
-use crate::resp::{Kind, Scan, lookup};
+use crate::resp::{Kind, RequestScanner, Scan, args, lookup, split};
 use crate::router::Replies;
 use crate::topology::Pass;
 
 /// Bytes of commands in one entry: what is sent again after a refusal, and what keeps a read buffer alive.
 const MAX_BATCH: usize = 64 * 1024;
+
+/// How long the rest of a transaction, of which something has come, is waited for before its `MULTI` is sent by itself.
+const REST_PATIENCE: Duration = Duration::from_millis(10);
+
+/// What the buffer has of a transaction.
+enum Whole {
+    /// All of it, of nothing but plain commands.
+    Found { len: usize, commands: u32, effect: Effect },
+    /// The beginning of one.
+    Cut,
+    /// Something in it needs a connection of its own, or it is too long to be kept.
+    Never,
+}
 
 impl Session {
     /// Sends the command at the front, and with it all that follow it the same way.
@@ -103,6 +117,80 @@ impl Session {
             return Step::Wait(Wait::INPUT);
         }
         Step::Done
+    }
+
+    /// Sends the transaction that begins with the `MULTI` at the front, if all of it is there and it leaves no state behind: on
+    /// one connection it stays together by itself. None if it needs a connection of its own.
+    pub(super) fn share_transaction(&mut self, multi: Command) -> Option<Step> {
+        let is_plain = !self.state.is_pinned() && !self.unpin && self.state.replies == Replies::On;
+        if !is_plain || self.down.is_suspect() {
+            return None;
+        }
+        let (len, commands, effect) = match self.whole_transaction(multi) {
+            Whole::Found { len, commands, effect } => (len, commands, effect),
+            // What is unread may be a TLS record of no content.
+            Whole::Cut if self.read.has_unread() => {
+                let at = Some(Instant::now() + REST_PATIENCE);
+                return Some(Step::Wait(Wait { until: at, ..Wait::INPUT }));
+            }
+            Whole::Cut | Whole::Never => return None,
+        };
+        if effect == Effect::Write && self.pool.context.is_paused() {
+            return None;
+        }
+        let node = match self.pass(effect) {
+            Pass::To(node) => node,
+            pass => return Some(self.hold(multi, pass)),
+        };
+        let used = self.used_for(Kind::Plain, &self.buf[..len]);
+        let conn = match self.shared_connection(multi, node, used) {
+            Ok(conn) => conn,
+            Err(step) => return Some(step),
+        };
+        self.forget_wait();
+        if effect == Effect::Write {
+            self.note_write();
+        }
+        let bytes = self.buf.split_to(len).freeze();
+        for name in split(&bytes).filter_map(|command| args(command).next()) {
+            self.count(lookup(name).index());
+        }
+        self.show(&bytes, commands);
+        self.outstanding += len;
+        let waited = self.take_waited();
+        let class = if effect == Effect::Read { LatencyClass::Read } else { LatencyClass::Write };
+        let entry = self.entry(bytes, effect, Answer::Transaction(commands), Audience::Client);
+        conn.queue(Entry { retry: true, class, waited, ..entry });
+        Some(Step::Done)
+    }
+
+    /// What there is of the transaction that begins with the `MULTI` at the front.
+    fn whole_transaction(&self, multi: Command) -> Whole {
+        let is_refused = |id| self.terms.refused.mentions(id);
+        if multi.argc != 1 || is_refused(multi.id) {
+            return Whole::Never;
+        }
+        // Not the session's, which would keep its place in a command that is not at the front.
+        let mut scanner = RequestScanner::new(self.terms.limits.bulk_bytes);
+        let (mut len, mut commands, mut effect) = (multi.len, 1, Effect::Read);
+        while len < MAX_BATCH && commands < MAX_OWED {
+            let (next, name, argc) = match scanner.scan(&self.buf[len..]) {
+                Ok(Scan::Command { len, name, argc }) => (len, name, argc),
+                Ok(Scan::Incomplete) if self.buf.len() < MAX_BATCH => return Whole::Cut,
+                Ok(_) | Err(_) => return Whole::Never,
+            };
+            let id = lookup(&self.buf[len + name.0..len + name.1]);
+            len += next;
+            commands += 1;
+            match id.info().kind {
+                _ if is_refused(id) => return Whole::Never,
+                Kind::Exec if argc == 1 => return Whole::Found { len, commands, effect },
+                Kind::Plain if id.info().readonly => {}
+                Kind::Plain => effect = Effect::Write,
+                _ => return Whole::Never,
+            }
+        }
+        Whole::Never
     }
 
     /// With whom a command shares a connection.

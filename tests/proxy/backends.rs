@@ -97,8 +97,8 @@ async fn a_pin_is_given_back_with_its_last_reply() {
     let mut clients = Vec::new();
     for _ in 0..20 {
         let mut client = Raw::connect(front.proxy).await;
-        client.send(&[command(&["MULTI"]), command(&["EXEC"])].concat()).await;
-        client.until(b"+OK\r\n*0\r\n").await;
+        client.send(&[command(&["MULTI"]), command(&["DISCARD"])].concat()).await;
+        client.until(b"+OK\r\n+OK\r\n").await;
         clients.push(client);
     }
     let pinned = front.pinned().await;

@@ -12,5 +12,6 @@ mod start;
 mod support;
 mod switch;
 mod tracking;
+mod transactions;
 mod transparency;
 mod users;

@@ -119,6 +119,29 @@ async fn conversations_do_not_differ() {
         ],
     )
     .await;
+    let many = vec!["INCR n"; 3000];
+    same(
+        "whole transactions",
+        vec![
+            Say(all(&["MULTI", "SET a 1", "GET a", "EXEC"])),
+            Say(all(&["SET b 1", "MULTI", "INCR b", "EXEC", "GET b", "MULTI", "EXEC", "GET b"])),
+            Say(all(&["MULTI", "LPUSH l x y", "LRANGE l 0 -1", "HSET h f v", "HGETALL h", "INCR l", "EXEC", "GET a"])),
+            Say(all(&["MULTI", "SET a", "GET a", "EXEC", "GET a"])),
+            Say(all(&["MULTI", "GET a", "EXEC x", "GET a", "EXEC"])),
+            Say(all(&["MULTI x", "GET a", "EXEC"])),
+            Say(all(&["MULTI", "GET a", "EVAL return{1,{2}} 0", "EXEC", "EVAL return{1,{2}} 0"])),
+            Say(all(&["CLIENT REPLY SKIP", "MULTI", "GET a", "EXEC", "GET a"])),
+            Say(all(&["CLIENT REPLY OFF", "MULTI", "SET a 2", "EXEC", "CLIENT REPLY ON", "GET a"])),
+            Say([all(&["MULTI"]), command(&["SET", "big", &big]), all(&["GET big", "EXEC", "GET a"])].concat()),
+            Say(all(&["MULTI", "GET big", "MGET big big", "EXEC", "MULTI", "GET big", "EXEC", "GET a"])),
+            Say([all(&["MULTI"]), all(&many), all(&["EXEC", "GET n"])].concat()),
+            Say(b"MULTI\r\nGET a\r\nEXEC\r\n".to_vec()),
+            Say([all(&["MULTI"]), b"GET a\r\n".to_vec(), all(&["EXEC"])].concat()),
+            Dribble(all(&["MULTI", "GET a", "EXEC"])),
+            Last([all(&["MULTI", "GET a"]), b"*1\r\n$x\r\n".to_vec()].concat()),
+        ],
+    )
+    .await;
     same(
         "watch and multi",
         vec![

@@ -2,6 +2,7 @@
 
 mod replies;
 mod returns;
+mod transactions;
 mod writes;
 
 use std::sync::Arc;
