@@ -74,6 +74,8 @@ pub struct Context {
     pub learned: RefCell<Learned>,
     /// What not to share a connection with.
     pub large: LargeReplies,
+    /// The server may leave a transaction open that has come to its `EXEC`: none shares a connection.
+    pub keeps_transactions_open: Cell<bool>,
     /// The scripts that clients have the servers keep, of all workers.
     pub scripts: Arc<Scripts>,
     /// Those of them that this worker has noted.
@@ -121,6 +123,7 @@ impl Context {
             observed,
             learned: RefCell::default(),
             large: LargeReplies::default(),
+            keeps_transactions_open: Cell::default(),
             missing_headers: Complaints::default(),
             failed_handshakes: Default::default(),
             rejections: Complaints::default(),

@@ -17,6 +17,7 @@ mod salvage;
 mod scripts;
 mod slow;
 mod subscriptions;
+mod transaction;
 
 pub use connection::{Connection, Listener, Lost, Use};
 pub use context::{Context, Terms};

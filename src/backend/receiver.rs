@@ -13,6 +13,7 @@ use super::parked::{Parked, Parking};
 use super::salvage::Outcome;
 use super::slow::Turn;
 use super::subscriptions::Frame;
+use super::transaction::{has_ended, suspects, why_discarded};
 use super::{Downstream, bring_scripts};
 use crate::metrics::{CloseReason, Limit};
 use crate::resp::{Refusal, ReplyScanner, classify, says_redirection_broken};
@@ -55,27 +56,6 @@ fn bound_withheld(conn: &Connection, to: &Downstream, partial: usize) {
         conn.context.stats.reached(Limit::OutputBytes);
         to.close(CloseReason::OutputLimit);
     }
-}
-
-/// Whether `EXEC` answers this when there is no transaction any more. One that ran answers an array, one that watched in vain
-/// a null; every error but one of a server before Redis 6.2, where an ACL may allow `MULTI` and deny `EXEC`, drops it.
-fn has_ended(exec: &[u8]) -> bool {
-    exec.starts_with(b"*") || exec.starts_with(b"_") || exec.starts_with(b"-EXECABORT")
-}
-
-/// The refusal for which a whole transaction was not run, if it was one, of which the replies are these.
-#[cold]
-fn why_discarded(replies: &[u8]) -> Option<Refusal> {
-    let (mut scanner, mut rest) = (ReplyScanner::new(), replies);
-    let mut refusal = None;
-    let mut last = rest;
-    while let Ok(progress) = scanner.scan(rest)
-        && progress.complete
-    {
-        (last, rest) = rest.split_at(progress.consumed);
-        refusal = refusal.or_else(|| classify(last));
-    }
-    refusal.filter(|_| replies.starts_with(b"+") && last.starts_with(b"-EXECABORT"))
 }
 
 /// Whether the frame at the front of `buf` may be one that answers nothing. What it is can be told at its end only: it
@@ -377,12 +357,26 @@ impl Receiver {
     /// The answer that ends with this frame; none if more of it is to come.
     fn whole_answer(&mut self, conn: &Connection, frame: BytesMut) -> Result<Option<BytesMut>, Malformed> {
         let mut inflight = conn.inflight.borrow_mut();
-        let Some(Entry { heed, answer, to, .. }) = inflight.front() else { return Ok(Some(frame)) };
+        let Some(Entry { heed, answer, to, commands, retry, audience, .. }) = inflight.front() else {
+            return Ok(Some(frame));
+        };
+        if let Answer::Transaction(replies) = *answer
+            && self.begun.is_empty()
+            && frame[0] == b'-'
+        {
+            // `MULTI` was refused, and what is behind it runs by itself.
+            if *audience != Audience::Forgotten {
+                to.owe(replies - 1);
+            }
+            (*answer, *commands, *retry) = (Answer::Replies, replies, false);
+            return Ok(Some(frame));
+        }
         let is_whole = match (answer, heed) {
             (Answer::Transaction(left), _) => {
                 *left -= 1;
-                // Open still, it would queue what others have sent behind it.
-                if *left == 0 && self.begun.starts_with(b"+") && !has_ended(&frame) {
+                if *left == 0 && !has_ended(&frame) {
+                    // Open still, it would queue what others have sent behind it.
+                    conn.context.keeps_transactions_open.set(true);
                     return Err(Malformed);
                 }
                 *left == 0
@@ -454,14 +448,12 @@ impl Receiver {
         }
         let mut inflight = conn.inflight.borrow_mut();
         let Some(entry) = inflight.front() else { return Err(Malformed) };
-        // One that ran begins to go out with what was said of its commands. What is told of these alone is short, unless `MULTI`
-        // was refused.
+        // What one that ran has come to begins to go out with what was said of its commands, which is short.
         if let Answer::Transaction(left) = entry.answer
             && !self.streamed
-            && (left > 1 || buf[0] != b'*')
+            && (left > 1 && !self.begun.is_empty() || left == 1 && buf[0] != b'*')
         {
-            let withheld = self.begun.len() + self.partial;
-            return if withheld > conn.context.terms().limits.output_bytes { Err(Malformed) } else { Ok(()) };
+            return Err(Malformed);
         }
         let (to, audience, parks) = (Rc::clone(&entry.to), entry.audience, parking.is_for(entry));
         let whole = match entry.heed {
@@ -504,7 +496,7 @@ impl Receiver {
             && (before..self.streamed_bytes).contains(&LARGE)
             && let Some(entry) = conn.inflight.borrow_mut().front()
         {
-            entry.next_commands(1).iter().for_each(|(command, _)| conn.context.large.remember(command));
+            suspects(entry).iter().for_each(|command| conn.context.large.remember(command));
         }
         self.streamed = true;
         conn.streaming.set(true);

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::connection::Connection;
 use super::inflight::{Audience, Entry};
+use super::transaction::last;
 use super::{Context, Downstream};
 use crate::clients::Client;
 use crate::clock::Moment;
@@ -76,7 +77,8 @@ impl Turn {
                 return None;
             }
         }
-        let mut command = described(conn, entry, first, spent, Outcome::Ok).answered(replies);
+        let told = if entry.is_transaction() { last(replies) } else { replies };
+        let mut command = described(conn, entry, first, spent, Outcome::Ok).answered(told);
         command.add_others(frames[1..].iter().copied());
         command.together = command.commands;
         Some(command)

@@ -145,6 +145,8 @@ pub struct Session {
     route: Option<Rc<Connection>>,
     /// Bytes handed to `route` since nothing was owed.
     outstanding: usize,
+    /// Commands of transactions among them, of which each is owed as one.
+    beyond_owed: u32,
     /// What it has been counted for since it last sent something.
     at_limit: Option<Limit>,
     /// Its own connection, and the key that it was dialled with.
@@ -236,6 +238,7 @@ impl Session {
             presence,
             route: None,
             outstanding: 0,
+            beyond_owed: 0,
             at_limit: None,
             pin: None,
             unpin: false,
@@ -342,7 +345,7 @@ impl Session {
         }
         let owed = self.down.owed();
         if owed == 0 {
-            self.outstanding = 0;
+            (self.outstanding, self.beyond_owed) = (0, 0);
             if let Some(step) = self.settle() {
                 return step;
             }
@@ -408,9 +411,14 @@ impl Session {
         self.renew_scanner();
     }
 
+    /// Commands sent and not answered.
+    fn commands_outstanding(&self) -> u32 {
+        self.down.owed() + self.beyond_owed
+    }
+
     /// The limit at which no more is sent before replies come.
     fn limit_of_outstanding(&self) -> Option<Limit> {
-        if self.down.owed() >= MAX_OWED {
+        if self.commands_outstanding() >= MAX_OWED {
             Some(Limit::OutstandingCommands)
         } else if self.outstanding > self.terms.limits.outstanding_bytes {
             Some(Limit::OutstandingBytes)

@@ -24,7 +24,7 @@ const REST_PATIENCE: Duration = Duration::from_millis(10);
 /// What the buffer has of a transaction.
 enum Whole {
     /// All of it, of nothing but plain commands.
-    Found { len: usize, commands: u32, effect: Effect },
+    Found { len: usize, commands: u32, effect: Effect, used: Use },
     /// The beginning of one.
     Cut,
     /// Something in it needs a connection of its own, or it is too long to be kept.
@@ -52,7 +52,7 @@ impl Session {
         let kind = first.id.info().kind;
         // Only of these the name alone decides the route: behind `SELECT x`, which changes nothing, comes `SELECT 1`.
         let alone = self.state.replies == Replies::Skip || !matches!(kind, Kind::Plain | Kind::Script);
-        let most = if alone { 1 } else { MAX_OWED - self.down.owed().min(MAX_OWED - 1) };
+        let most = if alone { 1 } else { MAX_OWED - self.commands_outstanding().min(MAX_OWED - 1) };
         while len < MAX_BATCH && commands < most && len < self.buf.len() {
             let (next, name, argc) = match self.scanner.scan(&self.buf[len..]) {
                 Ok(Scan::Command { len, name, argc }) => (len, name, argc),
@@ -123,11 +123,15 @@ impl Session {
     /// one connection it stays together by itself. None if it needs a connection of its own.
     pub(super) fn share_transaction(&mut self, multi: Command) -> Option<Step> {
         let is_plain = !self.state.is_pinned() && !self.unpin && self.state.replies == Replies::On;
-        if !is_plain || self.down.is_suspect() {
+        // What was watched when its connection was lost is to be answered with null.
+        if !is_plain || self.transaction.watch_lost || self.down.is_suspect() {
             return None;
         }
-        let (len, commands, effect) = match self.whole_transaction(multi) {
-            Whole::Found { len, commands, effect } => (len, commands, effect),
+        if self.pool.context.keeps_transactions_open.get() {
+            return None;
+        }
+        let (len, commands, effect, used) = match self.whole_transaction(multi) {
+            Whole::Found { len, commands, effect, used } => (len, commands, effect, used),
             // What is unread may be a TLS record of no content.
             Whole::Cut if self.read.has_unread() => {
                 let at = Some(Instant::now() + REST_PATIENCE);
@@ -142,11 +146,17 @@ impl Session {
             Pass::To(node) => node,
             pass => return Some(self.hold(multi, pass)),
         };
-        let used = self.used_for(Kind::Plain, &self.buf[..len]);
+        if self.down.owed() > 0 && self.commands_outstanding() + commands > MAX_OWED {
+            return Some(Step::Wait(Wait::REPLIES));
+        }
         let conn = match self.shared_connection(multi, node, used) {
             Ok(conn) => conn,
             Err(step) => return Some(step),
         };
+        if self.waiting_since.is_some() {
+            // For a connection of its own perhaps, when its end had not come: others wait for that.
+            self.pool.forget(&self.down.wake);
+        }
         self.forget_wait();
         if effect == Effect::Write {
             self.note_write();
@@ -157,6 +167,7 @@ impl Session {
         }
         self.show(&bytes, commands);
         self.outstanding += len;
+        self.beyond_owed += commands - 1;
         let waited = self.take_waited();
         let class = if effect == Effect::Read { LatencyClass::Read } else { LatencyClass::Write };
         let entry = self.entry(bytes, effect, Answer::Transaction(commands), Audience::Client);
@@ -172,7 +183,7 @@ impl Session {
         }
         // Not the session's, which would keep its place in a command that is not at the front.
         let mut scanner = RequestScanner::new(self.terms.limits.bulk_bytes);
-        let (mut len, mut commands, mut effect) = (multi.len, 1, Effect::Read);
+        let (mut len, mut commands, mut effect, mut used) = (multi.len, 1, Effect::Read, Use::Shared);
         while len < MAX_BATCH && commands < MAX_OWED {
             let (next, name, argc) = match scanner.scan(&self.buf[len..]) {
                 Ok(Scan::Command { len, name, argc }) => (len, name, argc),
@@ -180,11 +191,14 @@ impl Session {
                 Ok(_) | Err(_) => return Whole::Never,
             };
             let id = lookup(&self.buf[len + name.0..len + name.1]);
+            if self.used_for(id.info().kind, &self.buf[len..len + next]) == Use::Large {
+                used = Use::Large;
+            }
             len += next;
             commands += 1;
             match id.info().kind {
                 _ if is_refused(id) => return Whole::Never,
-                Kind::Exec if argc == 1 => return Whole::Found { len, commands, effect },
+                Kind::Exec if argc == 1 => return Whole::Found { len, commands, effect, used },
                 Kind::Plain if id.info().readonly => {}
                 Kind::Plain => effect = Effect::Write,
                 _ => return Whole::Never,

@@ -76,6 +76,18 @@ async fn one_whose_rest_is_yet_to_come_begins_on_a_connection_of_its_own() {
     }
 }
 
+/// A neighbour waits behind a thousand commands, no more, whether or not they are in transactions.
+#[tokio::test]
+async fn commands_under_way_have_their_limit() {
+    let front = front().await;
+    let mut client = Raw::connect(front.proxy).await;
+    let block = all(&[&["MULTI"][..], &["INCR n"; 1022], &["EXEC"]].concat());
+    client.send(&[&block.repeat(20), &all(&["PING"])[..]].concat()).await;
+    client.until(b":20440\r\n+PONG\r\n").await;
+    assert!(front.metric("pointsman_limit_reached_total", "limit=\"outstanding_commands\"").await > 0.0);
+    assert_eq!(pinned(&front).await, 0.0);
+}
+
 #[tokio::test]
 async fn a_user_who_may_not_say_multi_or_exec_hears_what_the_server_says() {
     let front = front().await;

@@ -26,6 +26,7 @@ struct Outcome {
     behind: String,
     again: Vec<Bytes>,
     fault: Option<CloseReason>,
+    stays_open: bool,
     lost: Option<Lost>,
 }
 
@@ -60,6 +61,7 @@ async fn outcome(effect: Effect, said: &str, cut: usize, ends: bool) -> Outcome 
         behind: received(at_c).await,
         again: came_back(&b).into_iter().map(|(bytes, _)| bytes).collect(),
         fault: b.fault(),
+        stays_open: conn.context.keeps_transactions_open.get(),
         lost,
     }
 }
@@ -74,7 +76,7 @@ async fn it_is_answered_as_one_wherever_its_replies_are_cut() {
             ["$1\r\na\r\n", &said, "$1\r\nc\r\n"],
             "{cut}"
         );
-        assert_eq!((outcome.fault, outcome.lost), (None, None), "{cut}");
+        assert_eq!((outcome.fault, outcome.lost, outcome.stays_open), (None, None, false), "{cut}");
     }
 }
 
@@ -104,6 +106,7 @@ async fn one_that_stays_open_ends_its_connection() {
     let denied = "-NOPERM this user has no permissions to run the 'exec' command\r\n";
     let outcome = outcome(Effect::Write, &[OK, QUEUED, denied, QUEUED].concat(), 1, false).await;
     assert_eq!((outcome.lost, outcome.fault), (Some(Lost::Protocol), Some(CloseReason::UnknownOutcome)));
+    assert!(outcome.stays_open, "the next one has a connection of its own");
     assert_eq!([outcome.before.as_str(), &outcome.transaction, &outcome.behind], ["$1\r\na\r\n", "", ""]);
 }
 
@@ -118,6 +121,18 @@ async fn of_one_that_was_not_wholly_answered_nothing_is_told() {
             assert_eq!([outcome.transaction.as_str(), &outcome.behind], ["", ""], "{said}");
         }
     }
+}
+
+/// Then each of its commands is answered, also with much, and nothing is kept for the others' sake.
+#[tokio::test]
+async fn where_multi_is_refused_its_commands_are_those_of_a_pipeline() {
+    let large = format!("${}\r\n{}\r\n", 2 * OUTPUT_BYTES, "x".repeat(2 * OUTPUT_BYTES));
+    let said = format!("-NOPERM no\r\n{large}-ERR EXEC without MULTI\r\n");
+    let outcome = outcome(Effect::Read, &said, 1, false).await;
+    assert!(outcome.transaction == said, "{} bytes", outcome.transaction.len());
+    assert_eq!((outcome.behind.as_str(), outcome.fault, outcome.lost), ("$1\r\nc\r\n", None, None));
+    let outcome = self::outcome(Effect::Write, "-NOPERM no\r\n", 1, true).await;
+    assert_eq!((outcome.transaction.as_str(), outcome.fault), ("-NOPERM no\r\n", Some(CloseReason::UnknownOutcome)));
 }
 
 /// The server has its beginning, and answers that.
