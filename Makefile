@@ -7,7 +7,7 @@ SERVERS := cc redis-server redis-sentinel redis-cli setpriv
 # What the tests have beside them: networks whose cables can be cut, and threads that are stopped.
 FAULTS := ip perl dnsmasq
 
-.PHONY: help build demo test test-all faults failover-compare instructions soak page limits model mutants fuzz fuzz-build fuzz-smoke lint doc deb deb-try audit bench bench-growth \
+.PHONY: help build demo test test-all faults failover-compare instructions soak page limits model mutants fuzz fuzz-build fuzz-smoke lint doc deb deb-try audit bench bench-syscalls bench-growth \
 	conformance conformance-valkey conformance-resp3 conformance-ready clean
 
 help: ## list the targets
@@ -170,6 +170,10 @@ COMPARE := POINTSMAN=$${POINTSMAN:-target/release/pointsman} $(CARGO) bench $(FA
 bench: build ## pointsman beside its peers and beside Redis itself, in turns; ARGS='--rounds 3 --row GET'; on a quiet machine
 	@tests/install.sh $(SERVERS) redis-benchmark haproxy nutcracker
 	$(COMPARE) $(ARGS)
+
+bench-syscalls: build ## how many system calls a command costs, and how many commands a turn has (as root)
+	@tests/install.sh $(SERVERS) redis-benchmark haproxy nutcracker perf
+	$(COMPARE) --syscalls $(ARGS)
 
 bench-growth: build ## how the cost of a command grows with clients, pipelines, the size of values and services
 	@tests/install.sh $(SERVERS)

@@ -17,6 +17,7 @@ packages_of() {
         ip) echo iproute2 ;;
         promtool) echo prometheus ;;
         amtool) echo prometheus-alertmanager ;;
+        perf) echo linux-perf ;;
         tclsh) echo tcl ;;
         systemd-analyze | systemd-socket-activate) echo systemd ;;
         dnsmasq) echo dnsmasq-base ;;

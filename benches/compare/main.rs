@@ -8,6 +8,7 @@ mod load;
 mod measure;
 mod peers;
 mod rows;
+mod syscalls;
 mod table;
 
 use std::io::IsTerminal;
@@ -45,6 +46,9 @@ struct Args {
     /// The curves in place of the comparison.
     #[arg(long)]
     growth: bool,
+    /// System calls by command in place of the comparison (with perf, as root).
+    #[arg(long)]
+    syscalls: bool,
     /// Redis, whoever stands before it and the load share one core: what they cost, and not how the machine sends them to
     /// sleep and wakes them on others.
     #[arg(long)]
@@ -93,6 +97,9 @@ async fn compare(args: &Args) -> io::Result<()> {
     let peers = Peers::start(&args.pointsman, args.workers).await?;
     for (name, get) in &peers.missing {
         eprintln!("{name} was not found ({get}): left out");
+    }
+    if args.syscalls {
+        return syscalls::run(&peers, args.row.as_deref(), &args.out).await;
     }
     let mut results = Vec::new();
     for row in rows::all() {

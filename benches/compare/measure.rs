@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 use std::{fs, io};
 
-use pointsman::demo::wire::Connection;
+use pointsman::demo::wire::{Connection, text};
 use rustix::param::clock_ticks_per_second;
 use serde::Serialize;
 use tokio::time::sleep;
@@ -32,6 +32,9 @@ pub(crate) struct Sample {
     pub(crate) redis_cpu_us: f64,
     /// Resident memory of the process after it, in MiB.
     pub(crate) resident_mib: f64,
+    /// Commands that Redis finds each time that it reads: what a proxy handles in one turn of its event loop, if it writes once
+    /// in each.
+    pub(crate) batch: f64,
 }
 
 /// What makes the load of a row.
@@ -50,6 +53,7 @@ pub(crate) enum Tool {
 
 /// Runs it once.
 pub(crate) async fn sample(server: &Server, redis: &Server, tool: &Tool) -> io::Result<Sample> {
+    let reads = reads_of(redis).await?;
     let before = (cpu(server.id())?, cpu(redis.id())?);
     let (commands, throughput, p50_ms, p99_ms) = match tool {
         Tool::RedisBenchmark { requests, arguments } => {
@@ -64,14 +68,24 @@ pub(crate) async fn sample(server: &Server, redis: &Server, tool: &Tool) -> io::
         }
     };
     let us = |before: Duration, after: Duration| (after - before).as_secs_f64() * 1e6 / commands as f64;
+    let after = (cpu(server.id())?, cpu(redis.id())?);
     Ok(Sample {
         throughput,
         p50_ms,
         p99_ms,
-        cpu_us: us(before.0, cpu(server.id())?),
-        redis_cpu_us: us(before.1, cpu(redis.id())?),
+        cpu_us: us(before.0, after.0),
+        redis_cpu_us: us(before.1, after.1),
+        batch: commands as f64 / (reads_of(redis).await? - reads).max(1) as f64,
         resident_mib: resident(server.id())? / 1024.0,
     })
+}
+
+/// How often Redis has read from its clients (`INFO stats`).
+pub(crate) async fn reads_of(redis: &Server) -> io::Result<u64> {
+    let mut connection = Connection::open(redis.addr, PATIENCE).await?;
+    let info = text(&connection.call(&["INFO", "stats"], PATIENCE).await?);
+    let reads = info.lines().find_map(|line| line.strip_prefix("total_reads_processed:")?.trim().parse().ok());
+    reads.ok_or_else(|| io::Error::other("Redis does not tell how often it has read"))
 }
 
 /// Throughput, p50 and p99 in ms.

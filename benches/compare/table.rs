@@ -34,6 +34,7 @@ pub(crate) fn medians(samples: &[Sample]) -> Sample {
         cpu_us: of(|s| s.cpu_us),
         redis_cpu_us: of(|s| s.redis_cpu_us),
         resident_mib: of(|s| s.resident_mib),
+        batch: of(|s| s.batch),
     }
 }
 
@@ -86,19 +87,20 @@ impl Results {
         let direct = self.servers.first().map(|(_, samples)| medians(samples).throughput);
         let line = |(name, samples): &(String, Vec<Sample>)| {
             if samples.is_empty() {
-                return format!("| {} | {name} | cannot | | | | | | |", self.row);
+                return format!("| {} | {name} | cannot | | | | | | | |", self.row);
             }
             let m = medians(samples);
             let cpu = if name == "redis" { "–".to_owned() } else { format!("{:.2}", m.cpu_us) };
             format!(
-                "| {} | {name} | {:.0} | {:.2} | {:.3} | {:.3} | {cpu} | {:.2} | {:.1} |",
+                "| {} | {name} | {:.0} | {:.2} | {:.3} | {:.3} | {cpu} | {:.2} | {:.1} | {:.1} |",
                 self.row,
                 m.throughput,
                 m.throughput / direct.unwrap_or(f64::NAN),
                 m.p50_ms,
                 m.p99_ms,
                 m.redis_cpu_us,
-                m.resident_mib
+                m.resident_mib,
+                m.batch
             )
         };
         self.servers.iter().map(line).collect()
@@ -115,8 +117,8 @@ impl Results {
 }
 
 /// The head of the long table.
-pub(crate) const HEAD: &str = "| row | | commands/s | of direct | p50 ms | p99 ms | CPU µs by command | Redis CPU µs | resident MiB |\n\
-                        |---|---|---:|---:|---:|---:|---:|---:|---:|";
+pub(crate) const HEAD: &str = "| row | | commands/s | of direct | p50 ms | p99 ms | CPU µs by command | Redis CPU µs | resident MiB | *b* |\n\
+                        |---|---|---:|---:|---:|---:|---:|---:|---:|---:|";
 
 /// The short table: pointsman beside the best peer of each figure.
 pub(crate) fn summary(results: &[Results]) -> String {
