@@ -183,6 +183,7 @@ impl Context {
     /// The generation has changed.
     pub fn note_switch(&self) {
         self.switched_at.set(Some(Instant::now()));
+        self.keeps_transactions_open.set(false);
     }
 
     /// Whether there are commands among these that do something to the server's scripts that is not noted yet.

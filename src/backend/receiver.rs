@@ -13,7 +13,7 @@ use super::parked::{Parked, Parking};
 use super::salvage::Outcome;
 use super::slow::Turn;
 use super::subscriptions::Frame;
-use super::transaction::{has_ended, suspects, why_discarded};
+use super::transaction::{has_ended, suspect, why_discarded};
 use super::{Downstream, bring_scripts};
 use crate::metrics::{CloseReason, Limit};
 use crate::resp::{Refusal, ReplyScanner, classify, says_redirection_broken};
@@ -451,7 +451,7 @@ impl Receiver {
         // What one that ran has come to begins to go out with what was said of its commands, which is short.
         if let Answer::Transaction(left) = entry.answer
             && !self.streamed
-            && (left > 1 && !self.begun.is_empty() || left == 1 && buf[0] != b'*')
+            && (left > 1 || buf[0] != b'*')
         {
             return Err(Malformed);
         }
@@ -496,7 +496,7 @@ impl Receiver {
             && (before..self.streamed_bytes).contains(&LARGE)
             && let Some(entry) = conn.inflight.borrow_mut().front()
         {
-            suspects(entry).iter().for_each(|command| conn.context.large.remember(command));
+            suspect(entry).iter().for_each(|command| conn.context.large.remember(command));
         }
         self.streamed = true;
         conn.streaming.set(true);

@@ -3,10 +3,7 @@
 use bytes::Bytes;
 
 use super::inflight::Entry;
-use crate::resp::{Refusal, ReplyScanner, args, classify, lookup, split};
-
-/// Reads of one transaction of which any may be the one that was answered with much. Of more it is not known which.
-const SUSPECTS: usize = 4;
+use crate::resp::{Refusal, ReplyScanner, classify, split};
 
 /// Whether `EXEC` answers this when there is no transaction any more: one that ran answers an array, one that watched in vain a
 /// null, and errors drop it (`execCommandAbort`). Not so one of a server without `EXEC` (`rename-command`), or before Redis 6.2
@@ -36,17 +33,16 @@ fn each(mut replies: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// The commands of an entry of which one was answered with much.
+/// The command of an entry that is answered with much now; none where it is not known which of a transaction's.
 #[cold]
-pub(super) fn suspects<T>(entry: &Entry<T>) -> Vec<Bytes> {
+pub(super) fn suspect<T>(entry: &Entry<T>) -> Option<Bytes> {
+    let (command, _) = entry.next_commands(1).pop()?;
     if !entry.is_transaction() {
-        return entry.next_commands(1).into_iter().map(|(command, _)| command).collect();
+        return Some(command);
     }
-    let is_read = |command: &&[u8]| args(command).next().is_some_and(|name| lookup(name).info().readonly);
-    let reads: Vec<&[u8]> = split(&entry.bytes).filter(is_read).take(SUSPECTS + 1).collect();
-    if reads.len() > SUSPECTS {
-        Vec::new()
-    } else {
-        reads.into_iter().map(|read| entry.bytes.slice_ref(read)).collect()
+    // Between `MULTI` and `EXEC`.
+    match split(&command).collect::<Vec<_>>()[..] {
+        [_, only, _] => Some(command.slice_ref(only)),
+        _ => None,
     }
 }

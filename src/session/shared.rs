@@ -153,10 +153,6 @@ impl Session {
             Ok(conn) => conn,
             Err(step) => return Some(step),
         };
-        if self.waiting_since.is_some() {
-            // For a connection of its own perhaps, when its end had not come: others wait for that.
-            self.pool.forget(&self.down.wake);
-        }
         self.forget_wait();
         if effect == Effect::Write {
             self.note_write();

@@ -27,6 +27,8 @@ struct Outcome {
     again: Vec<Bytes>,
     fault: Option<CloseReason>,
     stays_open: bool,
+    /// What was owed to its client between the two parts.
+    owed: u32,
     lost: Option<Lost>,
 }
 
@@ -45,15 +47,16 @@ async fn outcome(effect: Effect, said: &str, cut: usize, ends: bool) -> Outcome 
         while conn.context.stats.backend_received_bytes.value() < cut as u64 {
             tokio::task::yield_now().await;
         }
+        let owed = b.owed();
         peer.write_all(&all.as_bytes()[cut..]).await.unwrap();
         while conn.lost().is_none() && conn.context.stats.backend_received_bytes.value() < all.len() as u64 {
             tokio::task::yield_now().await;
         }
         let lost = conn.lost();
         drop(peer);
-        lost
+        (lost, owed)
     };
-    let (lost, ()) = tokio::join!(say, drive(Rc::clone(&conn), read, BytesMut::new()));
+    let ((lost, owed), ()) = tokio::join!(say, drive(Rc::clone(&conn), read, BytesMut::new()));
     [&a, &b, &c].into_iter().for_each(|session| session.leave(false));
     Outcome {
         before: received(at_a).await,
@@ -62,6 +65,7 @@ async fn outcome(effect: Effect, said: &str, cut: usize, ends: bool) -> Outcome 
         again: came_back(&b).into_iter().map(|(bytes, _)| bytes).collect(),
         fault: b.fault(),
         stays_open: conn.context.keeps_transactions_open.get(),
+        owed,
         lost,
     }
 }
@@ -128,11 +132,36 @@ async fn of_one_that_was_not_wholly_answered_nothing_is_told() {
 async fn where_multi_is_refused_its_commands_are_those_of_a_pipeline() {
     let large = format!("${}\r\n{}\r\n", 2 * OUTPUT_BYTES, "x".repeat(2 * OUTPUT_BYTES));
     let said = format!("-NOPERM no\r\n{large}-ERR EXEC without MULTI\r\n");
-    let outcome = outcome(Effect::Read, &said, 1, false).await;
+    let outcome = outcome(Effect::Read, &said, "$1\r\na\r\n-NOPERM no\r\n".len(), false).await;
+    assert_eq!(outcome.owed, 2, "its other commands");
     assert!(outcome.transaction == said, "{} bytes", outcome.transaction.len());
     assert_eq!((outcome.behind.as_str(), outcome.fault, outcome.lost), ("$1\r\nc\r\n", None, None));
     let outcome = self::outcome(Effect::Write, "-NOPERM no\r\n", 1, true).await;
     assert_eq!((outcome.transaction.as_str(), outcome.fault), ("-NOPERM no\r\n", Some(CloseReason::UnknownOutcome)));
+}
+
+/// No server says so much there. It would be handed on before it is known what it answers.
+#[tokio::test]
+async fn a_long_frame_that_answers_no_exec_ends_its_connection() {
+    for before in ["", OK] {
+        let outcome = outcome(Effect::Write, &format!("{before}+{}", "x".repeat(70_000)), 1, true).await;
+        assert_eq!((outcome.lost, outcome.fault), (Some(Lost::Protocol), Some(CloseReason::UnknownOutcome)));
+        assert_eq!([outcome.transaction.as_str(), &outcome.behind], ["", ""]);
+    }
+}
+
+#[tokio::test]
+async fn what_was_large_is_known_of_a_transaction_with_one_command() {
+    let session = session().await;
+    let of = |bytes: &[&Bytes], answer| {
+        let bytes: Vec<&[u8]> = bytes.iter().map(|bytes| &bytes[..]).collect();
+        let entry = entry(&session, bytes.concat().into(), Effect::Read, Audience::Client);
+        transaction::suspect(&Entry { answer, ..entry })
+    };
+    let (multi, get, exec) = (encode_command(&["MULTI"]), encode_command(&["GET", "k"]), encode_command(&["EXEC"]));
+    assert_eq!(of(&[&get], Answer::Replies), Some(get.clone()));
+    assert_eq!(of(&[&multi, &get, &exec], Answer::Transaction(3)), Some(get.clone()));
+    assert_eq!(of(&[&multi, &get, &get, &exec], Answer::Transaction(4)), None);
 }
 
 /// The server has its beginning, and answers that.
