@@ -32,8 +32,7 @@ pub(crate) struct Sample {
     pub(crate) redis_cpu_us: f64,
     /// Resident memory of the process after it, in MiB.
     pub(crate) resident_mib: f64,
-    /// Commands that Redis finds each time that it reads: what a proxy handles in one turn of its event loop, if it writes once
-    /// in each.
+    /// Commands that Redis finds each time that it reads.
     pub(crate) batch: f64,
 }
 
@@ -81,7 +80,7 @@ pub(crate) async fn sample(server: &Server, redis: &Server, tool: &Tool) -> io::
 }
 
 /// How often Redis has read from its clients (`INFO stats`).
-pub(crate) async fn reads_of(redis: &Server) -> io::Result<u64> {
+async fn reads_of(redis: &Server) -> io::Result<u64> {
     let mut connection = Connection::open(redis.addr, PATIENCE).await?;
     let info = text(&connection.call(&["INFO", "stats"], PATIENCE).await?);
     let reads = info.lines().find_map(|line| line.strip_prefix("total_reads_processed:")?.trim().parse().ok());

@@ -1,10 +1,11 @@
-//! How many system calls a command costs: `perf stat` counts them while a server carries the load of a row.
+//! How many system calls a command costs, and how many commands (*b*) a turn of the event loop handles: `perf stat` counts them
+//! while a server carries the load of a row.
 
 use std::path::Path;
 use std::process::Command;
 use std::{fs, io};
 
-use crate::measure::{Tool, reads_of};
+use crate::measure::Tool;
 use crate::peers::{Peers, Server};
 use crate::{fill, progress, rows, write};
 
@@ -15,6 +16,8 @@ const KINDS: [(&str, &[&str]); 4] = [
     ("epoll_wait", &["epoll_wait", "epoll_pwait"]),
     ("accept, epoll_ctl, close", &["accept", "accept4", "epoll_ctl", "close"]),
 ];
+/// One of them begins a turn of the event loop: which of the kinds.
+const EPOLL_WAIT: usize = 2;
 /// All of them.
 const ALL: &str = "raw_syscalls:sys_enter";
 
@@ -25,7 +28,7 @@ pub(crate) async fn run(peers: &Peers, only: Option<&str>, out: &Path) -> io::Re
     for (kind, _) in KINDS {
         text += &format!(" {kind} |");
     }
-    text += &format!(" all | *b* |\n|---|---|{}\n", "---:|".repeat(KINDS.len() + 2));
+    text += &format!(" all | *b* | 2 + 3/*b* |\n|---|---|{}\n", "---:|".repeat(KINDS.len() + 3));
     for row in rows::all() {
         let Tool::RedisBenchmark { requests, arguments } = &row.tool else { continue };
         if only.is_some_and(|part| !row.name.contains(part)) {
@@ -34,14 +37,13 @@ pub(crate) async fn run(peers: &Peers, only: Option<&str>, out: &Path) -> io::Re
         fill(&peers.redis, row.fill).await?;
         for server in &peers.proxies {
             progress(&format!("{}: system calls of {}", row.name, server.name));
-            let before = reads_of(&peers.redis).await?;
             let counts = count(server, *requests, arguments, out)?;
-            let batch = *requests as f64 / (reads_of(&peers.redis).await? - before).max(1) as f64;
+            let turns = *requests as f64 / counts[EPOLL_WAIT].max(1) as f64;
             text += &format!("| {} | {} |", row.name, server.name);
             for count in counts {
                 text += &format!(" {:.2} |", count as f64 / *requests as f64);
             }
-            text += &format!(" {batch:.1} |\n");
+            text += &format!(" {turns:.1} | {:.2} |\n", 2.0 + 3.0 / turns);
         }
     }
     progress("");

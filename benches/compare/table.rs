@@ -117,7 +117,7 @@ impl Results {
 }
 
 /// The head of the long table.
-pub(crate) const HEAD: &str = "| row | | commands/s | of direct | p50 ms | p99 ms | CPU µs by command | Redis CPU µs | resident MiB | *b* |\n\
+pub(crate) const HEAD: &str = "| row | | commands/s | of direct | p50 ms | p99 ms | CPU µs by command | Redis CPU µs | resident MiB | commands by read of Redis |\n\
                         |---|---|---:|---:|---:|---:|---:|---:|---:|---:|";
 
 /// The short table: pointsman beside the best peer of each figure.
