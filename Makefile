@@ -26,7 +26,7 @@ demo: ## two failovers on real servers, with what the clients noticed of them (u
 
 # What needs a server waits for it most of the time; the few tests that must not be disturbed wait for each other.
 THREADS := 4
-RUN_TESTS = RUST_TEST_THREADS=$(THREADS) $(CARGO) test $(FAST)
+RUN_TESTS = RUST_TEST_THREADS=$(THREADS) $(CARGO) test $(FAST) --no-fail-fast
 # These wait for Sentinel nearly all the time, two minutes with hardly any CPU: they run beside the others.
 BESIDE_OTHERS := control switchover
 PROGRAMS := $(patsubst tests/%/main.rs,%,$(wildcard tests/*/main.rs)) $(patsubst tests/%.rs,%,$(wildcard tests/*.rs))

@@ -46,9 +46,8 @@ const QUIET_CHECK: Duration = Duration::from_millis(2);
 /// How often it is looked who has been silent for too long.
 const IDLE_CHECK: Duration = Duration::from_secs(1);
 
-/// Tasks that run before the sockets are looked at again, if so many are ready: as many as one look tells of. After the 61 that
-/// are the runtime's default there would hardly be anything new, and what these have queued would leave by itself. A task that
-/// goes on and on lets others run, and the sockets be looked at, by itself.
+/// Tasks that run before the sockets are looked at again: as many as one look tells of. After the runtime's 61 there would hardly
+/// be anything new. A task that goes on and on yields, which has the sockets looked at.
 const TASKS_BY_TURN: u32 = 1024;
 
 /// Clients handed over and not yet taken; accepting waits when it is full.
@@ -146,10 +145,8 @@ impl Worker {
     /// The kernel's.
     pub fn spawn(self) -> io::Result<JoinHandle<()>> {
         std::thread::Builder::new().name(format!("worker-{}", self.number)).spawn(move || {
-            let runtime = Builder::new_current_thread()
-                .enable_all()
-                .event_interval(TASKS_BY_TURN)
-                .build_local(LocalOptions::default());
+            let mut runtime = Builder::new_current_thread();
+            let runtime = runtime.enable_all().event_interval(TASKS_BY_TURN).build_local(LocalOptions::default());
             let ended = runtime.and_then(|runtime| {
                 runtime.block_on(async {
                     self.run(Timer::new()?).await;
