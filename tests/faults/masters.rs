@@ -46,7 +46,7 @@ async fn a_master_that_hangs_and_wakes_is_told_nothing_and_tells_nobody_anything
         tally.dropped_writing
     );
     assert!(late < FOLLOWED_WITHIN, "{late:?}\n{}", rig.evidence());
-    assert_eq!(rig.service().await["generation"], 2);
+    assert_eq!(rig.service().await["generation"], 2, "{}", rig.evidence());
 }
 
 #[tokio::test]
@@ -72,7 +72,7 @@ async fn a_dead_master_that_comes_back_writable_gets_nothing() {
         tally.dropped_writing
     );
     assert!(late < FOLLOWED_WITHIN, "{late:?}\n{}", rig.evidence());
-    assert_eq!(rig.service().await["generation"], 2);
+    assert_eq!(rig.service().await["generation"], 2, "{}", rig.evidence());
 }
 
 /// A write is answered after the hold began, and then nobody ever says who is master: its client is not left waiting.

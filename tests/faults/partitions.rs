@@ -100,7 +100,7 @@ fn a_master_behind_a_partition_gets_nothing_when_it_heals() {
         sleep(Duration::from_secs(3)).await;
         rig.network().heal();
         rig.gets_nothing_until_demoted(0).await;
-        assert_eq!(rig.service().await["generation"], 2);
+        assert_eq!(rig.service().await["generation"], 2, "{}", rig.evidence());
         rig.settle(("8", "master and a Sentinel cut off from the rest, healed"), &ledger, new, in_flight(CRASH)).await;
     });
 }

@@ -102,7 +102,7 @@ async fn stopped_under_load_across_a_failover_no_acknowledged_write_is_lost() {
     ledger.go_on();
     rig.cluster.wait_settled(PATIENCE).await.unwrap();
     rig.settle(("S", "… until the old master is demoted"), &ledger, new, waiting(PLANNED)).await;
-    assert_eq!(rig.service().await["generation"], 2);
+    assert_eq!(rig.service().await["generation"], 2, "{}", rig.evidence());
 }
 
 /// Without a failover a stop costs nothing but waiting, and the master stays.
