@@ -147,6 +147,8 @@ pub struct Session {
     outstanding: usize,
     /// Commands of transactions among them, of which each is owed as one.
     beyond_owed: u32,
+    /// How much was there of the transaction at the front, and not its end, when the rest was last waited for.
+    cut_at: usize,
     /// What it has been counted for since it last sent something.
     at_limit: Option<Limit>,
     /// Its own connection, and the key that it was dialled with.
@@ -239,6 +241,7 @@ impl Session {
             route: None,
             outstanding: 0,
             beyond_owed: 0,
+            cut_at: 0,
             at_limit: None,
             pin: None,
             unpin: false,

@@ -130,10 +130,13 @@ impl Session {
         if self.pool.context.keeps_transactions_open.get() {
             return None;
         }
+        let cut_at = std::mem::take(&mut self.cut_at);
         let (len, commands, effect, used) = match self.whole_transaction(multi) {
             Whole::Found { len, commands, effect, used } => (len, commands, effect, used),
-            // What is unread may be a TLS record of no content.
-            Whole::Cut if self.read.has_unread() => {
+            // Each look begins at its `MULTI`: where it comes byte by byte, that is not for every byte. What is unread may be a
+            // TLS record of no content.
+            Whole::Cut if self.buf.len() >= 2 * cut_at && self.read.has_unread() => {
+                self.cut_at = self.buf.len();
                 let at = Some(Instant::now() + REST_PATIENCE);
                 return Some(Step::Wait(Wait { until: at, ..Wait::INPUT }));
             }
